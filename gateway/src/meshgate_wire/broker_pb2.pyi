@@ -1,0 +1,378 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class CallState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CALL_STATE_UNSPECIFIED: _ClassVar[CallState]
+    CALL_STATE_PENDING: _ClassVar[CallState]
+    CALL_STATE_DONE: _ClassVar[CallState]
+    CALL_STATE_FAILED: _ClassVar[CallState]
+    CALL_STATE_DENIED: _ClassVar[CallState]
+    CALL_STATE_UNKNOWN: _ClassVar[CallState]
+
+class ResultKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RESULT_KIND_UNSPECIFIED: _ClassVar[ResultKind]
+    RESULT_KIND_TEXT: _ClassVar[ResultKind]
+    RESULT_KIND_JSON: _ClassVar[ResultKind]
+CALL_STATE_UNSPECIFIED: CallState
+CALL_STATE_PENDING: CallState
+CALL_STATE_DONE: CallState
+CALL_STATE_FAILED: CallState
+CALL_STATE_DENIED: CallState
+CALL_STATE_UNKNOWN: CallState
+RESULT_KIND_UNSPECIFIED: ResultKind
+RESULT_KIND_TEXT: ResultKind
+RESULT_KIND_JSON: ResultKind
+
+class CallToolRequest(_message.Message):
+    __slots__ = ("run_id", "attempt", "step_key", "tool", "arguments_json", "deadline_ms", "untrusted")
+    class UntrustedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    STEP_KEY_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_JSON_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    UNTRUSTED_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    attempt: int
+    step_key: str
+    tool: str
+    arguments_json: bytes
+    deadline_ms: int
+    untrusted: _containers.ScalarMap[str, str]
+    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., step_key: _Optional[str] = ..., tool: _Optional[str] = ..., arguments_json: _Optional[bytes] = ..., deadline_ms: _Optional[int] = ..., untrusted: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class CallToolResponse(_message.Message):
+    __slots__ = ("call_id", "state", "decision_id", "reasons", "kind", "result", "error_class", "message")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DECISION_ID_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_CLASS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    call_id: str
+    state: CallState
+    decision_id: str
+    reasons: _containers.RepeatedScalarFieldContainer[str]
+    kind: ResultKind
+    result: bytes
+    error_class: str
+    message: str
+    def __init__(self, call_id: _Optional[str] = ..., state: _Optional[_Union[CallState, str]] = ..., decision_id: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., kind: _Optional[_Union[ResultKind, str]] = ..., result: _Optional[bytes] = ..., error_class: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class TakeCallRequest(_message.Message):
+    __slots__ = ("call_id", "host_instance")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    HOST_INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    call_id: str
+    host_instance: str
+    def __init__(self, call_id: _Optional[str] = ..., host_instance: _Optional[str] = ...) -> None: ...
+
+class TakeCallResponse(_message.Message):
+    __slots__ = ("take", "tool", "arguments_json", "definition_sha256", "deadline_unix_ms", "idempotency_key", "taken_before", "effect", "idempotent")
+    TAKE_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_JSON_FIELD_NUMBER: _ClassVar[int]
+    DEFINITION_SHA256_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENT_FIELD_NUMBER: _ClassVar[int]
+    take: int
+    tool: str
+    arguments_json: bytes
+    definition_sha256: str
+    deadline_unix_ms: int
+    idempotency_key: str
+    taken_before: bool
+    effect: str
+    idempotent: bool
+    def __init__(self, take: _Optional[int] = ..., tool: _Optional[str] = ..., arguments_json: _Optional[bytes] = ..., definition_sha256: _Optional[str] = ..., deadline_unix_ms: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., taken_before: _Optional[bool] = ..., effect: _Optional[str] = ..., idempotent: _Optional[bool] = ...) -> None: ...
+
+class FinishCallRequest(_message.Message):
+    __slots__ = ("call_id", "take", "host_instance", "result", "failure")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    TAKE_FIELD_NUMBER: _ClassVar[int]
+    HOST_INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    call_id: str
+    take: int
+    host_instance: str
+    result: ToolResult
+    failure: ToolFailure
+    def __init__(self, call_id: _Optional[str] = ..., take: _Optional[int] = ..., host_instance: _Optional[str] = ..., result: _Optional[_Union[ToolResult, _Mapping]] = ..., failure: _Optional[_Union[ToolFailure, _Mapping]] = ...) -> None: ...
+
+class ToolResult(_message.Message):
+    __slots__ = ("kind", "data")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    kind: ResultKind
+    data: bytes
+    def __init__(self, kind: _Optional[_Union[ResultKind, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ToolFailure(_message.Message):
+    __slots__ = ("error_class", "message", "ambiguous")
+    ERROR_CLASS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    AMBIGUOUS_FIELD_NUMBER: _ClassVar[int]
+    error_class: str
+    message: str
+    ambiguous: bool
+    def __init__(self, error_class: _Optional[str] = ..., message: _Optional[str] = ..., ambiguous: _Optional[bool] = ...) -> None: ...
+
+class FinishCallResponse(_message.Message):
+    __slots__ = ("state",)
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    state: CallState
+    def __init__(self, state: _Optional[_Union[CallState, str]] = ...) -> None: ...
+
+class ListToolsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListToolsResponse(_message.Message):
+    __slots__ = ("tools",)
+    TOOLS_FIELD_NUMBER: _ClassVar[int]
+    tools: _containers.RepeatedCompositeFieldContainer[ToolDescription]
+    def __init__(self, tools: _Optional[_Iterable[_Union[ToolDescription, _Mapping]]] = ...) -> None: ...
+
+class ToolDescription(_message.Message):
+    __slots__ = ("tool", "description", "arguments_schema_json", "definition_sha256", "effect")
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_SCHEMA_JSON_FIELD_NUMBER: _ClassVar[int]
+    DEFINITION_SHA256_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_FIELD_NUMBER: _ClassVar[int]
+    tool: str
+    description: str
+    arguments_schema_json: str
+    definition_sha256: str
+    effect: str
+    def __init__(self, tool: _Optional[str] = ..., description: _Optional[str] = ..., arguments_schema_json: _Optional[str] = ..., definition_sha256: _Optional[str] = ..., effect: _Optional[str] = ...) -> None: ...
+
+class StartRunRequest(_message.Message):
+    __slots__ = ("run_id", "input_json")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    INPUT_JSON_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    input_json: bytes
+    def __init__(self, run_id: _Optional[str] = ..., input_json: _Optional[bytes] = ...) -> None: ...
+
+class StartRunResponse(_message.Message):
+    __slots__ = ("run_id", "state")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    state: str
+    def __init__(self, run_id: _Optional[str] = ..., state: _Optional[str] = ...) -> None: ...
+
+class StartAttemptRequest(_message.Message):
+    __slots__ = ("run_id", "launcher_instance")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    LAUNCHER_INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    launcher_instance: str
+    def __init__(self, run_id: _Optional[str] = ..., launcher_instance: _Optional[str] = ...) -> None: ...
+
+class StartAttemptResponse(_message.Message):
+    __slots__ = ("attempt",)
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    attempt: int
+    def __init__(self, attempt: _Optional[int] = ...) -> None: ...
+
+class HeartbeatRequest(_message.Message):
+    __slots__ = ("run_id", "attempt", "steps")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    attempt: int
+    steps: int
+    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., steps: _Optional[int] = ...) -> None: ...
+
+class HeartbeatResponse(_message.Message):
+    __slots__ = ("state",)
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    def __init__(self, state: _Optional[str] = ...) -> None: ...
+
+class FinishRunRequest(_message.Message):
+    __slots__ = ("run_id", "attempt", "state", "detail")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    attempt: int
+    state: str
+    detail: str
+    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., state: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class FinishRunResponse(_message.Message):
+    __slots__ = ("state",)
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    def __init__(self, state: _Optional[str] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StatusResponse(_message.Message):
+    __slots__ = ("ready", "not_ready_reasons", "policy_revision", "records", "calls_by_state", "version")
+    class CallsByStateEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    READY_FIELD_NUMBER: _ClassVar[int]
+    NOT_READY_REASONS_FIELD_NUMBER: _ClassVar[int]
+    POLICY_REVISION_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    CALLS_BY_STATE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ready: bool
+    not_ready_reasons: _containers.RepeatedScalarFieldContainer[str]
+    policy_revision: str
+    records: int
+    calls_by_state: _containers.ScalarMap[str, int]
+    version: str
+    def __init__(self, ready: _Optional[bool] = ..., not_ready_reasons: _Optional[_Iterable[str]] = ..., policy_revision: _Optional[str] = ..., records: _Optional[int] = ..., calls_by_state: _Optional[_Mapping[str, int]] = ..., version: _Optional[str] = ...) -> None: ...
+
+class QueryRecordsRequest(_message.Message):
+    __slots__ = ("after_seq", "limit", "caller", "tool", "call_id", "kind")
+    AFTER_SEQ_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    CALLER_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    after_seq: int
+    limit: int
+    caller: str
+    tool: str
+    call_id: str
+    kind: str
+    def __init__(self, after_seq: _Optional[int] = ..., limit: _Optional[int] = ..., caller: _Optional[str] = ..., tool: _Optional[str] = ..., call_id: _Optional[str] = ..., kind: _Optional[str] = ...) -> None: ...
+
+class QueryRecordsResponse(_message.Message):
+    __slots__ = ("records_json", "last_seq")
+    RECORDS_JSON_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEQ_FIELD_NUMBER: _ClassVar[int]
+    records_json: _containers.RepeatedScalarFieldContainer[bytes]
+    last_seq: int
+    def __init__(self, records_json: _Optional[_Iterable[bytes]] = ..., last_seq: _Optional[int] = ...) -> None: ...
+
+class ListRunsRequest(_message.Message):
+    __slots__ = ("limit",)
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    limit: int
+    def __init__(self, limit: _Optional[int] = ...) -> None: ...
+
+class ListRunsResponse(_message.Message):
+    __slots__ = ("runs",)
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    runs: _containers.RepeatedCompositeFieldContainer[RunRow]
+    def __init__(self, runs: _Optional[_Iterable[_Union[RunRow, _Mapping]]] = ...) -> None: ...
+
+class RunRow(_message.Message):
+    __slots__ = ("run_id", "app", "state", "attempt", "created", "detail")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    APP_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    app: str
+    state: str
+    attempt: int
+    created: str
+    detail: str
+    def __init__(self, run_id: _Optional[str] = ..., app: _Optional[str] = ..., state: _Optional[str] = ..., attempt: _Optional[int] = ..., created: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class ListCallsRequest(_message.Message):
+    __slots__ = ("run_id", "limit")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    limit: int
+    def __init__(self, run_id: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class ListCallsResponse(_message.Message):
+    __slots__ = ("calls",)
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    calls: _containers.RepeatedCompositeFieldContainer[CallRow]
+    def __init__(self, calls: _Optional[_Iterable[_Union[CallRow, _Mapping]]] = ...) -> None: ...
+
+class CallRow(_message.Message):
+    __slots__ = ("call_id", "caller", "tool", "state", "decision_id", "run_id", "reasons")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    CALLER_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DECISION_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    call_id: str
+    caller: str
+    tool: str
+    state: str
+    decision_id: str
+    run_id: str
+    reasons: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, call_id: _Optional[str] = ..., caller: _Optional[str] = ..., tool: _Optional[str] = ..., state: _Optional[str] = ..., decision_id: _Optional[str] = ..., run_id: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ActivatePolicyRequest(_message.Message):
+    __slots__ = ("socket_path", "revision", "digest", "token_file", "operator")
+    SOCKET_PATH_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FILE_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    socket_path: str
+    revision: str
+    digest: str
+    token_file: str
+    operator: str
+    def __init__(self, socket_path: _Optional[str] = ..., revision: _Optional[str] = ..., digest: _Optional[str] = ..., token_file: _Optional[str] = ..., operator: _Optional[str] = ...) -> None: ...
+
+class ActivatePolicyResponse(_message.Message):
+    __slots__ = ("revision",)
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    revision: str
+    def __init__(self, revision: _Optional[str] = ...) -> None: ...
+
+class VerifyRecordsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class VerifyRecordsResponse(_message.Message):
+    __slots__ = ("verified", "records", "problem")
+    VERIFIED_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    verified: bool
+    records: int
+    problem: str
+    def __init__(self, verified: _Optional[bool] = ..., records: _Optional[int] = ..., problem: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,1 @@
+"""See docs/ for what this package is for."""
