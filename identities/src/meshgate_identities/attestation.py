@@ -1,0 +1,91 @@
+"""Which process is at the other end of a Unix socket? The kernel's word, nothing else (Linux)."""
+
+import os
+import select
+import socket
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+SO_PEERPIDFD = 77  # Linux 6.5; not named in Python's socket module yet
+_UCRED = struct.Struct("3i")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process, told apart from a later one with the same pid.
+
+    Attributes:
+        pid: its process id.
+        start_ticks: when it started, in clock ticks since boot (`/proc/<pid>/stat`, field 22).
+    """
+
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The process that connected a socket, and its user."""
+
+    process: Process
+    uid: int
+
+
+def process(pid: int) -> Process:
+    """Describes a process that is alive now.
+
+    Raises:
+        ProcessLookupError: there is none.
+    """
+    return Process(pid=pid, start_ticks=int(_stat(pid)[19]))
+
+
+def parent(pid: int) -> int:
+    """The parent's pid, 0 for init.
+
+    Raises:
+        ProcessLookupError: there is no such process.
+    """
+    return int(_stat(pid)[1])
+
+
+def _stat(pid: int) -> list[str]:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise ProcessLookupError(pid) from error
+    # The command may hold spaces and brackets: fields are counted after the last bracket.
+    return text.rpartition(")")[2].split()
+
+
+def peer(sock: socket.socket) -> Peer:
+    """Names the connected process.
+
+    The pidfd pins the process while its start time is read, so a reused pid cannot take its place.
+
+    Raises:
+        ProcessLookupError: it ended already.
+    """
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    pid, uid, _gid = _UCRED.unpack(raw)
+    pidfd = sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+    try:
+        found = process(pid)
+        if select.select([pidfd], [], [], 0)[0]:  # readable means that the process has ended
+            raise ProcessLookupError(pid)
+    finally:
+        os.close(pidfd)
+    return Peer(process=found, uid=uid)
+
+
+def is_descendant(pid: int, ancestor: Process) -> bool:
+    """Whether `pid` is `ancestor` or came from it, along the chain of living parents."""
+    while pid > 1:
+        if pid == ancestor.pid:
+            return process(pid) == ancestor
+        try:
+            pid = parent(pid)
+        except ProcessLookupError:
+            return False
+    return False
