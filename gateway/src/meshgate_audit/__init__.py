@@ -1,1 +1,1 @@
-"""See docs/ for what this package is for."""
+"""The record chain and its offline verification; needs nothing of the gateway."""

@@ -1,1 +1,1 @@
-"""See docs/ for what this package is for."""
+"""The gateway: authenticate, decide, record, execute, record."""

@@ -1,1 +1,1 @@
-"""See docs/ for what this package is for."""
+"""Bundles, the engine's process, and the strict reading of its answers."""

@@ -1,0 +1,1 @@
+"""Second sides of the gateway's ports: SQLite, Dapr, protobuf."""

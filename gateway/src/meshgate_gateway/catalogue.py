@@ -1,0 +1,59 @@
+"""The tools and apps of a mesh, frozen at start."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from meshgate_gateway.errors import ConfigurationError
+from meshgate_gateway.model import Kind, Tool, ToolKind
+
+DEFAULT_DEADLINE_SECONDS = 30.0
+_EFFECTS = ("read", "reversible", "external", "irreversible", "memory")
+_REPEATS = ("allow", "same", "deny")
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Tool id to tool, app name to kind."""
+
+    tools: Mapping[str, Tool]
+    apps: Mapping[str, Kind]
+
+
+def parse(text: bytes) -> Catalogue:
+    """Reads the catalogue.
+
+    Raises:
+        ConfigurationError: names the entry and what is wrong with it.
+    """
+    try:
+        document = json.loads(text)
+        tools = {name: _tool(name, entry) for name, entry in document["tools"].items()}
+        apps = {name: Kind(entry["kind"]) for name, entry in document["apps"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigurationError(f"the catalogue cannot be read: {error!r}") from error
+    for tool in tools.values():
+        if tool.host not in apps:
+            raise ConfigurationError(f"tool {tool.id}: its host {tool.host!r} is no app of the catalogue")
+    return Catalogue(MappingProxyType(tools), MappingProxyType(apps))
+
+
+def _tool(name: str, entry: Mapping[str, object]) -> Tool:
+    effect = str(entry.get("effect") or "irreversible")
+    repeat = str(entry.get("repeat") or ("allow" if effect == "read" else "same"))
+    schema = entry.get("schema")
+    if effect not in _EFFECTS or repeat not in _REPEATS or not isinstance(schema, dict):
+        raise ValueError(f"tool {name}: effect, repeat or schema is not valid")
+    return Tool(
+        id=name,
+        host=str(entry["host"]),
+        kind=ToolKind(str(entry.get("kind") or "tool")),
+        description=str(entry.get("description") or ""),
+        schema=MappingProxyType(schema),
+        effect=effect,
+        idempotent=entry.get("idempotent") is True,
+        repeat=repeat,
+        deadline_seconds=float(str(entry.get("deadline_seconds") or DEFAULT_DEADLINE_SECONDS)),
+        definition_sha256=str(entry["definition_sha256"]),
+    )

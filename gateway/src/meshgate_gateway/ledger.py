@@ -1,0 +1,59 @@
+"""Which state of a call may follow which. Pure; the store applies each step as a compare-and-set.
+
+(new)    -> reserved | denied
+reserved -> sent (TakeCall) | failed: never_started (sweeper, cancel) | denied (second verdict)
+sent     -> sent (a repeatable tool taken again) | done | failed | unknown
+unknown  -> done | failed (late FinishCall, reconcile, a person)
+"""
+
+from dataclasses import replace
+
+from meshgate_gateway.model import LedgerRow, Outcome, Sealed, State
+
+NEXT: dict[State, frozenset[State]] = {
+    State.RESERVED: frozenset({State.SENT, State.FAILED, State.DENIED}),
+    State.SENT: frozenset({State.SENT, State.DONE, State.FAILED, State.UNKNOWN}),
+    State.UNKNOWN: frozenset({State.DONE, State.FAILED}),
+    State.DONE: frozenset(),
+    State.FAILED: frozenset(),
+    State.DENIED: frozenset(),
+}
+BEGINNINGS = frozenset({State.RESERVED, State.DENIED})
+SETTLED = frozenset({State.DONE, State.FAILED, State.DENIED})
+
+
+def check(before: State | None, after: State) -> None:
+    """Refuses a step the table does not have.
+
+    Raises:
+        RuntimeError: our own code took a wrong turn.
+    """
+    allowed = BEGINNINGS if before is None else NEXT[before]
+    if after not in allowed:
+        raise RuntimeError(f"the ledger has no step from {before} to {after}")
+
+
+def taken(row: LedgerRow, *, host_instance: str, now_ms: int) -> LedgerRow:
+    """The row after a take: sent, with the next take number and a fresh deadline."""
+    check(row.state, State.SENT)
+    return replace(
+        row,
+        state=State.SENT,
+        take=row.take + 1,
+        host_instance=host_instance,
+        deadline_at_ms=now_ms + row.deadline_ms,
+        updated_ms=now_ms,
+    )
+
+
+def settled(row: LedgerRow, outcome: Outcome, sealed: Sealed | None, *, now_ms: int) -> LedgerRow:
+    """The row after an outcome."""
+    check(row.state, outcome.state)
+    return replace(
+        row,
+        state=outcome.state,
+        result=sealed,
+        result_kind=outcome.result_kind,
+        error_class=outcome.error_class,
+        updated_ms=now_ms,
+    )
