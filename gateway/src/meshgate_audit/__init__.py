@@ -1,1 +1,1 @@
-"""The record chain and its offline verification; needs nothing of the gateway."""
+"""The hash chain of audit records; verifying it needs the standard library only."""

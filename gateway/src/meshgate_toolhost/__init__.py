@@ -1,1 +1,1 @@
-"""See docs/ for what this package is for."""
+"""Runs real tools behind the gateway, where no agent can reach them."""

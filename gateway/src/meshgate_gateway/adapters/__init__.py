@@ -1,1 +1,1 @@
-"""Second sides of the gateway's ports: SQLite, Dapr, protobuf."""
+"""What speaks to the world outside: the store, Dapr, gRPC messages."""
