@@ -1,0 +1,172 @@
+"""Every CrewAI tool's body is replaced by a question to the broker. Class level, fail closed.
+
+Only what runs in this process is changed, and that is not the security boundary: the boundary is
+that this process holds no credential and no route to what a tool acts on.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import sys
+
+from . import channel, step_keys, tool_identity
+
+METHODS = ("run", "_run", "arun", "_arun")
+MARK = "__meshgate_brokered__"
+# CrewAI's own tools that act inside this process. What a coworker does inside a delegation is
+# brokered call by call; the delegation itself becomes a brokered call when agents are split.
+INTERNAL = ("crewai.tools.agent_tools.", "crewai.tools.memory_tools")
+
+_keys = step_keys.StepKeys()
+
+
+def install(base_tool: object) -> None:
+    """Wraps every subclass of `BaseTool`, those that exist and those to come, and adds the hook."""
+    root = base_tool.BaseTool
+    original = root.__init_subclass__.__func__
+
+    def init_subclass(cls: type, **kwargs: object) -> None:
+        original(cls, **kwargs)
+        wrap(cls)
+
+    root.__init_subclass__ = classmethod(init_subclass)
+    pending = list(root.__subclasses__())
+    while pending:
+        cls = pending.pop()
+        pending.extend(cls.__subclasses__())
+        wrap(cls)
+    _second_net()
+    channel.ask({"op": "report", "python": sys.version.split()[0], "crewai": _crewai_version()})
+
+
+def wrap(cls: type) -> None:
+    """Replaces the bodies that this class itself defines."""
+    for name in METHODS:
+        body = cls.__dict__.get(name)
+        if body is not None and callable(body) and not hasattr(body, MARK):
+            setattr(cls, name, _brokered(cls, name, body))
+
+
+def is_internal(tool: object) -> bool:
+    """Whether the tool is CrewAI's own and runs here as it is."""
+    return type(tool).__module__.startswith(INTERNAL)
+
+
+def _brokered(cls: type, name: str, body: object) -> object:
+    """The replacement of one method; the original runs for internal tools only."""
+
+    def replaces(tool: object) -> bool:
+        first = next(c for c in type(tool).__mro__ if name in c.__dict__)
+        # A super() call from a subclass that was brokered cannot happen: its body never runs.
+        return first is cls and not is_internal(tool)
+
+    if inspect.iscoroutinefunction(body):
+
+        @functools.wraps(body)
+        async def run_async(self: object, *args: object, **kwargs: object) -> object:
+            if not replaces(self):
+                return await body(self, *args, **kwargs)
+            import asyncio  # noqa: PLC0415 - costs a plain program nothing
+
+            return await asyncio.to_thread(call, self, body, args, kwargs)
+
+        wrapper = run_async
+    else:
+
+        @functools.wraps(body)
+        def run(self: object, *args: object, **kwargs: object) -> object:
+            if not replaces(self):
+                return body(self, *args, **kwargs)
+            return call(self, body, args, kwargs)
+
+        wrapper = run
+    setattr(wrapper, MARK, True)
+    return wrapper
+
+
+def call(tool: object, body: object, args: tuple, kwargs: dict) -> object:
+    """One brokered call: what the gateway answers, or a ToolFailure; never the tool's body."""
+    identity = tool_identity.describe(tool)
+    try:
+        arguments = bind(tool, body, args, kwargs)
+    except (TypeError, ValueError) as error:
+        return _failure(f"the arguments do not fit the tool: {error}", "arguments_invalid")
+    answer = channel.ask(
+        {
+            "op": "call",
+            "identity": identity,
+            "arguments": arguments,
+            "step_key": _keys.next("tool", identity["qualname"] + identity["fields_sha256"], arguments),
+            "untrusted": _untrusted(),
+        }
+    )
+    if answer["state"] == "done":
+        return answer["text"] if answer["kind"] == "text" else json.loads(answer["text"])
+    return _failure(str(answer["message"]), str(answer.get("code") or answer["state"]))
+
+
+def bind(tool: object, body: object, args: tuple, kwargs: dict) -> dict:
+    """The call's arguments by name, as JSON, whatever the route gave: positions, defaults, models."""
+    function = getattr(tool, "func", None)
+    target = function if callable(function) else functools.partial(body, tool)
+    if args:
+        bound = inspect.signature(target).bind_partial(*args, **kwargs)
+        kwargs = dict(bound.arguments)
+        for parameter in inspect.signature(target).parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                kwargs.update(kwargs.pop(parameter.name, {}))
+    schema = getattr(tool, "args_schema", None)
+    if schema is None:
+        return json.loads(json.dumps(kwargs, allow_nan=False))
+    known = {name: value for name, value in kwargs.items() if name in schema.model_fields}
+    if len(known) != len(kwargs) and not _passes_context(kwargs, known):
+        raise ValueError(f"unknown argument {sorted(set(kwargs) - set(known))[0]!r}")
+    return schema.model_validate(known).model_dump(mode="json")
+
+
+def _passes_context(kwargs: dict, known: dict) -> bool:
+    """CrewAI adds its own keyword to some calls; the model did not ask for it."""
+    return set(kwargs) - set(known) <= {"security_context"}
+
+
+def _failure(message: str, code: str) -> object:
+    from crewai.tools.tool_failure import ToolFailure  # noqa: PLC0415 - CrewAI is imported by now
+
+    del code  # the message names the reason already; CrewAI would print it a second time
+    return ToolFailure(message=message, retryable=False)
+
+
+def _untrusted() -> dict:
+    """What CrewAI says of the moment; shown to people, never a ground for a decision."""
+    try:
+        from crewai.context import get_current_task_id  # noqa: PLC0415 - as above
+
+        return {"task": str(get_current_task_id() or "")}
+    except ImportError:
+        return {}
+
+
+def _crewai_version() -> str:
+    from importlib.metadata import version  # noqa: PLC0415 - slow, and only needed once
+
+    return version("crewai")
+
+
+def _second_net() -> None:
+    """A hook that stops any tool whose class was not wrapped."""
+    from crewai.hooks.dispatch import HookAborted, InterceptionPoint, on  # noqa: PLC0415 - as above
+
+    def check(context: object) -> None:
+        try:
+            structured = context.tool
+            tool = getattr(structured, "_original_tool", None)
+            body = getattr(type(tool), "_run", None) if tool is not None else None
+            safe = tool is not None and (is_internal(tool) or hasattr(body, MARK))
+        except Exception as error:
+            raise HookAborted("meshgate could not check this tool") from error
+        if not safe:
+            raise HookAborted("this tool is not brokered by meshgate; do not retry")
+
+    on(InterceptionPoint.PRE_TOOL_CALL)(check)

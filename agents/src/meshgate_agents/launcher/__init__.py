@@ -1,0 +1,1 @@
+"""The light process that holds an agent's identity and watches over its program."""
