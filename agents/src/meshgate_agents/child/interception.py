@@ -23,7 +23,7 @@ _keys = step_keys.StepKeys()
 
 
 def install(base_tool: object) -> None:
-    """Wraps every subclass of `BaseTool`, those that exist and those to come, and adds the hook."""
+    """Wraps every subclass of `BaseTool`, those that exist and those to come."""
     root = base_tool.BaseTool
     original = root.__init_subclass__.__func__
 
@@ -37,7 +37,6 @@ def install(base_tool: object) -> None:
         cls = pending.pop()
         pending.extend(cls.__subclasses__())
         wrap(cls)
-    _second_net()
     channel.ask({"op": "report", "python": sys.version.split()[0], "crewai": _crewai_version()})
 
 
@@ -154,9 +153,9 @@ def _crewai_version() -> str:
     return version("crewai")
 
 
-def _second_net() -> None:
-    """A hook that stops any tool whose class was not wrapped."""
-    from crewai.hooks.dispatch import HookAborted, InterceptionPoint, on  # noqa: PLC0415 - as above
+def install_hook(dispatch: object) -> None:
+    """The second net: a hook that stops any tool whose class was not wrapped."""
+    aborted = dispatch.HookAborted
 
     def check(context: object) -> None:
         try:
@@ -165,8 +164,8 @@ def _second_net() -> None:
             body = getattr(type(tool), "_run", None) if tool is not None else None
             safe = tool is not None and (is_internal(tool) or hasattr(body, MARK))
         except Exception as error:
-            raise HookAborted("meshgate could not check this tool") from error
+            raise aborted("meshgate could not check this tool") from error
         if not safe:
-            raise HookAborted("this tool is not brokered by meshgate; do not retry")
+            raise aborted("this tool is not brokered by meshgate; do not retry")
 
-    on(InterceptionPoint.PRE_TOOL_CALL)(check)
+    dispatch.on(dispatch.InterceptionPoint.PRE_TOOL_CALL)(check)

@@ -10,11 +10,13 @@ import os
 import sys
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
-_TARGET = "crewai.tools.base_tool"
+_TARGETS = {"crewai.tools.base_tool": "install", "crewai.hooks.dispatch": "install_hook"}
 
 
 def _load_child():
     """Imports our modules by their place, under a name nobody else uses."""
+    if "_meshgate_child" in sys.modules:
+        return sys.modules["_meshgate_child.interception"]
     folder = os.path.dirname(_HERE)
     spec = importlib.util.spec_from_file_location(
         "_meshgate_child", os.path.join(folder, "__init__.py"), submodule_search_locations=[folder]
@@ -36,14 +38,12 @@ class _Loader(importlib.abc.Loader):
 
     def exec_module(self, module):
         self._inner.exec_module(module)
-        # Not inside CrewAI's own import: its hooks import this very module.
-        sys.meta_path.remove(_finder)
-        _load_child().install(module)
+        getattr(_load_child(), _TARGETS[module.__name__])(module)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name != _TARGET:
+        if name not in _TARGETS:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
