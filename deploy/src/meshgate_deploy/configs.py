@@ -93,7 +93,9 @@ def toolhost_config(manifest: Manifest, places: Places, endpoints: Endpoints, ho
         "dapr": _dapr(places, endpoints, host),
         "project_root": str(places.project),
         "tools": [
-            tool if isinstance(tool, str) else tool.model_dump(by_alias=True, exclude_none=not isinstance(tool, ClassTool))
+            tool
+            if isinstance(tool, str)
+            else tool.model_dump(by_alias=True, exclude_none=not isinstance(tool, ClassTool))
             for tool in entry.tools
         ],
         "cwd": str(places.project / entry.cwd) if entry.cwd else None,
@@ -123,7 +125,9 @@ def launcher_config(
     }
 
 
-def catalogue_tools(manifest: Manifest, host: str, definitions: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+def catalogue_tools(
+    manifest: Manifest, host: str, definitions: Mapping[str, Mapping[str, object]]
+) -> dict[str, object]:
     """The catalogue's rows of one host: what it said of its tools, and the operator's rules."""
     rows: dict[str, object] = {}
     for tool, definition in definitions.items():
@@ -148,10 +152,18 @@ def dapr_yaml(manifest: Manifest, places: Places) -> dict[str, object]:
         **{host: ["meshgate-toolhost", "--config", str(places.config(host))] for host in manifest.toolhosts},
     }
     rows = [
-        {"appID": app, "appDirPath": str(places.project), **({"command": command[app]} if app in command else {})}
+        {
+            "appID": app,
+            "appDirPath": str(places.project),
+            **({"command": command[app]} if app in command else {}),
+        }
         for app in apps
     ]
-    return {"version": 1, "common": {"resourcesPath": str(places.state / "generated" / "resources")}, "apps": rows}
+    return {
+        "version": 1,
+        "common": {"resourcesPath": str(places.state / "generated" / "resources")},
+        "apps": rows,
+    }
 
 
 def _dapr(places: Places, endpoints: Endpoints, app: str) -> dict[str, object]:

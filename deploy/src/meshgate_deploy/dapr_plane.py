@@ -139,7 +139,9 @@ class DaprPlane:
         env = {
             "NAMESPACE": self._mesh,
             "DAPR_TRUST_ANCHORS": (self.credentials / "ca.crt").read_text(),
-            "DAPR_SENTRY_TOKEN_FILE": str(self._token(f"spiffe://public/ns/{self._mesh}/{app}", f"daprd-{app}")),
+            "DAPR_SENTRY_TOKEN_FILE": str(
+                self._token(f"spiffe://public/ns/{self._mesh}/{app}", f"daprd-{app}")
+            ),
             "DAPR_CONTROLPLANE_NAMESPACE": CONTROL_NAMESPACE,
             "DAPR_API_TOKEN": self.api_token(app).read_text(),
         }

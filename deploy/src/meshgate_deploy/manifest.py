@@ -137,7 +137,9 @@ def load(path: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         line = _line(node, first["loc"])
-        raise _invalid(path, line, f"{'.'.join(map(str, first['loc']))}: {first['msg']}", _advice(first)) from error
+        raise _invalid(
+            path, line, f"{'.'.join(map(str, first['loc']))}: {first['msg']}", _advice(first)
+        ) from error
 
 
 def _invalid(path: Path, line: int, why: str, fix: str) -> UserError:
@@ -149,7 +151,9 @@ def _refuse_duplicates(node: yaml.Node | None, path: Path) -> None:
         seen: set[str] = set()
         for key, value in node.value:
             if key.value in seen:
-                raise _invalid(path, key.start_mark.line + 1, f"'{key.value}' occurs twice", "keep one of them")
+                raise _invalid(
+                    path, key.start_mark.line + 1, f"'{key.value}' occurs twice", "keep one of them"
+                )
             seen.add(key.value)
             _refuse_duplicates(value, path)
     elif isinstance(node, yaml.SequenceNode):
@@ -178,7 +182,9 @@ def _line(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
 def _advice(problem: Any) -> str:
     kind = problem["type"]
     if kind == "extra_forbidden":
-        return f"remove '{problem['loc'][-1]}' or correct its spelling; `meshgate init --print` shows every key"
+        return (
+            f"remove '{problem['loc'][-1]}' or correct its spelling; `meshgate init --print` shows every key"
+        )
     if kind == "missing":
         return f"add `{problem['loc'][-1]}:`"
     if kind == "string_pattern_mismatch":

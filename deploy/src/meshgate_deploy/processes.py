@@ -126,7 +126,11 @@ def wait_for(managed: Managed, ready: Callable[[], bool], seconds: float) -> Non
     deadline = time.monotonic() + seconds
     while not ready():
         if not managed.alive() or time.monotonic() > deadline:
-            state = f"ended with {managed.popen.returncode}" if not managed.alive() else f"not ready in {seconds} s"
+            state = (
+                f"ended with {managed.popen.returncode}"
+                if not managed.alive()
+                else f"not ready in {seconds} s"
+            )
             raise UserError(
                 f"{managed.name} did not start: {state}",
                 why=managed.tail() or "it wrote nothing",
@@ -134,4 +138,3 @@ def wait_for(managed: Managed, ready: Callable[[], bool], seconds: float) -> Non
                 exit_code=EXIT_UNAVAILABLE,
             )
         time.sleep(0.02)
-

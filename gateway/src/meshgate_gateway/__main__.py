@@ -58,7 +58,10 @@ def _compose(settings: Settings, source: IdentitySource, runtime: DaprRuntime) -
         version=version("meshgate"),
     )
     mesh = Mesh(
-        settings.mesh, settings.trust_domain, catalogue.load(settings.catalogue), frozenset(settings.operators)
+        settings.mesh,
+        settings.trust_domain,
+        catalogue.load(settings.catalogue),
+        frozenset(settings.operators),
     )
     return Gateway(mesh=mesh, parts=parts)
 

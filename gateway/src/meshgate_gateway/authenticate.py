@@ -1,5 +1,8 @@
 """Who asks? The certificate of the connection, and nothing the request says."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import grpc
 from meshgate_identities.errors import AuthenticationFailed
 from meshgate_identities.spiffe_id import SpiffeId
@@ -25,7 +28,7 @@ class Authenticator:
         Raises:
             AuthenticationFailed: with a stable reason.
         """
-        shown = context.auth_context()
+        shown: Mapping[str, Any] = context.auth_context()
         chain = shown.get("x509_pem_cert_chain") or shown.get("x509_pem_cert")
         version = shown.get("ssl_tls_version")
         if not chain:

@@ -130,7 +130,10 @@ class Broker:
                 row = self._decide_and_record(caller, call)
         except Refused as error:
             self._books.refuse(str(caller), request.tool, call_id, error)
-            if isinstance(error, Malformed | NotFound) and error.reason in ("arguments_invalid", "tool_unknown"):
+            if isinstance(error, Malformed | NotFound) and error.reason in (
+                "arguments_invalid",
+                "tool_unknown",
+            ):
                 return Answer(call_id, "denied", reasons=(error.reason,), message=error.detail)
             raise
         if row.state in ("reserved", "sent"):

@@ -84,9 +84,9 @@ def read_arguments(tool: Tool, raw: bytes) -> tuple[bytes, dict[str, object]]:
         raise _malformed(f"not strict JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise _malformed("not a JSON object")
-    error = best_match(tool.validator.iter_errors(parsed))
-    if error is not None:
-        raise _malformed(f"at {error.json_path}: {error.message[:300]}")
+    misfit = best_match(tool.validator.iter_errors(parsed))
+    if misfit is not None:
+        raise _malformed(f"at {misfit.json_path}: {misfit.message[:300]}")
     try:
         return rfc8785.dumps(parsed), parsed
     except (rfc8785.CanonicalizationError, RecursionError, UnicodeEncodeError) as error:

@@ -1,10 +1,10 @@
 """The states of calls. Every change is a compare-and-set on the state it leaves.
 
-    (new) -> reserved | denied        reserved: certainly not begun
-    reserved -> sent | failed         sent: may have begun
-    sent -> sent                      a second take, of an idempotent or reading tool only
-    sent -> done | failed | unknown
-    unknown -> done | failed          a late FinishCall
+(new) -> reserved | denied        reserved: certainly not begun
+reserved -> sent | failed         sent: may have begun
+sent -> sent                      a second take, of an idempotent or reading tool only
+sent -> done | failed | unknown
+unknown -> done | failed          a late FinishCall
 """
 
 import json

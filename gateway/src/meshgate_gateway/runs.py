@@ -103,7 +103,8 @@ class Runs:
         def work(tx: Transaction) -> str:
             check_attempt(tx, str(caller), run_id, attempt)
             tx.execute(
-                "UPDATE runs SET heartbeat_ms = ?, steps = ? WHERE run_id = ?", (self._now_ms(), steps, run_id)
+                "UPDATE runs SET heartbeat_ms = ?, steps = ? WHERE run_id = ?",
+                (self._now_ms(), steps, run_id),
             )
             return _find(tx, run_id).state
 
@@ -119,7 +120,9 @@ class Runs:
             if (run.app, run.attempt, run.state) == (str(caller), attempt, state):
                 return state
             check_attempt(tx, str(caller), run_id, attempt)
-            tx.execute("UPDATE runs SET state = ?, detail = ? WHERE run_id = ?", (state, detail[:4000], run_id))
+            tx.execute(
+                "UPDATE runs SET state = ?, detail = ? WHERE run_id = ?", (state, detail[:4000], run_id)
+            )
             self._record(tx, str(caller), run_id, state, attempt)
             return state
 

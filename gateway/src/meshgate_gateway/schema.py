@@ -1,5 +1,6 @@
-"""The tables. Clear text lives in `payloads` only, encrypted; every other column is an id, a state
-or a commitment.
+"""The tables.
+
+Clear text lives in `payloads` only, encrypted; every other column is an id, a state or a commitment.
 """
 
 STATEMENTS = (

@@ -59,7 +59,7 @@ class Door:
         """Authenticates, runs, and turns any failure into a status with a stable reason."""
         try:
             return handler(self._authenticate(context))
-        except Exception as error:  # noqa: BLE001 - the one place where everything becomes a status
+        except Exception as error:
             status = next((code for kind, code in _STATUS if isinstance(error, kind)), None)
             if status is None:
                 log.exception("server.internal_error")
@@ -88,14 +88,17 @@ class BrokerService(rpc.BrokerServicer):
     def CallTool(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         """See the proto."""
         return self._door.pass_through(
-            context, lambda caller: wire.call_response(self._broker.handle(caller, wire.call_request(request)))
+            context,
+            lambda caller: wire.call_response(self._broker.handle(caller, wire.call_request(request))),
         )
 
     def TakeCall(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         """See the proto."""
         return self._door.pass_through(
             context,
-            lambda caller: wire.take_response(self._hosts.take(caller, request.call_id, request.host_instance)),
+            lambda caller: wire.take_response(
+                self._hosts.take(caller, request.call_id, request.host_instance)
+            ),
         )
 
     def FinishCall(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name

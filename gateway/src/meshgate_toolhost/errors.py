@@ -1,8 +1,8 @@
 """Failures of the tool host.
 
-    ToolHostError
-    ├── ToolNotLoadable   a manifest entry that gives no tool; ends the start
-    └── BadResult         what a tool returned is no result; carries the error class
+ToolHostError
+├── ToolNotLoadable   a manifest entry that gives no tool; ends the start
+└── BadResult         what a tool returned is no result; carries the error class
 """
 
 

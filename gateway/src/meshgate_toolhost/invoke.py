@@ -88,7 +88,9 @@ class Invoker:
                 return self._stub().TakeCall(request, timeout=RPC_SECONDS)
             except grpc.RpcError as error:
                 if error.code() not in RETRY:
-                    log.warning("invoke.take_refused", extra={"call_id": call_id, "status": error.code().name})
+                    log.warning(
+                        "invoke.take_refused", extra={"call_id": call_id, "status": error.code().name}
+                    )
                     return None
                 if time.monotonic() > end:
                     raise

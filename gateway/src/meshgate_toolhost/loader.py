@@ -53,7 +53,8 @@ def load(host: str, entry: object, root: Path) -> LoadedTool:
                 found = _resolve(str(entry[key]), root)
                 return _wrap(host, found() if key == "factory" else found, str(entry[key]), name)
     raise ToolNotLoadable(
-        f"{entry!r}: write 'module:name', {{class: 'module:Class', config: {{...}}}} or {{factory: 'module:function'}}"
+        f"{entry!r}: write 'module:name', {{class: 'module:Class', config: {{...}}}}"
+        " or {factory: 'module:function'}"
     )
 
 
@@ -63,7 +64,9 @@ def _construct(entry: Mapping[str, Any], root: Path) -> object:
     try:
         return kind(**config)
     except Exception as error:
-        raise ToolNotLoadable(f"{entry['class']}: its constructor failed with config {config}: {error}") from error
+        raise ToolNotLoadable(
+            f"{entry['class']}: its constructor failed with config {config}: {error}"
+        ) from error
 
 
 def _resolve(reference: str, root: Path) -> Any:

@@ -25,7 +25,11 @@ def encode(value: object, max_bytes: int = MAX_RESULT_BYTES) -> tuple[Kind, byte
             plain = dump(mode="json") if callable(dump) and not isinstance(value, type) else value
             data = json.dumps(plain, allow_nan=False, separators=(",", ":")).encode()
         except (TypeError, ValueError, RecursionError) as error:
-            raise BadResult("result_not_json", f"the tool returned {type(value).__name__}: {error}") from error
+            raise BadResult(
+                "result_not_json", f"the tool returned {type(value).__name__}: {error}"
+            ) from error
     if len(data) > max_bytes:
-        raise BadResult("result_too_large", f"the result has {len(data)} bytes, at most {max_bytes} are allowed")
+        raise BadResult(
+            "result_too_large", f"the result has {len(data)} bytes, at most {max_bytes} are allowed"
+        )
     return kind, data

@@ -47,6 +47,8 @@ def load(path: Path) -> Settings:
         definitions_file=Path(raw["definitions_file"]),
         ready_file=Path(raw["ready_file"]),
         max_result_bytes={
-            tool: int(row["max_result_bytes"]) for tool, row in overrides.items() if row.get("max_result_bytes")
+            tool: int(row["max_result_bytes"])
+            for tool, row in overrides.items()
+            if row.get("max_result_bytes")
         },
     )

@@ -1,9 +1,9 @@
 """Failures of the identity layer.
 
-    IdentityError
-    ├── InvalidSpiffeId        text that is no SPIFFE ID, with the clause it breaks
-    ├── AuthenticationFailed   a peer whose certificate proves nothing
-    └── IdentityUnavailable    this process has no valid SVID now
+IdentityError
+├── InvalidSpiffeId        text that is no SPIFFE ID, with the clause it breaks
+├── AuthenticationFailed   a peer whose certificate proves nothing
+└── IdentityUnavailable    this process has no valid SVID now
 """
 
 

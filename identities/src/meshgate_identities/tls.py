@@ -74,9 +74,7 @@ class RotatingChannel:
         self._target, self._server_name, self._options = target, server_name, options
         self._lock = threading.Lock()
         self._closed = False
-        self._channel = secure_channel(
-            source=source, target=target, server_name=server_name, options=options
-        )
+        self._channel = secure_channel(source=source, target=target, server_name=server_name, options=options)
         source.subscribe(self._rotate)
 
     @property

@@ -109,7 +109,7 @@ class WorkloadApiServer:
         self._socket_path.unlink(missing_ok=True)
 
     def __mapping__(self) -> dict[str, Handler]:
-        """grpclib's table of methods; JWT methods answer UNIMPLEMENTED."""
+        """Grpclib's table of methods; JWT methods answer UNIMPLEMENTED."""
         prefix = "/SpiffeWorkloadAPI/"
         return {
             f"{prefix}FetchX509SVID": Handler(
@@ -167,9 +167,7 @@ class WorkloadApiServer:
         return entry
 
     def _issue(self, entry: Entry) -> workload_pb2.X509SVIDResponse:
-        issued = self._authority.issue(
-            spiffe_id=entry.spiffe_id, dns_names=entry.dns_names, ttl=self._ttl
-        )
+        issued = self._authority.issue(spiffe_id=entry.spiffe_id, dns_names=entry.dns_names, ttl=self._ttl)
         svid = workload_pb2.X509SVID(
             spiffe_id=str(entry.spiffe_id),
             x509_svid=issued.chain_der,

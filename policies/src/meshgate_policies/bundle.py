@@ -41,9 +41,7 @@ def user_sources(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*.rego") if not p.name.endswith("_test.rego"))
 
 
-def build(
-    *, opa: Sequence[str], user_policies: Path, tokens: Mapping[str, str], out_dir: Path
-) -> BundleInfo:
+def build(*, opa: Sequence[str], user_policies: Path, tokens: Mapping[str, str], out_dir: Path) -> BundleInfo:
     """Checks, composes and packs the policies.
 
     Args:

@@ -25,7 +25,7 @@ _RULES = (
     (
         re.compile(r"^\s*default\s+allow\s*:?=\s*true"),
         "`default allow := true` grants every tool",
-        "remove it: grants are `allow contains \"host.tool\"`",
+        'remove it: grants are `allow contains "host.tool"`',
     ),
     (
         re.compile(r"input\.untrusted|input\[\"untrusted\"\]"),

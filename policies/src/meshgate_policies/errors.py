@@ -1,8 +1,8 @@
 """Failures of the policy layer.
 
-    PolicyError
-    ├── PolicyInvalid       policies that do not compile; carries the problems
-    └── PolicyUnavailable   no verdict: engine away, slow, or refusing our token
+PolicyError
+├── PolicyInvalid       policies that do not compile; carries the problems
+└── PolicyUnavailable   no verdict: engine away, slow, or refusing our token
 """
 
 

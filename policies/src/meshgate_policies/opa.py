@@ -11,7 +11,15 @@ from meshgate_policies.errors import PolicyInvalid
 COMMAND_SECONDS = 60
 # They reach outside, or hand the environment to policy, or give no two equal answers.
 FORBIDDEN_BUILTINS = frozenset(
-    {"http.send", "opa.runtime", "net.lookup_ip_addr", "rand.intn", "uuid.rfc4122", "trace", "rego.parse_module"}
+    {
+        "http.send",
+        "opa.runtime",
+        "net.lookup_ip_addr",
+        "rand.intn",
+        "uuid.rfc4122",
+        "trace",
+        "rego.parse_module",
+    }
 )
 
 

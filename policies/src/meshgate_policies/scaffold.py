@@ -24,10 +24,7 @@ package {package}
 
 {grants}
 """
-    cases = "\n\n".join(
-        f'test_may_{tool.replace(".", "_").replace("-", "_")} if {{\n\t"{tool}" in {alias(app)}.allow with input as {{"call": {{"tool": "{tool}", "args": {{}}}}}}\n}}'
-        for tool in sorted(tools)
-    )
+    cases = "\n\n".join(_case(package_name(app), tool) for tool in sorted(tools))
     test = f"""package {package}_test
 
 import data.{package}
@@ -35,12 +32,13 @@ import data.{package}
 {cases}
 
 test_nothing_else if {{
-	not "a.tool_nobody_granted" in {alias(app)}.allow
+	not "a.tool_nobody_granted" in {package_name(app)}.allow
 }}
 """
     return policy, test
 
 
-def alias(app: str) -> str:
-    """The last part of the app's package, by which its test imports it."""
-    return package_name(app)
+def _case(package: str, tool: str) -> str:
+    name = tool.replace(".", "_").replace("-", "_")
+    asked = f'with input as {{"call": {{"tool": "{tool}", "args": {{}}}}}}'
+    return f'test_may_{name} if {{\n\t"{tool}" in {package}.allow {asked}\n}}'

@@ -47,7 +47,8 @@ def _connection() -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.connect(os.environ[SOCKET_VARIABLE])
         _local.connection, _local.pid = connection, os.getpid()
-    return _local.connection
+    connection_of_thread: socket.socket = _local.connection
+    return connection_of_thread
 
 
 def write_frame(connection: socket.socket, content: dict[str, object]) -> None:

@@ -10,6 +10,7 @@ import functools
 import inspect
 import json
 import sys
+from typing import Any
 
 from . import channel, step_keys, tool_identity
 
@@ -22,16 +23,16 @@ INTERNAL = ("crewai.tools.agent_tools.", "crewai.tools.memory_tools")
 _keys = step_keys.StepKeys()
 
 
-def install(base_tool: object) -> None:
+def install(base_tool: Any) -> None:
     """Wraps every subclass of `BaseTool`, those that exist and those to come."""
     root = base_tool.BaseTool
     original = root.__init_subclass__.__func__
 
-    def init_subclass(cls: type, **kwargs: object) -> None:
+    def init_subclass(cls: type, **kwargs: Any) -> None:
         original(cls, **kwargs)
         wrap(cls)
 
-    root.__init_subclass__ = classmethod(init_subclass)
+    root.__init_subclass__ = classmethod(init_subclass)  # type: ignore[arg-type]
     pending = list(root.__subclasses__())
     while pending:
         cls = pending.pop()
@@ -48,26 +49,27 @@ def wrap(cls: type) -> None:
             setattr(cls, name, _brokered(cls, name, body))
 
 
-def is_internal(tool: object) -> bool:
+def is_internal(tool: Any) -> bool:
     """Whether the tool is CrewAI's own and runs here as it is."""
     return type(tool).__module__.startswith(INTERNAL)
 
 
-def _brokered(cls: type, name: str, body: object) -> object:
+def _brokered(cls: type, name: str, body: Any) -> Any:
     """The replacement of one method; the original runs for internal tools only."""
 
-    def replaces(tool: object) -> bool:
+    def replaces(tool: Any) -> bool:
         first = next(c for c in type(tool).__mro__ if name in c.__dict__)
         # A super() call from a subclass that was brokered cannot happen: its body never runs.
         return first is cls and not is_internal(tool)
 
+    wrapper: Any
     if inspect.iscoroutinefunction(body):
 
         @functools.wraps(body)
-        async def run_async(self: object, *args: object, **kwargs: object) -> object:
+        async def run_async(self: Any, *args: Any, **kwargs: Any) -> Any:
             if not replaces(self):
                 return await body(self, *args, **kwargs)
-            import asyncio  # noqa: PLC0415 - costs a plain program nothing
+            import asyncio
 
             return await asyncio.to_thread(call, self, body, args, kwargs)
 
@@ -75,7 +77,7 @@ def _brokered(cls: type, name: str, body: object) -> object:
     else:
 
         @functools.wraps(body)
-        def run(self: object, *args: object, **kwargs: object) -> object:
+        def run(self: Any, *args: Any, **kwargs: Any) -> Any:
             if not replaces(self):
                 return body(self, *args, **kwargs)
             return call(self, body, args, kwargs)
@@ -85,7 +87,7 @@ def _brokered(cls: type, name: str, body: object) -> object:
     return wrapper
 
 
-def call(tool: object, body: object, args: tuple, kwargs: dict) -> object:
+def call(tool: Any, body: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """One brokered call: what the gateway answers, or a ToolFailure; never the tool's body."""
     identity = tool_identity.describe(tool)
     try:
@@ -102,11 +104,11 @@ def call(tool: object, body: object, args: tuple, kwargs: dict) -> object:
         }
     )
     if answer["state"] == "done":
-        return answer["text"] if answer["kind"] == "text" else json.loads(answer["text"])
+        return answer["text"] if answer["kind"] == "text" else json.loads(str(answer["text"]))
     return _failure(str(answer["message"]), str(answer.get("code") or answer["state"]))
 
 
-def bind(tool: object, body: object, args: tuple, kwargs: dict) -> dict:
+def bind(tool: Any, body: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The call's arguments by name, as JSON, whatever the route gave: positions, defaults, models."""
     function = getattr(tool, "func", None)
     target = function if callable(function) else functools.partial(body, tool)
@@ -125,22 +127,22 @@ def bind(tool: object, body: object, args: tuple, kwargs: dict) -> dict:
     return schema.model_validate(known).model_dump(mode="json")
 
 
-def _passes_context(kwargs: dict, known: dict) -> bool:
+def _passes_context(kwargs: dict[str, Any], known: dict[str, Any]) -> bool:
     """CrewAI adds its own keyword to some calls; the model did not ask for it."""
     return set(kwargs) - set(known) <= {"security_context"}
 
 
-def _failure(message: str, code: str) -> object:
-    from crewai.tools.tool_failure import ToolFailure  # noqa: PLC0415 - CrewAI is imported by now
+def _failure(message: str, code: str) -> Any:
+    from crewai.tools.tool_failure import ToolFailure
 
     del code  # the message names the reason already; CrewAI would print it a second time
     return ToolFailure(message=message, retryable=False)
 
 
-def _untrusted() -> dict:
+def _untrusted() -> dict[str, Any]:
     """What CrewAI says of the moment; shown to people, never a ground for a decision."""
     try:
-        from crewai.context import get_current_task_id  # noqa: PLC0415 - as above
+        from crewai.context import get_current_task_id
 
         return {"task": str(get_current_task_id() or "")}
     except ImportError:
@@ -148,16 +150,16 @@ def _untrusted() -> dict:
 
 
 def _crewai_version() -> str:
-    from importlib.metadata import version  # noqa: PLC0415 - slow, and only needed once
+    from importlib.metadata import version
 
     return version("crewai")
 
 
-def install_hook(dispatch: object) -> None:
+def install_hook(dispatch: Any) -> None:
     """The second net: a hook that stops any tool whose class was not wrapped."""
     aborted = dispatch.HookAborted
 
-    def check(context: object) -> None:
+    def check(context: Any) -> None:
         try:
             structured = context.tool
             tool = getattr(structured, "_original_tool", None)

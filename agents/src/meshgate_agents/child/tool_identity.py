@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import sys
+from typing import Any
 
 # What every CrewAI tool has, or what says nothing about which tool it is.
 _COMMON_FIELDS = frozenset(
@@ -30,7 +31,7 @@ def describe(tool: object) -> dict[str, str]:
     """
     function = getattr(tool, "func", None)
     is_function = callable(function) and type(tool).__name__ == "Tool"
-    subject = function if is_function else type(tool)
+    subject: Any = function if is_function else type(tool)
     return {
         "kind": "function" if is_function else "class",
         "qualname": f"{module_name(subject)}:{subject.__qualname__}",

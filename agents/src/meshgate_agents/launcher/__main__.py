@@ -87,9 +87,7 @@ def _attempt(settings: Settings, command: list[str], session: GatewaySession, so
 
     door = Door(path=socket_path, tools=settings.tools, session=session, on_over=end)
     door.start()
-    env, ours = environment(
-        settings.environment, socket_path=socket_path, project_root=settings.project_root
-    )
+    env, ours = environment(settings.environment, socket_path=socket_path, project_root=settings.project_root)
     shown = " ".join(f"{name}={value}" for name, value in sorted(ours.items()))
     say(f"run {session.run_id} as {settings.app}, attempt {session.attempt}; sets {shown}")
     try:

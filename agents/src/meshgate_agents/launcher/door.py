@@ -95,8 +95,16 @@ class Door:
             reasons = ", ".join(answer.reasons)
             note = f" ({answer.message})" if answer.message else ""
             mark = f" [{answer.decision_id}]" if answer.decision_id else ""
-            return {"state": state, "message": f"denied{mark}: {reasons}{note}; do not retry", "code": reasons}
-        return {"state": state, "message": f"{answer.error_class}: {answer.message}", "code": answer.error_class}
+            return {
+                "state": state,
+                "message": f"denied{mark}: {reasons}{note}; do not retry",
+                "code": reasons,
+            }
+        return {
+            "state": state,
+            "message": f"{answer.error_class}: {answer.message}",
+            "code": answer.error_class,
+        }
 
     @staticmethod
     def _step(request: dict[str, Any], tool: str) -> Step:

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from meshgate_wire import broker_pb2 as pb
@@ -36,9 +36,7 @@ class Step:
 class GatewaySession:
     """One run's calls. Safe for threads."""
 
-    def __init__(
-        self, *, channel: Callable[[], grpc.Channel], run_id: str, step_seconds: float
-    ) -> None:
+    def __init__(self, *, channel: Callable[[], grpc.Channel], run_id: str, step_seconds: float) -> None:
         self._channel = channel
         self.run_id = run_id
         self._step_seconds = step_seconds
@@ -52,10 +50,13 @@ class GatewaySession:
         Raises:
             AttemptOver: the gateway refuses, or gives no answer in time.
         """
-        runs = lambda: rpc.RunsStub(self._channel())  # noqa: E731 - the channel may rotate
-        self._patiently(lambda: runs().StartRun(pb.StartRunRequest(run_id=self.run_id), timeout=RPC_SECONDS))
+        self._patiently(
+            lambda: self._runs().StartRun(pb.StartRunRequest(run_id=self.run_id), timeout=RPC_SECONDS)
+        )
         request = pb.StartAttemptRequest(run_id=self.run_id, launcher_instance=instance)
-        self.attempt = self._patiently(lambda: runs().StartAttempt(request, timeout=RPC_SECONDS)).attempt
+        self.attempt = self._patiently(
+            lambda: self._runs().StartAttempt(request, timeout=RPC_SECONDS)
+        ).attempt
 
     def call(self, step: Step) -> pb.CallToolResponse:
         """One call until it is settled; PENDING and no verdict are asked again with the same key.
@@ -78,7 +79,9 @@ class GatewaySession:
                 lambda: rpc.BrokerStub(self._channel()).CallTool(request, timeout=RPC_SECONDS)
             )
             if answer.state == pb.CALL_STATE_UNKNOWN:
-                raise AttemptOver(f"the outcome of {step.tool} (call {answer.call_id}) is unknown: {answer.message}")
+                raise AttemptOver(
+                    f"the outcome of {step.tool} (call {answer.call_id}) is unknown: {answer.message}"
+                )
             if answer.state != pb.CALL_STATE_PENDING:
                 return answer
 
@@ -89,7 +92,7 @@ class GatewaySession:
             grpc.RpcError: it did not hear it.
         """
         request = pb.HeartbeatRequest(run_id=self.run_id, attempt=self.attempt, steps=self.steps)
-        rpc.RunsStub(self._channel()).Heartbeat(request, timeout=RPC_SECONDS)
+        self._runs().Heartbeat(request, timeout=RPC_SECONDS)
 
     def finish(self, state: str, detail: str) -> None:
         """Ends the run.
@@ -98,7 +101,10 @@ class GatewaySession:
             AttemptOver: the gateway did not hear it.
         """
         request = pb.FinishRunRequest(run_id=self.run_id, attempt=self.attempt, state=state, detail=detail)
-        self._patiently(lambda: rpc.RunsStub(self._channel()).FinishRun(request, timeout=RPC_SECONDS))
+        self._patiently(lambda: self._runs().FinishRun(request, timeout=RPC_SECONDS))
+
+    def _runs(self) -> Any:
+        return rpc.RunsStub(self._channel())  # the channel may have rotated
 
     def _patiently(self, ask: Callable[[], R]) -> R:
         end, pause = time.monotonic() + self._step_seconds, FIRST_BACKOFF
@@ -107,7 +113,9 @@ class GatewaySession:
                 return ask()
             except grpc.RpcError as error:
                 if error.code() not in NO_VERDICT:
-                    raise AttemptOver(f"the gateway refused: {error.code().name}: {error.details()}") from error
+                    raise AttemptOver(
+                        f"the gateway refused: {error.code().name}: {error.details()}"
+                    ) from error
                 if time.monotonic() > end:
                     raise AttemptOver(
                         f"no verdict within {self._step_seconds:.0f} s: {error.details()}"

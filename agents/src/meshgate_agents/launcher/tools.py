@@ -27,11 +27,13 @@ def match(tools: Sequence[Mapping[str, object]], identity: Mapping[str, object])
     near = [str(row["tool"]) for row in tools if _same(row["identity"], identity, ("qualname",))]
     if near:
         raise ToolUnknown(
-            f"{qualname} is configured otherwise than {near[0]}; give that entry in meshgate.yaml the same `config:`"
+            f"{qualname} is configured otherwise than {near[0]};"
+            " give that entry in meshgate.yaml the same `config:`"
         )
     entry = qualname if identity.get("kind") == "function" else f"{{class: '{qualname}'}}"
     raise ToolUnknown(
-        f"{qualname} is not in meshgate.yaml; add `- {entry}` to `tools:` of a tool host, or run `meshgate scan`"
+        f"{qualname} is not in meshgate.yaml; add `- {entry}` to `tools:` of a tool host,"
+        " or run `meshgate scan`"
     )
 
 

@@ -1,0 +1,1 @@
+"""The refund desk: reads tickets, looks up orders, pays refunds."""
