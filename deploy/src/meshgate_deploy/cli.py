@@ -139,7 +139,7 @@ def run(
     supervisor = _supervisor(project)
     try:
         supervisor.up()
-        managed = supervisor.run(request["app"], command, stdio=(0, 1, 2), run_id=run_id or None)  # type: ignore[arg-type]
+        managed = supervisor.run(request["app"], command, stdio=(0, 1, 2), run_id=run_id or None)
         signal.signal(signal.SIGINT, lambda *_: os.kill(managed.popen.pid, signal.SIGINT))
         status = managed.popen.wait()
     finally:
@@ -225,9 +225,9 @@ def policy_check(project: Project = Path(), output: Output = Format.table) -> No
 @policy_app.command("test")
 def policy_test(project: Project = Path()) -> None:
     """Run the policies' own tests."""
-    from meshgate_policies.check import test_policies
+    from meshgate_policies.check import run_policy_tests
 
-    passed, report = test_policies(_opa(), project / _manifest(project).policies)
+    passed, report = run_policy_tests(_opa(), project / _manifest(project).policies)
     say(report.rstrip())
     if not passed:
         sys.exit(EXIT_FAILURE)

@@ -75,7 +75,9 @@ def _seed(number: int, project: Path) -> seed.Desk:
 
 def _example() -> Path:
     packaged = Path(__file__).parent / "_examples" / "refund_desk"
-    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "agents" / "examples" / "refund_desk"
+    return (
+        packaged if packaged.is_dir() else Path(__file__).parents[3] / "agents" / "examples" / "refund_desk"
+    )
 
 
 @contextlib.contextmanager
@@ -172,4 +174,6 @@ def _tell(result: dict[str, Any], book: Path, folder: Path) -> None:
         f"{effects['doubled']} doubled; {audit['records']} audit records, "
         f"{'verified' if audit['verified'] else 'BROKEN'}; {result['seconds']} s"
     )
-    console.print(f"The crew said: {folder / 'crew.out'}   Logs: {folder / 'refund_desk' / '.meshgate' / 'logs'}")
+    console.print(
+        f"The crew said: {folder / 'crew.out'}   Logs: {folder / 'refund_desk' / '.meshgate' / 'logs'}"
+    )

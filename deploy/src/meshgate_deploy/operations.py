@@ -55,7 +55,7 @@ class Operations:
                 return {"verified": answer.verified, "records": answer.records, "problem": answer.problem}
         except grpc.RpcError as error:
             raise UserError(
-                "the gateway gave no answer", why=str(error), fix="run `meshgate ps` and `meshgate logs gateway`",
+                "the gateway gave no answer", why=str(error), fix="run `meshgate logs gateway`",
                 exit_code=EXIT_UNAVAILABLE,
             ) from error  # fmt: skip
         raise UserError(

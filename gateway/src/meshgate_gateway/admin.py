@@ -94,7 +94,7 @@ class Admin:
             after = batch[-1].seq
 
     def _batch(self, after: int) -> list[AuditRecord]:
-        sql = "SELECT seq, body, hash FROM records WHERE seq > ? ORDER BY seq LIMIT ?"
+        sql = "SELECT seq, CAST(body AS BLOB), hash FROM records WHERE seq > ? ORDER BY seq LIMIT ?"
         rows = self._books.store.read(lambda tx: tx.execute(sql, (after, VERIFY_BATCH)))
         return [AuditRecord(*row) for row in rows]
 
@@ -105,7 +105,7 @@ def _bounded(limit: int) -> int:
 
 def _select(tx: Transaction, query: RecordQuery) -> list[AuditRecord]:
     rows = tx.execute(
-        "SELECT seq, body, hash FROM records WHERE seq > ? AND ? IN ('', caller) AND ? IN ('', tool)"
+        "SELECT seq, CAST(body AS BLOB), hash FROM records WHERE seq > ? AND ? IN ('', caller) AND ? IN ('', tool)"
         " AND ? IN ('', call_id) AND ? IN ('', kind) ORDER BY seq LIMIT ?",
         (query.after_seq, query.caller, query.tool, query.call_id, query.kind, _bounded(query.limit)),
     )

@@ -55,7 +55,7 @@ def check_policies(opa: Sequence[str], folder: Path) -> list[Problem]:
     return problems
 
 
-def test_policies(opa: Sequence[str], folder: Path) -> tuple[bool, str]:
+def run_policy_tests(opa: Sequence[str], folder: Path) -> tuple[bool, str]:
     """Runs the Rego tests of the library and the project; returns whether all passed, and the report."""
     done = opa_command.run(opa, "test", "--verbose", str(library()), str(folder))
     return done.returncode == 0, done.stdout + done.stderr

@@ -41,11 +41,13 @@ def handle(_path: str, body: dict[str, Any], _headers: dict[str, str]) -> Answer
 
 
 def _done(messages: list[dict[str, Any]]) -> list[Done]:
-    calls = {
-        call["id"]: call["function"] for message in messages for call in message.get("tool_calls") or []
-    }
+    calls = {call["id"]: call["function"] for message in messages for call in message.get("tool_calls") or []}
     return [
-        Done(calls[m["tool_call_id"]]["name"], json.loads(calls[m["tool_call_id"]]["arguments"]), str(m["content"]))
+        Done(
+            calls[m["tool_call_id"]]["name"],
+            json.loads(calls[m["tool_call_id"]]["arguments"]),
+            str(m["content"]),
+        )
         for m in messages
         if m["role"] == "tool" and m.get("tool_call_id") in calls
     ]
@@ -74,7 +76,9 @@ def _billing(prompt: str, done: list[Done]) -> str | tuple[str, dict[str, Any]]:
             if ("refund", order, int(amount)) not in tried:
                 return "refund", {"order_id": order, "amount": int(amount), "card": card}
             continue
-        found = next((d for d in done if (d.tool, d.arguments.get("order_id")) == ("lookup_order", order)), None)
+        found = next(
+            (d for d in done if (d.tool, d.arguments.get("order_id")) == ("lookup_order", order)), None
+        )
         if found is None:
             return "lookup_order", {"order_id": order}
         paid = json.loads(found.result)
