@@ -10,8 +10,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID as Eku
 from meshgate_identities.authority import DevelopmentAuthority
 
-_USAGES = """digital_signature content_commitment key_encipherment data_encipherment key_agreement
-key_cert_sign crl_sign encipher_only decipher_only""".split()
+_USAGES = (
+    "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+    "key_cert_sign", "crl_sign", "encipher_only", "decipher_only",
+)  # fmt: skip
 
 
 def usage(**changed: bool) -> x509.KeyUsage:

@@ -170,8 +170,8 @@ def _tell(result: dict[str, Any], book: Path, folder: Path) -> None:
     console.print(paid)
     denied, effects, audit = result["denied"], result["effects"], result["audit"]
     console.print(
-        f"{result['calls']} calls, {denied} refused; {effects['seen']} of {effects['expected']} refunds paid, "
-        f"{effects['doubled']} doubled; {audit['records']} audit records, "
+        f"{result['calls']} calls, {denied} refused; {effects['seen']} of {effects['expected']} refunds paid,"
+        f" {effects['doubled']} doubled; {audit['records']} audit records, "
         f"{'verified' if audit['verified'] else 'BROKEN'}; {result['seconds']} s"
     )
     console.print(

@@ -105,7 +105,8 @@ def _bounded(limit: int) -> int:
 
 def _select(tx: Transaction, query: RecordQuery) -> list[AuditRecord]:
     rows = tx.execute(
-        "SELECT seq, CAST(body AS BLOB), hash FROM records WHERE seq > ? AND ? IN ('', caller) AND ? IN ('', tool)"
+        "SELECT seq, CAST(body AS BLOB), hash FROM records"
+        " WHERE seq > ? AND ? IN ('', caller) AND ? IN ('', tool)"
         " AND ? IN ('', call_id) AND ? IN ('', kind) ORDER BY seq LIMIT ?",
         (query.after_seq, query.caller, query.tool, query.call_id, query.kind, _bounded(query.limit)),
     )
