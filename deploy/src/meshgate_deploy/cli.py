@@ -85,9 +85,8 @@ def up(project: Project = Path()) -> None:
     """Bring the mesh up and watch it; Ctrl-C takes it down."""
     from meshgate_deploy.operations import Operations
 
-    supervisor = _supervisor(project)
     began = time.monotonic()
-    supervisor.up()
+    supervisor = _brought_up(project)
     operations = Operations(supervisor)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: operations.stop.set())
@@ -136,9 +135,8 @@ def run(
     request = {"op": "run", "app": app_name or runnable[0], "argv": command, "run_id": run_id or None}
     if _control(project).exists():
         sys.exit(_ask(_control(project), request, (0, 1, 2))["status"])
-    supervisor = _supervisor(project)
+    supervisor = _brought_up(project)
     try:
-        supervisor.up()
         managed = supervisor.run(request["app"], command, stdio=(0, 1, 2), run_id=run_id or None)
         signal.signal(signal.SIGINT, lambda *_: os.kill(managed.popen.pid, signal.SIGINT))
         status = managed.popen.wait()
@@ -294,10 +292,10 @@ def _opa() -> tuple[str, ...]:
     return runtime.find_or_install(progress=say).opa
 
 
-def _supervisor(project: Path) -> Any:
+def _brought_up(project: Path) -> Any:
     from meshgate_deploy import runtime
-    from meshgate_deploy.supervisor import Supervisor
+    from meshgate_deploy.supervisor import Supervisor, bring_up
 
     manifest = _manifest(project)
     binaries = runtime.find_or_install(progress=say)
-    return Supervisor(project=project, manifest=manifest, binaries=binaries, say=say)
+    return bring_up(lambda: Supervisor(project=project, manifest=manifest, binaries=binaries, say=say))

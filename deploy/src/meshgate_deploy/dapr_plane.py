@@ -39,6 +39,7 @@ class Ports:
 
     sentry: int
     placement: int
+    raft: int
     scheduler: int
     etcd_client: int
     etcd_peer: int
@@ -53,7 +54,7 @@ def free_port() -> int:
 
 def choose_ports() -> Ports:
     """Fresh ports for the control plane."""
-    return Ports(*(free_port() for _ in range(5)))
+    return Ports(*(free_port() for _ in range(6)))
 
 
 class DaprPlane:
@@ -101,7 +102,10 @@ class DaprPlane:
 
     def placement(self) -> Launch:
         """Where actors live."""
-        return self._control("placement", ["--port", str(self._ports.placement)])
+        # Without it every placement of the machine wants the same raft port.
+        cluster = f"dapr-placement-0={LOOPBACK}:{self._ports.raft}"
+        own = ["--port", str(self._ports.placement), "--initial-cluster", cluster]
+        return self._control("placement", own)
 
     def scheduler(self) -> Launch:
         """Reminders and jobs, kept in an embedded etcd."""

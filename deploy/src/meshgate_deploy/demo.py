@@ -21,7 +21,7 @@ from meshgate_deploy.demo_services import model, seed
 from meshgate_deploy.demo_services.http_json import JsonServer
 from meshgate_deploy.errors import UserError
 from meshgate_deploy.manifest import load
-from meshgate_deploy.supervisor import Supervisor
+from meshgate_deploy.supervisor import Supervisor, bring_up
 
 Say = Callable[[str], None]
 PORT_SECONDS = 10.0
@@ -52,11 +52,12 @@ def run_demo(
         change(project)
     book = folder / "payment-book.jsonl"
     with _services(folder, book):
-        supervisor = Supervisor(
-            project=project, manifest=load(project / "meshgate.yaml"), binaries=binaries, say=say
+        supervisor = bring_up(
+            lambda: Supervisor(
+                project=project, manifest=load(project / "meshgate.yaml"), binaries=binaries, say=say
+            )
         )
         try:
-            supervisor.up()
             status = _run_crew(supervisor, folder)
             result = _result(supervisor, status, desk, book)
         finally:

@@ -42,6 +42,7 @@ from meshgate_deploy.processes import Managed, ProcessTable, wait_for
 from meshgate_deploy.runtime import RuntimeBinaries
 
 START_SECONDS = 30.0
+PORT_ATTEMPTS = 3  # a port that was free when chosen can be taken when it is bound
 MAX_SOCKET_PATH = 80  # sun_path holds 108 bytes; the launchers' sockets lie one folder deeper
 WATCH_SECONDS = 0.2
 STOP_FIRST = ("gateway",)
@@ -330,6 +331,26 @@ class Supervisor:
 
     def _write(self, name: str, content: Mapping[str, object]) -> None:
         write_private(self.places.config(name), json.dumps(content, indent=1).encode())
+
+
+def bring_up(make: Callable[[], Supervisor]) -> Supervisor:
+    """Makes and starts a supervisor; again with other ports when one was taken meanwhile.
+
+    Raises:
+        UserError: as `Supervisor.up`.
+    """
+    for _ in range(PORT_ATTEMPTS - 1):
+        supervisor = make()
+        try:
+            supervisor.up()
+        except UserError as error:
+            if "address already in use" not in error.why:
+                raise
+        else:
+            return supervisor
+    supervisor = make()
+    supervisor.up()
+    return supervisor
 
 
 def _launch_listens(launch: Callable[[], Launch]) -> bool:
