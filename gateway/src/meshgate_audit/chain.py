@@ -82,7 +82,7 @@ def record_hash(linked: Mapping[str, object]) -> str:
 
 
 def verify(
-    lines: Iterable[bytes], *, after: Head = Head(0, GENESIS), head: Head | None = None  # noqa: B008
+    lines: Iterable[bytes], *, after: Head = Head(0, GENESIS), head: Head | None = None
 ) -> Verification:
     """Checks a chain from one end to the other.
 

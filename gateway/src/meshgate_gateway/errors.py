@@ -29,18 +29,18 @@ class Refused(GatewayError):
         detail: for the record; holds no argument values.
         call_id: the call it was about, or "".
         tool: the tool it was about, or "".
-        run_id: the run it was about, or "".
+        recorded: True when the transaction that refused has already written the record.
     """
 
     def __init__(
-        self, reason: str, *, detail: str = "", call_id: str = "", tool: str = "", run_id: str = ""
+        self, reason: str, *, detail: str = "", call_id: str = "", tool: str = "", recorded: bool = False
     ) -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
         self.call_id = call_id
         self.tool = tool
-        self.run_id = run_id
+        self.recorded = recorded
 
 
 class InvalidRequest(Refused):

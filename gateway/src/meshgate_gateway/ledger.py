@@ -19,6 +19,7 @@ NEXT: dict[State, frozenset[State]] = {
     State.DENIED: frozenset(),
 }
 BEGINNINGS = frozenset({State.RESERVED, State.DENIED})
+OUTCOMES = frozenset({State.DONE, State.FAILED, State.UNKNOWN})
 SETTLED = frozenset({State.DONE, State.FAILED, State.DENIED})
 
 

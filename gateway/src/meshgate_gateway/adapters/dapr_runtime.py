@@ -1,0 +1,114 @@
+"""The tool runtime on Dapr: workflow `call` in the gateway's app, activity `invoke` at the host.
+
+Only the call id and the host's name travel. What the activity returns is ignored: outcomes
+come through FinishCall alone.
+"""
+
+import threading
+from collections.abc import Generator
+from typing import Any
+
+import grpc
+from dapr.conf import settings as dapr_settings
+from dapr.ext.workflow import DaprWorkflowClient, DaprWorkflowContext, WorkflowRuntime
+
+from meshgate_gateway.errors import RuntimeUnavailable
+
+WORKFLOW = "call"
+ACTIVITY = "invoke"
+MAX_STARTS = 16  # fresh instance ids for one call; an id that ended may not be used again
+PROBE_ID = "meshgate-probe"
+_ENDED = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
+
+
+def call(context: DaprWorkflowContext, given: dict[str, str]) -> Generator[Any, Any, None]:
+    """Delivers one call id to its host. No clock, no environment, no retry policy."""
+    yield context.call_activity(ACTIVITY, input={"call_id": given["call_id"]}, app_id=given["host"])
+
+
+class DaprRuntime:
+    """Implements `execute.ToolRuntime` over the gateway's own sidecar."""
+
+    def __init__(self, *, grpc_port: int, api_token: str) -> None:
+        # Process-global in the SDK; this process talks to exactly one sidecar.
+        dapr_settings.DAPR_API_TOKEN = api_token
+        dapr_settings.DAPR_GRPC_PORT = grpc_port
+        self._port = str(grpc_port)
+        self._client = DaprWorkflowClient(host="127.0.0.1", port=self._port)
+        self._worker: WorkflowRuntime | None = None
+        self._lock = threading.Lock()
+
+    def probe(self) -> None:
+        """Asks the sidecar something, and starts the worker once it answers.
+
+        A worker that starts with a wrong token waits for ever, so a client call goes first.
+
+        Raises:
+            RuntimeUnavailable: no sidecar, or it does not take our token.
+        """
+        self._exists(PROBE_ID)
+        with self._lock:
+            if self._worker is None:
+                worker = WorkflowRuntime(host="127.0.0.1", port=self._port, worker_ready_timeout=5.0)
+                worker.register_workflow(_fresh_workflow(), name=WORKFLOW)
+                try:
+                    worker.start()
+                except (grpc.RpcError, RuntimeError) as error:
+                    raise RuntimeUnavailable(detail=f"the workflow worker: {error}") from error
+                self._worker = worker
+
+    def dispatch(self, call_id: str, host: str, *, fresh: bool = False) -> None:
+        """Schedules `call` under the call's id unless an instance of it is under way."""
+        instance = call_id if fresh else self._free_instance(call_id)
+        if instance is None:
+            return
+        try:
+            self._client.schedule_new_workflow(
+                WORKFLOW, input={"call_id": call_id, "host": host}, instance_id=instance
+            )
+        except grpc.RpcError as error:
+            if _code(error) is grpc.StatusCode.ALREADY_EXISTS or "already exists" in _details(error):
+                return
+            raise RuntimeUnavailable(detail=f"not scheduled: {_details(error)}") from error
+
+    def close(self) -> None:
+        """Stops the worker; activities under way belong to their hosts."""
+        with self._lock:
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.shutdown()
+
+    def _free_instance(self, call_id: str) -> str | None:
+        """The first instance id never used for this call; None while one is under way."""
+        for number in range(MAX_STARTS):
+            instance = call_id if number == 0 else f"{call_id}-{number}"
+            status = self._exists(instance)
+            if status is None:
+                return instance
+            if status not in _ENDED:
+                return None
+        raise RuntimeUnavailable(detail=f"{call_id} was started {MAX_STARTS} times")
+
+    def _exists(self, instance: str) -> str | None:
+        try:
+            state = self._client.get_workflow_state(instance, fetch_payloads=False)
+        except grpc.RpcError as error:
+            raise RuntimeUnavailable(detail=f"no status: {_details(error)}") from error
+        return None if state is None else state.runtime_status.name
+
+
+def _fresh_workflow() -> Any:
+    """The SDK marks a function it registered and takes it only once per process."""
+
+    def registered(context: DaprWorkflowContext, given: dict[str, str]) -> Generator[Any, Any, None]:
+        yield from call(context, given)
+
+    return registered
+
+
+def _code(error: grpc.RpcError) -> grpc.StatusCode | None:
+    return error.code() if isinstance(error, grpc.Call) else None
+
+
+def _details(error: grpc.RpcError) -> str:
+    return str(error.details() or "") if isinstance(error, grpc.Call) else str(error)

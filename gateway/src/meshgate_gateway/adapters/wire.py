@@ -1,0 +1,122 @@
+"""Protobuf to core types and back; nothing else of the gateway sees a message."""
+
+import json
+from collections.abc import Sequence
+
+from meshgate_wire import broker_pb2 as pb
+
+from meshgate_gateway.catalogue import Catalogue
+from meshgate_gateway.hosts import Taken
+from meshgate_gateway.model import Answer, CallRequest, LedgerRow, Outcome, ResultKind, Run, State, Tool
+from meshgate_gateway.record import time_text
+
+_STATES = {
+    State.RESERVED: pb.CALL_STATE_PENDING,
+    State.SENT: pb.CALL_STATE_PENDING,
+    State.DONE: pb.CALL_STATE_DONE,
+    State.FAILED: pb.CALL_STATE_FAILED,
+    State.DENIED: pb.CALL_STATE_DENIED,
+    State.UNKNOWN: pb.CALL_STATE_UNKNOWN,
+}
+_KINDS = {ResultKind.TEXT: pb.RESULT_KIND_TEXT, ResultKind.JSON: pb.RESULT_KIND_JSON}
+_KIND_NAMES = {number: kind.value for kind, number in _KINDS.items()}
+
+
+def call_request(message: pb.CallToolRequest) -> CallRequest:
+    """CallTool as it came in."""
+    return CallRequest(
+        run_id=message.run_id,
+        attempt=message.attempt,
+        step_key=message.step_key,
+        tool=message.tool,
+        arguments_json=message.arguments_json,
+        deadline_ms=message.deadline_ms,
+        untrusted=dict(message.untrusted),
+    )
+
+
+def answer(answer: Answer) -> pb.CallToolResponse:
+    """What CallTool says."""
+    return pb.CallToolResponse(
+        call_id=answer.call_id,
+        state=_STATES[answer.state],
+        decision_id=answer.decision_id,
+        reasons=answer.reasons,
+        kind=_KINDS[ResultKind(answer.result_kind)] if answer.result_kind else 0,
+        result=answer.result,
+        error_class=answer.error_class,
+        message=answer.message,
+    )
+
+
+def state(state: State) -> int:
+    """A ledger state on the wire."""
+    return _STATES[state]
+
+
+def taken(taken: Taken) -> pb.TakeCallResponse:
+    """A call handed to its host."""
+    row = taken.row
+    return pb.TakeCallResponse(
+        take=row.take,
+        tool=row.tool,
+        arguments_json=taken.arguments,
+        definition_sha256=row.definition_sha256,
+        deadline_unix_ms=row.deadline_at_ms,
+        idempotency_key=row.call_id,
+        taken_before=taken.taken_before,
+        effect=row.effect,
+        idempotent=row.idempotent,
+    )
+
+
+def outcome(message: pb.FinishCallRequest) -> Outcome | None:
+    """What a host reports; None when it says nothing, or a kind we do not know."""
+    which = message.WhichOneof("outcome")
+    if which == "result" and message.result.kind in _KIND_NAMES:
+        return Outcome(State.DONE, message.result.data, _KIND_NAMES[message.result.kind])
+    if which == "failure":
+        failed = State.UNKNOWN if message.failure.ambiguous else State.FAILED
+        return Outcome(failed, message.failure.message.encode(), "", message.failure.error_class)
+    return None
+
+
+def tools(tools: Sequence[Tool], catalogue: Catalogue) -> pb.ListToolsResponse:
+    """What ListTools says."""
+    return pb.ListToolsResponse(
+        tools=[
+            pb.ToolDescription(
+                tool=tool.id,
+                description=tool.description,
+                arguments_schema_json=json.dumps(dict(catalogue.tools[tool.id].schema)),
+                definition_sha256=tool.definition_sha256,
+                effect=tool.effect,
+            )
+            for tool in tools
+        ]
+    )
+
+
+def run_row(run: Run) -> pb.RunRow:
+    """A run as the operator sees it."""
+    return pb.RunRow(
+        run_id=run.run_id,
+        app=run.app,
+        state=run.state,
+        attempt=run.attempt,
+        created=time_text(run.created_ms),
+        detail=run.detail,
+    )
+
+
+def call_row(row: LedgerRow) -> pb.CallRow:
+    """A call as the operator sees it."""
+    return pb.CallRow(
+        call_id=row.call_id,
+        caller=row.caller,
+        tool=row.tool,
+        state=row.state.value,
+        decision_id=row.decision_id,
+        run_id=row.run_id,
+        reasons=row.reasons,
+    )

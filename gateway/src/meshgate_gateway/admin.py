@@ -1,0 +1,129 @@
+"""The operator's door, without its wire."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from meshgate_audit.chain import Verification, verify
+from meshgate_policies.judge import INVALID, judge
+
+from meshgate_gateway.authenticate import Door
+from meshgate_gateway.errors import InvalidRequest, NotPermitted
+from meshgate_gateway.health import Health
+from meshgate_gateway.model import Caller, Kind, LedgerRow, Presented, Run
+from meshgate_gateway.policy import ActivePolicy, PolicyEngine, PolicySlot
+from meshgate_gateway.record import Recorder
+from meshgate_gateway.store import CallQuery, RecordQuery, Store
+
+T = TypeVar("T")
+
+PAGE = 1000  # records per read while verifying
+
+SAMPLE: dict[str, object] = {
+    "caller": {"spiffe_id": "", "trust_domain": "", "namespace": "", "app": ""},
+    "call": {"tool": "", "host": "", "effect": "", "kind": "tool", "args": {}},
+    "run": None,
+    "delegation": [],
+    "approval": None,
+    "budget": {},
+    "time": "1970-01-01T00:00:00.000Z",
+    "untrusted": {},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How the gateway is."""
+
+    not_ready: tuple[str, ...]
+    policy_revision: str
+    records: int
+    calls_by_state: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """Everything an operator may ask. Nobody else may ask any of it."""
+
+    door: Door
+    store: Store
+    policy: PolicySlot
+    recorder: Recorder
+    health: Health
+    open_engine: Callable[[str, str], PolicyEngine]
+
+    def _enter(self, presented: Presented, method: str, serve: Callable[[Caller], T]) -> T:
+        def only_operators(caller: Caller) -> T:
+            if caller.kind is not Kind.OPERATOR:
+                raise NotPermitted("admin_not_permitted", detail="no operator")
+            return serve(caller)
+
+        return self.door.enter(presented, method, only_operators)
+
+    def status(self, presented: Presented) -> Status:
+        """Readiness, policy, and counts."""
+
+        def serve(_: Caller) -> Status:
+            head, counts = self.store.read(lambda tables: (tables.records.head(), tables.counts()))
+            return Status(self.health.reasons, self.policy.active.revision, head.seq, counts)
+
+        return self._enter(presented, "Status", serve)
+
+    def records(self, presented: Presented, query: RecordQuery) -> Sequence[tuple[int, bytes]]:
+        """Records, oldest first."""
+        return self._enter(
+            presented, "QueryRecords", lambda _: self.store.read(lambda tables: tables.records.query(query))
+        )
+
+    def runs(self, presented: Presented, limit: int) -> Sequence[Run]:
+        """Runs, newest first."""
+        return self._enter(
+            presented, "ListRuns", lambda _: self.store.read(lambda tables: tables.runs.list(limit))
+        )
+
+    def calls(self, presented: Presented, query: CallQuery) -> Sequence[LedgerRow]:
+        """Calls, newest first."""
+        return self._enter(
+            presented, "ListCalls", lambda _: self.store.read(lambda tables: tables.calls.query(query))
+        )
+
+    def activate(  # noqa: PLR0913 - the message's own fields
+        self,
+        presented: Presented,
+        *,
+        socket_path: str,
+        token_file: str,
+        revision: str,
+        digest: str,
+        operator: str,
+    ) -> ActivePolicy:
+        """Puts a policy in force after its engine gave one well-formed answer; recorded first."""
+
+        def serve(caller: Caller) -> ActivePolicy:
+            policy = ActivePolicy(self.open_engine(socket_path, token_file), revision, digest)
+            if judge(policy.engine.evaluate(SAMPLE)) == INVALID:
+                raise InvalidRequest("policy_invalid", detail="its answer is no decision")
+            record = self.recorder.policy(policy=policy, by=caller.spiffe_id, operator=operator[:128])
+            self.store.write(lambda tables: tables.records.append(record))
+            self.policy.activate(policy)
+            return policy
+
+        return self._enter(presented, "ActivatePolicy", serve)
+
+    def verify(self, presented: Presented) -> Verification:
+        """Checks the whole chain, page by page."""
+        return self._enter(presented, "VerifyRecords", lambda _: self._verified())
+
+    def _verified(self) -> Verification:
+        head = self.store.read(lambda tables: tables.records.head())
+        return verify(self._pages(head.seq), head=head)
+
+    def _pages(self, last: int) -> Iterator[bytes]:
+        seq = 0
+        while seq < last:
+            query = RecordQuery(after_seq=seq, limit=min(PAGE, last - seq))
+            page = self.store.read(lambda tables, query=query: tables.records.query(query))
+            if not page:
+                return
+            yield from (body for _, body in page)
+            seq = page[-1][0]

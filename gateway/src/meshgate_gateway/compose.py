@@ -1,0 +1,135 @@
+"""Puts a gateway together from its parts; tests and benchmarks give others than `__main__`."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import grpc
+
+from meshgate_gateway.adapters.services import AdminServicer, BrokerServicer, RunsServicer
+from meshgate_gateway.admin import SAMPLE, Admin
+from meshgate_gateway.authenticate import Door, Mesh, Verifier
+from meshgate_gateway.broker import WAIT_SECONDS, Broker, Rooms
+from meshgate_gateway.errors import StoreUnavailable
+from meshgate_gateway.execute import Executor, ToolRuntime, Waiters
+from meshgate_gateway.health import Health
+from meshgate_gateway.hosts import Hosts
+from meshgate_gateway.instances import RENEW_SECONDS, Instance
+from meshgate_gateway.payloads import Vault
+from meshgate_gateway.policy import PolicyEngine, PolicySlot
+from meshgate_gateway.record import Recorder
+from meshgate_gateway.runs import Runs
+from meshgate_gateway.server import Server, Services
+from meshgate_gateway.store import Store
+from meshgate_gateway.sweeper import Sweeper
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything with a second implementation."""
+
+    store: Store
+    policy: PolicySlot
+    runtime: ToolRuntime
+    verifier: Verifier
+    now_ms: Callable[[], int]
+    open_engine: Callable[[str, str], PolicyEngine]
+
+
+class Gateway:
+    """One gateway: a server, a health loop, and a housekeeper that renews and sweeps."""
+
+    def __init__(  # noqa: PLR0913 - one place composes
+        self,
+        *,
+        parts: Parts,
+        mesh: Mesh,
+        payload_key: bytes,
+        listen: str,
+        credentials: grpc.ServerCredentials,
+        threads: int,
+        probes: Mapping[str, Callable[[], object]] | None = None,
+        wait_seconds: float = WAIT_SECONDS,
+    ) -> None:
+        self._parts = parts
+        self._stop = threading.Event()
+        self._loops: list[threading.Thread] = []
+        self.instance = Instance(store=parts.store)
+        self.recorder = Recorder(instance=lambda: self.instance.name, now_ms=parts.now_ms)
+        vault = Vault(key=payload_key)
+        door = Door(verifier=parts.verifier, mesh=mesh, store=parts.store, recorder=self.recorder)
+        executor = Executor(runtime=parts.runtime)
+        waiters = Waiters(limit=threads // 2)
+        self.hosts = Hosts(door, parts.store, vault, self.recorder, executor, waiters, parts.now_ms)
+        self.broker = Broker(
+            rooms=Rooms(door, parts.store, parts.policy, vault, self.recorder, executor, waiters),
+            catalogue=mesh.catalogue,
+            now_ms=parts.now_ms,
+            wait_seconds=wait_seconds,
+        )
+        self.sweeper = Sweeper(parts.store, self.hosts, executor, parts.now_ms)
+        runs = Runs(door, parts.store, vault, self.recorder, parts.now_ms)
+        self.health = Health(
+            probes={**self._own_probes(), **(probes or {})},
+            publish=lambda ready: self.server.serving(ready=ready),
+        )
+        admin = Admin(door, parts.store, parts.policy, self.recorder, self.health, parts.open_engine)
+        self.server = Server(
+            address=listen,
+            credentials=credentials,
+            door=door,
+            make=Services(
+                lambda guard: BrokerServicer(
+                    guard=guard, broker=self.broker, hosts=self.hosts, catalogue=mesh.catalogue
+                ),
+                lambda guard: RunsServicer(guard=guard, runs=runs),
+                lambda guard: AdminServicer(guard=guard, admin=admin),
+            ),
+            on_fault=self.health.fault,
+            threads=threads,
+        )
+
+    def _own_probes(self) -> dict[str, Callable[[], object]]:
+        return {
+            "store_unavailable": self._parts.store.probe,
+            "policy_unavailable": lambda: self._parts.policy.active.engine.evaluate(SAMPLE),
+        }
+
+    def start(self) -> None:
+        """Records the start, serves, and begins its loops."""
+        active = self._parts.policy.active
+        start = self.recorder.lifecycle(
+            event="gateway_started", fields={"policy": active.revision, "policy_digest": active.digest}
+        )
+        self._parts.store.write(lambda tables: tables.records.append(start))
+        self.server.start()
+        for name, loop in (("health", lambda: self.health.run(self._stop)), ("keeper", self._keep)):
+            thread = threading.Thread(target=loop, name=name, daemon=True)
+            thread.start()
+            self._loops.append(thread)
+
+    def stop(self, grace_seconds: float = 5.0) -> None:
+        """Stops serving, then its loops; records the stop where the store still works."""
+        self._stop.set()
+        self.health.stop()
+        self.server.stop(grace_seconds)
+        for loop in self._loops:
+            loop.join(grace_seconds)
+        record = self.recorder.lifecycle(event="gateway_stopped", fields={})
+        try:
+            self._parts.store.write(lambda tables: tables.records.append(record))
+            self.instance.release()
+        except StoreUnavailable as error:
+            _log.warning("stopped without a record", extra={"detail": error.detail})
+
+    def _keep(self) -> None:
+        while not self._stop.wait(RENEW_SECONDS):
+            try:
+                if not self.instance.renew():
+                    _log.warning("another gateway took this name", extra={"name_lost": self.instance.name})
+                self.sweeper.sweep()
+            except StoreUnavailable as error:
+                self.health.fault(error.reason)

@@ -1,0 +1,105 @@
+"""Caller and call to a `Decision`. Pure: builds the policy input and judges the raw answer.
+
+The broker asks the engine in between. Only this module mints a `Permit`, and `execute` takes
+nothing else.
+
+Input fields, all checked before they get here: caller (certificate), call (catalogue, strict
+parse), run (store), time (gateway's clock). Unchecked on purpose: untrusted. Empty until their
+features exist: delegation, approval, budget.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from meshgate_policies.judge import judge
+
+from meshgate_gateway.model import Caller, LedgerRow, RunContext, State, ToolCall, ToolKind
+
+_SEAL = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """Proof that one exact call was allowed; cannot be made outside this module."""
+
+    call_id: str
+    caller: str
+    tool: str
+    host: str
+    decision_id: str
+    seal: object
+
+    def __post_init__(self) -> None:
+        if self.seal is not _SEAL:
+            raise RuntimeError("only decide mints a Permit")
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """The call may run, once it is on disk that it may."""
+
+    permit: Permit
+    obligations: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """A policy, or the catalogue, said no."""
+
+    reasons: tuple[str, ...]
+
+
+Decision = Allow | Deny
+
+
+def policy_input(
+    *, caller: Caller, call: ToolCall, arguments: Mapping[str, object], run: RunContext | None, time: str
+) -> dict[str, object]:
+    """What the rule sees: verified facts, and apart from them what the caller says of itself."""
+    return {
+        "caller": {
+            "spiffe_id": caller.spiffe_id,
+            "trust_domain": caller.trust_domain,
+            "namespace": caller.namespace,
+            "app": caller.app,
+        },
+        "call": {
+            "tool": call.tool.id,
+            "host": call.tool.host,
+            "effect": call.tool.effect,
+            "kind": call.tool.kind.value,
+            "args": dict(arguments),
+            "args_sha256": call.arguments_sha256,
+            "definition_sha256": call.tool.definition_sha256,
+        },
+        "run": None
+        if run is None
+        else {"id": run.id, "attempt": run.attempt, "origin": run.origin, "labels": dict(run.labels)},
+        "delegation": [],
+        "approval": None,
+        "budget": {},
+        "time": time,
+        "untrusted": dict(call.untrusted),
+    }
+
+
+def decide(*, caller: Caller, call: ToolCall, raw: object, decision_id: str) -> Decision:
+    """Judges the engine's raw answer; undefined or mistyped is a denial."""
+    verdict = judge(raw)
+    if not verdict.allow:
+        return Deny(verdict.reasons)
+    if call.tool.kind is not ToolKind.TOOL:
+        return Deny(("delegation_not_available",))
+    permit = Permit(call.call_id, caller.spiffe_id, call.tool.id, call.tool.host, decision_id, _SEAL)
+    return Allow(permit, verdict.obligations)
+
+
+def permit_of(row: LedgerRow) -> Permit:
+    """The permit again, of a call whose allow is on disk and that has not begun.
+
+    Raises:
+        RuntimeError: the row is in any other state.
+    """
+    if row.state is not State.RESERVED:
+        raise RuntimeError(f"a {row.state} call has no permit")
+    return Permit(row.call_id, row.caller, row.tool, row.host, row.decision_id, _SEAL)

@@ -1,0 +1,204 @@
+"""What a tool host may do: take a call that is its own, and settle what it took.
+
+Only `finish` makes an outcome. The caller's certificate says which host it is; an unknown,
+finished or foreign call is refused and recorded, so a forged or repeated delivery does nothing.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from meshgate_gateway import calls, ledger
+from meshgate_gateway.authenticate import Door
+from meshgate_gateway.errors import Conflict, InvalidRequest, NotPermitted, Refused
+from meshgate_gateway.execute import Executor, Waiters
+from meshgate_gateway.model import Caller, Kind, LedgerRow, Outcome, Presented, ResultKind, State
+from meshgate_gateway.payloads import Vault
+from meshgate_gateway.record import Recorder
+from meshgate_gateway.store import Store, Tables
+
+MAX_RESULT_BYTES = 3_145_728  # below gRPC's default 4 MiB receive limit, with room for the rest
+MAX_MESSAGE_BYTES = 4096
+MAX_NAME_CHARACTERS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A call handed to its host: the bytes that were decided on."""
+
+    row: LedgerRow
+    arguments: bytes
+
+    @property
+    def taken_before(self) -> bool:
+        """True when an earlier take may have begun."""
+        return self.row.take > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """TakeCall and FinishCall without their wire."""
+
+    door: Door
+    store: Store
+    vault: Vault
+    recorder: Recorder
+    executor: Executor
+    waiters: Waiters
+    now_ms: Callable[[], int]
+
+    def take(self, presented: Presented, *, call_id: str, host_instance: str) -> Taken:
+        """Moves a call reserved -> sent, durably, and hands out its exact arguments.
+
+        Raises:
+            NotPermitted: not this host's, or no such call.
+            Conflict: settled, superseded, or perhaps begun and not repeatable.
+        """
+
+        def serve(caller: Caller) -> Taken:
+            _check_names(call_id, host_instance)
+            found = self.store.write(lambda tables: self._take(tables, caller, call_id, host_instance))
+            if isinstance(found, Refused):
+                self.waiters.settled(call_id)
+                raise found
+            return found
+
+        return self.door.enter(presented, "TakeCall", serve)
+
+    def _take(self, tables: Tables, caller: Caller, call_id: str, instance: str) -> Taken | Refused:
+        row = _owned(tables, caller, call_id)
+        if row.state not in (State.RESERVED, State.SENT):
+            raise Conflict("call_settled", call_id=call_id, tool=row.tool, detail=f"it is {row.state}")
+        _fence(tables, row)
+        if row.state is State.SENT and not row.repeatable:
+            if row.host_instance == instance:
+                raise Conflict("call_taken", call_id=call_id, tool=row.tool, detail="by this process")
+            return self._ambiguous(tables, row)
+        after = ledger.taken(row, host_instance=instance, now_ms=self.now_ms())
+        _move(tables, row, after)
+        tables.records.append(self.recorder.take(caller=caller, row=after))
+        return Taken(after, self.vault.get(tables, row.arguments))
+
+    def _ambiguous(self, tables: Tables, row: LedgerRow) -> Conflict:
+        """It may have begun elsewhere and must not run twice: nobody knows, until somebody says."""
+        outcome = Outcome(State.UNKNOWN, b"the tool may have run; its outcome is not known", "", "lost_host")
+        self._settle(tables, row, outcome, by="gateway", cause="taken_before")
+        return Conflict("call_unknown", call_id=row.call_id, tool=row.tool, recorded=True)
+
+    def finish(
+        self, presented: Presented, *, call_id: str, take: int, host_instance: str, outcome: Outcome
+    ) -> State:
+        """Settles a taken call and wakes who waits. The same outcome again is no error.
+
+        Raises:
+            NotPermitted: not this host's, or no such call.
+            Conflict: never taken, another take, or settled otherwise.
+            InvalidRequest: a result that is too large or not what it says.
+        """
+
+        def serve(caller: Caller) -> State:
+            _check_names(call_id, host_instance)
+            checked = _checked(outcome)
+            state = self.store.write(lambda tables: self._finish(tables, caller, call_id, take, checked))
+            self.executor.forget(call_id)
+            self.waiters.settled(call_id)
+            return state
+
+        return self.door.enter(presented, "FinishCall", serve)
+
+    def _finish(self, tables: Tables, caller: Caller, call_id: str, take: int, outcome: Outcome) -> State:
+        row = _owned(tables, caller, call_id)
+        if row.take == 0:
+            raise Conflict("call_not_taken", call_id=call_id, tool=row.tool)
+        if take != row.take:
+            raise Conflict(
+                "take_superseded", call_id=call_id, tool=row.tool, detail=f"take {take}, now {row.take}"
+            )
+        if outcome.state is State.UNKNOWN and row.effect == "read":
+            outcome = replace(outcome, state=State.FAILED)  # nothing can have been changed
+        if row.state in ledger.SETTLED or row.state is outcome.state:
+            return self._again(tables, row, outcome)
+        return self._settle(tables, row, outcome, by=caller.spiffe_id).state
+
+    def _again(self, tables: Tables, row: LedgerRow, outcome: Outcome) -> State:
+        same = (
+            row.state is outcome.state
+            and row.result is not None
+            and self.vault.matches(tables, row.result, outcome.data)
+        )
+        if not same:
+            raise Conflict("call_settled", call_id=row.call_id, tool=row.tool, detail=f"it is {row.state}")
+        return row.state
+
+    def expire(self, row: LedgerRow, outcome: Outcome, *, cause: str) -> bool:
+        """The sweeper's settlement; False when the call has moved on meanwhile."""
+
+        def work(tables: Tables) -> bool:
+            current = tables.calls.get(row.call_id)
+            if current != row:
+                return False
+            self._settle(tables, row, outcome, by="gateway", cause=cause)
+            return True
+
+        moved = self.store.write(work)
+        self.executor.forget(row.call_id)
+        self.waiters.settled(row.call_id)
+        return moved
+
+    def _settle(
+        self, tables: Tables, row: LedgerRow, outcome: Outcome, *, by: str, cause: str = ""
+    ) -> LedgerRow:
+        sealed = self.vault.put(tables, outcome.data)
+        after = ledger.settled(row, outcome, sealed, now_ms=self.now_ms())
+        _move(tables, row, after)
+        tables.records.append(self.recorder.outcome(row=after, by=by, cause=cause))
+        return after
+
+
+def _check_names(call_id: str, host_instance: str) -> None:
+    if not calls.is_call_id(call_id):
+        raise InvalidRequest("call_id_invalid")
+    if not 0 < len(host_instance) <= MAX_NAME_CHARACTERS or not host_instance.isascii():
+        raise InvalidRequest("host_instance_invalid", call_id=call_id)
+
+
+def _owned(tables: Tables, caller: Caller, call_id: str) -> LedgerRow:
+    """The call, if the caller is the host that owns its tool; unknown and foreign look alike."""
+    row = tables.calls.get(call_id)
+    if row is None:
+        raise NotPermitted("call_not_owned", call_id=call_id, detail="no such call")
+    if caller.kind is not Kind.TOOLHOST or row.host != caller.app:
+        raise NotPermitted("call_not_owned", call_id=call_id, tool=row.tool, detail="another host's")
+    return row
+
+
+def _fence(tables: Tables, row: LedgerRow) -> None:
+    """A superseded attempt, or a run that ended, begins nothing new."""
+    if not row.run_id:
+        return
+    run = tables.runs.get(row.run_id)
+    if run is None or run.ended or run.attempt != row.attempt:
+        raise Conflict("attempt_superseded", call_id=row.call_id, tool=row.tool)
+
+
+def _move(tables: Tables, before: LedgerRow, after: LedgerRow) -> None:
+    if not tables.calls.move(before, after):
+        raise Conflict("call_moved", call_id=before.call_id, tool=before.tool)
+
+
+def _checked(outcome: Outcome) -> Outcome:
+    if outcome.state not in ledger.OUTCOMES:
+        raise InvalidRequest("outcome_missing")
+    if len(outcome.data) > MAX_RESULT_BYTES:
+        raise InvalidRequest("result_too_large", detail=f"{len(outcome.data)} bytes")
+    if outcome.state is not State.DONE:
+        if not outcome.error_class.isascii() or len(outcome.error_class) > MAX_NAME_CHARACTERS:
+            raise InvalidRequest("error_class_invalid")
+        return replace(outcome, data=outcome.data[:MAX_MESSAGE_BYTES].decode(errors="ignore").encode())
+    try:
+        text = outcome.data.decode()
+        if outcome.result_kind == ResultKind.JSON:
+            json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest("result_invalid", detail=f"not {outcome.result_kind}") from error
+    return outcome
