@@ -1,0 +1,58 @@
+"""The way to the launcher: one connection per request, so threads and forks need no care.
+
+An answer that does not come is never turned into text for a model: the process ends instead.
+"""
+
+import os
+import socket
+import sys
+import traceback
+from typing import NoReturn
+
+from .framing import BadFrame, Message, receive, send
+
+SOCKET_VARIABLE = "MESHGATE_SOCKET"
+FAILED = 125  # exit status of a failure of ours, as env(1) and docker(1) use it
+
+
+def end_process(reason: str) -> NoReturn:
+    """Ends this process now, past every handler, with one line on stderr."""
+    sys.stdout.flush()
+    os.write(2, f"meshgate: {reason}\n".encode("utf-8", "replace"))
+    os._exit(FAILED)
+
+
+def fail_closed(where: str) -> NoReturn:
+    """Ends this process on a fault of our own code, with the traceback."""
+    traceback.print_exc()
+    end_process(f"{where} failed, so no tool call can be brokered; this is a fault of meshgate")
+
+
+class Channel:
+    """Sends requests to the launcher. Safe for threads; survives fork."""
+
+    def __init__(self, *, socket_path: str) -> None:
+        self._path = socket_path
+
+    def ask(self, request: Message) -> Message:
+        """Sends one request and waits for its answer, for as long as the launcher needs.
+
+        Ends the process when the launcher is gone or refuses this process.
+        """
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                connection.connect(self._path)
+                send(connection, request)
+                answer = receive(connection)
+        except (OSError, BadFrame) as error:
+            end_process(f"the launcher does not answer ({type(error).__name__}: {error})")
+        if answer is None:
+            end_process("the launcher closed the connection without an answer")
+        if answer.get("state") == "end":
+            end_process(str(answer.get("text", "the launcher ended this run")))
+        return answer
+
+
+def from_environment() -> Channel:
+    """The channel named by MESHGATE_SOCKET; without the variable every request ends the process."""
+    return Channel(socket_path=os.environ.get(SOCKET_VARIABLE, ""))

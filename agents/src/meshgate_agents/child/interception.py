@@ -1,0 +1,160 @@
+"""Class-level interception of CrewAI's tools: no body of a brokered tool runs in this process.
+
+The patch lies on classes, not on objects or lists of tools, so that every route ends here: crews,
+agents and tasks alone, flows that call `tool.run()`, functions that the LLM layer runs. A brokered
+tool's own method is never called, so nothing nests and nothing needs to be told apart; a tool of
+CrewAI's own runs as it is (`internal_tools`).
+"""
+
+import asyncio
+import functools
+import inspect
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from .brokering import Broker, Prepared, failure
+from .internal_tools import reserved_id
+
+METHODS = ("_run", "_arun", "run", "arun")
+CLAIMING = ("run", "arun")  # these count against max_usage_count, as CrewAI's own do
+
+_ours: "weakref.WeakSet[Callable[..., Any]]" = weakref.WeakSet()
+
+
+def is_ours(function: object) -> bool:
+    """Whether a function is one of our replacements, by identity: attributes can be copied."""
+    return callable(function) and getattr(function, "__hash__", None) is not None and function in _ours
+
+
+def defined(tool_class: type, name: str) -> object:
+    """What a class has under a name, first in its MRO, without binding; None when absent."""
+    for owner in tool_class.__mro__:
+        if name in owner.__dict__:
+            return owner.__dict__[name]
+    return None
+
+
+def is_intercepted(tool: object) -> bool:
+    """Whether every way into a tool object is ours."""
+    own = getattr(tool, "__dict__", {})
+    return all(name not in own and is_ours(defined(type(tool), name)) for name in METHODS)
+
+
+def intercept(base_tool: type, broker: Broker) -> None:
+    """Puts ours in the place of the methods of BaseTool and of all its subclasses, now and later.
+
+    Raises:
+        RuntimeError: BaseTool is not what we know, so nothing may run.
+    """
+    missing = [name for name in METHODS if not callable(base_tool.__dict__.get(name))]
+    hook = base_tool.__dict__.get("__init_subclass__")
+    if missing or not isinstance(hook, classmethod):
+        raise RuntimeError(f"this CrewAI is not supported: BaseTool lacks {missing or '__init_subclass__'}")
+    original_hook = hook.__func__
+
+    def __init_subclass__(cls: type, **kwargs: Any) -> None:
+        original_hook(cls, **kwargs)
+        _intercept_class(cls, broker)
+
+    base_tool.__init_subclass__ = classmethod(__init_subclass__)  # type: ignore[assignment]
+    for name in ("_arun", "run", "arun"):  # `_run` is abstract and stays so
+        setattr(base_tool, name, _replacement(base_tool.__dict__[name], name, broker))
+    for subclass in _below(base_tool):
+        _intercept_class(subclass, broker)
+
+
+def intercept_structured(structured_tool: type, broker: Broker) -> None:
+    """Refuses a CrewStructuredTool around a plain function, which no class patch reaches."""
+    for name in ("invoke", "ainvoke"):
+        setattr(structured_tool, name, _guarded(structured_tool.__dict__[name]))
+
+
+def _below(tool_class: type) -> list[type]:
+    return [found for sub in tool_class.__subclasses__() for found in (sub, *_below(sub))]
+
+
+def _intercept_class(tool_class: type, broker: Broker) -> None:
+    for name in METHODS:
+        method = defined(tool_class, name)  # may come from a mixin that is no BaseTool
+        if method is not None and not is_ours(method) and not _abstract(method):
+            setattr(tool_class, name, _replacement(method, name, broker))
+
+
+def _abstract(method: object) -> bool:
+    return bool(getattr(method, "__isabstractmethod__", False))
+
+
+def _replacement(original: Any, name: str, broker: Broker) -> Callable[..., Any]:
+    """Our function for one method; keeps signature, annotations and being async."""
+    plain = inspect.isfunction(original)
+    call_original = original if plain else (lambda tool, *a, **k: original.__get__(tool, type(tool))(*a, **k))
+    claims = name in CLAIMING
+
+    def sync(tool: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if reserved_id(type(tool)):
+            return call_original(tool, *args, **kwargs)
+        prepared = _prepare(tool, broker, claims, args, kwargs)
+        return broker.settle(prepared) if isinstance(prepared, Prepared) else prepared
+
+    async def awaited(tool: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if reserved_id(type(tool)):
+            return await call_original(tool, *args, **kwargs)
+        prepared = _prepare(tool, broker, claims, args, kwargs)
+        return (
+            await asyncio.to_thread(broker.settle, prepared) if isinstance(prepared, Prepared) else prepared
+        )
+
+    ours = awaited if asyncio.iscoroutinefunction(original) or name in ("_arun", "arun") else sync
+    if plain:
+        functools.update_wrapper(ours, original)
+    _ours.add(ours)
+    return ours
+
+
+def _prepare(
+    tool: Any,
+    broker: Broker,
+    claims: bool,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],  # noqa: FBT001
+) -> Any:
+    prepared = broker.prepare(tool=tool, body=_body(tool), args=args, kwargs=kwargs)
+    if claims and isinstance(prepared, Prepared):
+        spent = tool._claim_usage()  # noqa: SLF001 - CrewAI's own count, as its `run` keeps it
+        if spent is not None:
+            return spent
+    return prepared
+
+
+def _body(tool: Any) -> Callable[..., Any]:
+    """The function whose parameters name positional arguments."""
+    function = getattr(tool, "func", None)
+    if callable(function):
+        return function
+    method: Any = type(tool)._run  # noqa: SLF001
+    return inspect.unwrap(method)
+
+
+def _guarded(original: Callable[..., Any]) -> Callable[..., Any]:
+    def refused(tool: Any) -> Any:
+        if is_bound_to_tool(tool.func):
+            return None
+        return failure(
+            f"refused: {tool.name!r} wraps a plain function; make it a tool with crewai.tools.tool"
+        )
+
+    @functools.wraps(original)
+    def sync(tool: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return refused(tool) or original(tool, *args, **kwargs)
+
+    @functools.wraps(original)
+    async def awaited(tool: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return refused(tool) or await original(tool, *args, **kwargs)
+
+    return awaited if asyncio.iscoroutinefunction(original) else sync
+
+
+def is_bound_to_tool(function: object) -> bool:
+    """Whether a callable is a bound method of ours, so that calling it ends at the broker."""
+    return is_ours(getattr(function, "__func__", None))
