@@ -2,8 +2,8 @@
 # title: The decision
 # description: |
 #   One total object for every call. Users write `package mesh.agents.<app>` with the sets
-#   allow, approve and deny of tool ids; this file composes them. Deny wins, nothing is granted
-#   by default, and which package is asked follows from the caller's certificate alone.
+#   allow, approve and deny; this file composes them. Deny wins, nothing is granted by default,
+#   and which package is asked follows from the caller's certificate alone.
 package meshgate
 
 # METADATA
@@ -18,47 +18,99 @@ decision := {
 }
 
 # The app is the last segment of the attested SPIFFE ID; Rego names have no dash.
-_app := replace(input.caller.app, "-", "_")
+_app := replace(input.caller.app, "-", "_") if is_string(input.caller.app)
 
-_tool := input.call.tool
+_tool := input.call.tool if is_string(input.call.tool)
 
-_known if data.mesh.agents[_app]
-
-_granted if _tool in data.mesh.agents[_app].allow
-
-_needs_approval if _tool in data.mesh.agents[_app].approve
+# The three sets by name and not the whole package: its helpers are its own affair.
+_sets := {name: set |
+	some name in ["allow", "approve", "deny"]
+	set := data.mesh.agents[_app][name]
+}
 
 default _allow := false
 
 _allow if count(_reasons) == 0
 
+# Asking a person makes sense only when nothing else stands in the way.
 default _approval := null
 
-_approval := {"tool": _tool} if {
-	_needs_approval
-	count(_denials) == 0
-}
+_approval := {"tool": _tool} if _reasons == {"approval_required"}
 
 default _obligations := {}
 
 _obligations := data.mesh.agents[_app].obligations[_tool]
 
-_reasons contains "no_policy_for_caller" if not _known
+_reasons contains "no_policy_for_caller" if count(_sets) == 0
 
 _reasons contains "tool_not_granted" if {
-	_known
+	count(_sets) > 0
 	not _granted
 	not _needs_approval
 }
 
 _reasons contains "approval_required" if _needs_approval
 
+# How a new kind of call is decided is for this library to say before anyone may make one.
+_reasons contains "kind_unknown" if not _kind_known
+
+_reasons contains "policy_invalid" if _malformed
+
 _reasons contains reason if some reason in _denials
 
-_denials contains "denied_by_rule" if _tool in data.mesh.agents[_app].deny
+_granted if _tool in _sets.allow
 
-_denials contains rule.reason if {
-	some rule in data.mesh.agents[_app].deny
-	is_object(rule)
-	rule.tool == _tool
+_needs_approval if _tool in _sets.approve
+
+_kind_known if input.call.kind in data.decision.kinds
+
+# `deny if ...` gives true and not a set. What was meant is a guess, and a guess is a denial.
+_malformed if {
+	some set in _sets
+	not is_set(set)
+}
+
+# A pattern in approve would match nothing and leave the call to allow.
+_malformed if {
+	some entry in _sets.approve
+	not _is_tool_id(entry)
+}
+
+_malformed if {
+	some entry in _sets.deny
+	not is_string(entry)
+	not is_object(entry)
+}
+
+_denials contains "denied_by_rule" if _tool in _sets.deny
+
+# A reason alone denies whatever is asked.
+_denials contains _reason_id(entry) if {
+	some entry in _sets.deny
+	is_string(entry)
+	not _is_tool_id(entry)
+}
+
+_denials contains _reason_id(object.get(entry, "reason", "")) if {
+	some entry in _sets.deny
+	is_object(entry)
+	_concerns_call(object.get(entry, "tool", ""))
+}
+
+_concerns_call(tool) if tool == _tool
+
+# What is no tool id names no other tool, so it does not spare this one.
+_concerns_call(tool) if not _is_tool_id(tool)
+
+_is_tool_id(text) if {
+	is_string(text)
+	regex.match(`^[a-z0-9-]+\.[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`, text)
+}
+
+# A model sees reasons, so free text is never one.
+default _reason_id(_) := "denied_by_rule"
+
+_reason_id(text) := text if {
+	is_string(text)
+	regex.match(`^[a-z][a-z0-9_]{0,63}$`, text)
 }
