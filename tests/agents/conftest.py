@@ -89,6 +89,9 @@ class Desk:
         )
         return Ended(done.returncode, done.stdout, done.stderr, self.marks())
 
+    def script(self, name: str, **settings: Any) -> Ended:
+        return self.run(sys.executable, str(PROJECT / name), **settings)
+
     def python(self, text: str, **settings: Any) -> Ended:
         return self.run(sys.executable, "-c", text, **settings)
 
