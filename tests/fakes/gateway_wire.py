@@ -23,7 +23,6 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from fakes.gateway_parts import FaultyStore, HostRuntime, ProgrammedPolicy
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 from meshgate_gateway import catalogue
 from meshgate_gateway.adapters.sqlite_store import SqliteStore
 from meshgate_gateway.authenticate import Mesh
@@ -46,7 +45,7 @@ def _pem(svid: IssuedSvid) -> tuple[bytes, bytes]:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), chain
 
 
-def odd_certificate(  # noqa: PLR0913
+def odd_certificate(
     directory: Path,
     *,
     uris: Sequence[str],
@@ -59,10 +58,16 @@ def odd_certificate(  # noqa: PLR0913
     signer = load_pem_private_key((directory / "root.key").read_bytes(), None)
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     usage = dict.fromkeys(
-        (
-            "content_commitment key_encipherment data_encipherment key_agreement key_cert_sign"
-            " crl_sign encipher_only decipher_only"
-        ).split(),
+        [
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "key_cert_sign",
+            "crl_sign",
+            "encipher_only",
+            "decipher_only",
+        ],
         False,
     )
     leaf = (
@@ -147,7 +152,11 @@ def serve(tmp_path: Path, entries: dict[str, Any]) -> Wire:
     authority = DevelopmentAuthority(directory=directory, trust_domain=DOMAIN)
     foreign = DevelopmentAuthority(directory=other, trust_domain="other.example")
     bundles = {DOMAIN: (authority.root,), "other.example": (foreign.root,)}
-    store, policy, runtime = FaultyStore(SqliteStore(path=tmp_path / "g.db")), ProgrammedPolicy(), HostRuntime()
+    store, policy, runtime = (
+        FaultyStore(SqliteStore(path=tmp_path / "g.db")),
+        ProgrammedPolicy(),
+        HostRuntime(),
+    )
     engines: dict[str, PolicyEngine] = {}
     own = SpiffeId.of_app(trust_domain=DOMAIN, namespace=MESH, app="gateway")
     pair = _pem(authority.issue(spiffe_id=own, dns_names=[SERVER_NAME]))
@@ -171,9 +180,7 @@ def serve(tmp_path: Path, entries: dict[str, Any]) -> Wire:
     )
     runtime.hosts = gateway.hosts
     runtime.present = lambda app: Presented(
-        _pem(
-            authority.issue(spiffe_id=SpiffeId.of_app(trust_domain=DOMAIN, namespace=MESH, app=app))
-        )[1],
+        _pem(authority.issue(spiffe_id=SpiffeId.of_app(trust_domain=DOMAIN, namespace=MESH, app=app)))[1],
         "TLSv1.3",
         "in-process",
     )

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from fakes.gateway_parts import FaultyStore, HostRuntime, NamedPeers, ProgrammedPolicy, peer
-
 from meshgate_gateway import catalogue
 from meshgate_gateway.adapters.sqlite_store import SqliteStore
 from meshgate_gateway.authenticate import Door, Mesh
@@ -103,7 +102,12 @@ class World:
 
 def make_world(path: Path) -> World:
     tools = catalogue.parse(json.dumps(CATALOGUE).encode())
-    store, policy, runtime, clock = FaultyStore(SqliteStore(path=path)), ProgrammedPolicy(), HostRuntime(), Clock()
+    store, policy, runtime, clock = (
+        FaultyStore(SqliteStore(path=path)),
+        ProgrammedPolicy(),
+        HostRuntime(),
+        Clock(),
+    )
     recorder = Recorder(instance=lambda: "gateway-0", now_ms=clock)
     mesh = Mesh("desk", "desk.example", frozenset(), tools)
     door = Door(verifier=NamedPeers(), mesh=mesh, store=store, recorder=recorder)

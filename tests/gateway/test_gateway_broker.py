@@ -2,7 +2,6 @@
 
 import pytest
 from fakes.gateway_parts import ALLOW, deny, peer
-
 from meshgate_gateway import decide
 from meshgate_gateway.decide import Permit
 from meshgate_gateway.errors import (
@@ -274,7 +273,7 @@ def test_the_same_outcome_again_is_no_error_another_is(world) -> None:
 
 
 def test_a_second_take_of_a_repeatable_tool_is_sent_again(world) -> None:
-    """read and idempotent: the same key, the next take, and the host is told."""
+    """Read and idempotent: the same key, the next take, and the host is told."""
     world.runtime.held = True
     for tool, arguments in (("orders.lookup", {"order": "A"}), ("orders.keyed", {"order": "A", "amount": 1})):
         call_id = world.call(tool=tool, arguments=arguments, step_key=tool.encode().hex()).call_id

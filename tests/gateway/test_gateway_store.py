@@ -6,7 +6,6 @@ import threading
 from pathlib import Path
 
 import pytest
-
 from meshgate_audit.__main__ import main as verify_main
 from meshgate_audit.chain import GENESIS, Head, canonical, seal, verify
 from meshgate_gateway.adapters.sqlite_store import SqliteStore
@@ -70,7 +69,7 @@ def test_a_full_store_refuses_until_there_is_room(tmp_path: Path) -> None:
     """Full: StoreUnavailable, then for everybody, until a probe works; what was acknowledged stays."""
     store = SqliteStore(path=tmp_path / "s.db", max_pages=20)
     kept = 0
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailable):  # noqa: PT012 - until it is full
         while True:
             store.write(note("x" * 4000))
             kept += 1

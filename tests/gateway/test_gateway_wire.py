@@ -11,7 +11,6 @@ import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from fakes.gateway_parts import ALLOW, ProgrammedPolicy, deny
 from fakes.gateway_wire import DOMAIN, MESH, Wire, odd_certificate, serve
-
 from gateway.conftest import CATALOGUE
 from meshgate_wire import broker_pb2 as pb
 

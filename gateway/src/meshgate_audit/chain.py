@@ -107,7 +107,7 @@ def verify(
     return Verification(count, after, "")
 
 
-def _step(line: bytes, after: Head) -> tuple[Head, str]:
+def _step(line: bytes, after: Head) -> tuple[Head, str]:  # noqa: PLR0911 - one return per fault
     expected = after.seq + 1
     try:
         record = json.loads(line)

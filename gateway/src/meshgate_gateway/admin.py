@@ -122,8 +122,11 @@ class Admin:
         seq = 0
         while seq < last:
             query = RecordQuery(after_seq=seq, limit=min(PAGE, last - seq))
-            page = self.store.read(lambda tables, query=query: tables.records.query(query))
+            page = self._page(query)
             if not page:
                 return
             yield from (body for _, body in page)
             seq = page[-1][0]
+
+    def _page(self, query: RecordQuery) -> Sequence[tuple[int, bytes]]:
+        return self.store.read(lambda tables: tables.records.query(query))

@@ -95,8 +95,7 @@ class Door:
             )
             raise
         try:
-            if caller.kind is None:
-                raise NotPermitted("caller_unknown", detail="no app of this mesh")
+            _check_known(caller)
             return serve(caller)
         except Refused as error:
             if not error.recorded:
@@ -149,3 +148,8 @@ class Door:
             leaf_sha256=peer.leaf_sha256,
             address=presented.address,
         )
+
+
+def _check_known(caller: Caller) -> None:
+    if caller.kind is None:
+        raise NotPermitted("caller_unknown", detail="no app of this mesh")

@@ -26,6 +26,7 @@ MAX_KEY_CHARACTERS = 256
 MAX_UNTRUSTED = 16
 MAX_UNTRUSTED_CHARACTERS = 1024
 
+_BACKSLASH, _QUOTE, _OPENING, _CLOSING = 0x5C, 0x22, b"[{", b"]}"
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _STEP_KEY = re.compile(r"[0-9a-f]{16,128}\Z")
 _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
@@ -34,7 +35,7 @@ _LABEL = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 _CALL_ID = re.compile(r"c[0-9a-f]{40}\Z")
 
 
-class ArgumentsRefused(Exception):  # noqa: N818 - said of arguments, and caught in one place
+class ArgumentsRefused(Exception):
     """The arguments cannot be decided on.
 
     Attributes:
@@ -128,9 +129,8 @@ def _unknown_key(value: Mapping[str, object], schema: Mapping[str, object]) -> b
 def _where(error: jsonschema.ValidationError) -> str:
     rule = error.validator if isinstance(error.validator, str) else ""
     expected = error.validator_value if rule in ("type", "enum", "minimum", "maximum") else ""
-    if rule == "required":
-        missing = [key for key in error.validator_value if key not in error.instance]
-        expected = ", ".join(map(str, missing))
+    if rule == "required" and isinstance(error.validator_value, list) and isinstance(error.instance, dict):
+        expected = ", ".join(str(key) for key in error.validator_value if key not in error.instance)
     return f"{error.json_path}: {rule} {expected}".strip()[:200]
 
 
@@ -167,16 +167,16 @@ def _nesting(raw: bytes) -> int:
         if in_text:
             if escaped:
                 escaped = False
-            elif byte == 0x5C:  # backslash
+            elif byte == _BACKSLASH:
                 escaped = True
-            elif byte == 0x22:  # quote
+            elif byte == _QUOTE:
                 in_text = False
-        elif byte == 0x22:
+        elif byte == _QUOTE:
             in_text = True
-        elif byte in (0x5B, 0x7B):  # [ {
+        elif byte in _OPENING:
             depth += 1
             deepest = max(deepest, depth)
-        elif byte in (0x5D, 0x7D):  # ] }
+        elif byte in _CLOSING:
             depth -= 1
     return deepest
 

@@ -61,7 +61,7 @@ class Health:
     def stop(self) -> None:
         """Wakes the loop and shows NOT_SERVING."""
         self._wake.set()
-        self._publish(False)
+        self._publish(False)  # noqa: FBT003 - the port has one argument
 
     def _set(self, reason: str, *, away: bool) -> None:
         with self._lock:

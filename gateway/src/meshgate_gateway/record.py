@@ -92,7 +92,7 @@ class Recorder:
             "arguments": _sealed(row.arguments),
         }
 
-    def refusal(
+    def refusal(  # noqa: PLR0913 - one record, its fields
         self, *, caller: Caller, method: str, reason: str, detail: str, call_id: str = "", tool: str = ""
     ) -> AuditRecord:
         """An authenticated request that was not served, or could not be."""

@@ -15,7 +15,7 @@ def validator(tool: Tool) -> Validator:
     Raises:
         ConfigurationError: names the tool.
     """
-    schema = _plain(tool.schema)
+    schema = {key: _plain(inner) for key, inner in tool.schema.items()}
     if _remote(schema):
         raise ConfigurationError(f"tool {tool.id}: its schema refers to another document")
     cls = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)

@@ -1,7 +1,7 @@
 """The wire: threaded gRPC over mTLS, and one total table from failures to statuses."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -57,13 +57,13 @@ def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
 
 def presented(context: grpc.ServicerContext) -> Presented:
     """What the TLS layer says of the peer. Metadata and message fields are not looked at."""
-    auth = context.auth_context()
-    leaf = b"".join(auth.get("x509_pem_cert", ()))
-    chain = b"".join(auth.get("x509_pem_cert_chain", ()))
-    version = next(iter(auth.get("ssl_tls_version", ())), b"").decode() or None
+    auth: Mapping[str, Any] = context.auth_context()
+    leaf, chain, version = (
+        b"".join(auth.get(key) or ()) for key in ("x509_pem_cert", "x509_pem_cert_chain", "ssl_tls_version")
+    )
     if not chain.startswith(leaf):
         chain = leaf + chain
-    return Presented(chain, version, context.peer())
+    return Presented(chain, version.decode() or None, context.peer())
 
 
 class Server:
@@ -84,7 +84,7 @@ class Server:
         self._health = health.HealthServicer()
         self._server = grpc.server(
             ThreadPoolExecutor(max_workers=threads, thread_name_prefix="call"),
-            interceptors=(_UnknownMethods(self._unknown),),
+            interceptors=[_UnknownMethods(self._unknown)],
             options=(
                 ("grpc.max_metadata_size", MAX_METADATA_BYTES),
                 ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
@@ -149,9 +149,9 @@ class _UnknownMethods(grpc.ServerInterceptor):
 
     def intercept_service(
         self, continuation: Callable[[Any], Any], handler_call_details: Any
-    ) -> grpc.RpcMethodHandler:
+    ) -> "grpc.RpcMethodHandler[Any, Any]":
         """Hands known methods on."""
-        handler = continuation(handler_call_details)
+        handler: grpc.RpcMethodHandler[Any, Any] | None = continuation(handler_call_details)
         if handler is not None:
             return handler
         method = str(handler_call_details.method)

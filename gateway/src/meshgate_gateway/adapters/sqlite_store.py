@@ -176,7 +176,7 @@ class SqliteStore:
             writer.close()
 
 
-class _WorkFailed(Exception):  # noqa: N818 - internal: carries a work's own failure out of the batch
+class _WorkFailed(Exception):
     def __init__(self, cause: Exception) -> None:
         super().__init__(cause)
         self.cause = cause

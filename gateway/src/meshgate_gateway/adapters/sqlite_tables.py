@@ -1,4 +1,8 @@
-"""The ports' tables over one SQLite connection. No transaction begins or ends here."""
+"""The ports' tables over one SQLite connection. No transaction begins or ends here.
+
+SQL is put together from our own field names and states only; values are always bound.
+"""
+# ruff: noqa: S608
 
 import json
 import sqlite3
@@ -83,7 +87,8 @@ def _run_out(run: Run) -> list[object]:
 
 
 def _run_in(values: Sequence[object]) -> Run:
-    return Run(*values[:-1], _sealed_in(values[-1]))  # type: ignore[arg-type]
+    fields_in = dict(zip(_RUN[:-1], values[:-1], strict=True))
+    return Run(**fields_in, input=_sealed_in(values[-1]))  # type: ignore[arg-type]
 
 
 class Records:

@@ -42,14 +42,14 @@ def answer(answer: Answer) -> pb.CallToolResponse:
         state=_STATES[answer.state],
         decision_id=answer.decision_id,
         reasons=answer.reasons,
-        kind=_KINDS[ResultKind(answer.result_kind)] if answer.result_kind else 0,
+        kind=_KINDS[ResultKind(answer.result_kind)] if answer.result_kind else pb.RESULT_KIND_UNSPECIFIED,
         result=answer.result,
         error_class=answer.error_class,
         message=answer.message,
     )
 
 
-def state(state: State) -> int:
+def state(state: State) -> pb.CallState:
     """A ledger state on the wire."""
     return _STATES[state]
 
