@@ -1,9 +1,10 @@
 """Failures of the identity layer.
 
-    IdentityError
-    ├── InvalidSpiffeId        text that is no SPIFFE ID, with the clause it breaks
-    ├── AuthenticationFailed   a peer whose certificate proves nothing
-    └── IdentityUnavailable    this process has no valid SVID now
+IdentityError
+├── InvalidSpiffeId        text that is no SPIFFE ID, with the clause it breaks
+├── AuthenticationFailed   a peer whose certificate proves nothing
+├── IdentityUnavailable    this process has no valid SVID now
+└── AuthorityUnusable      the development root on disk is not one to issue from
 """
 
 
@@ -41,3 +42,7 @@ class AuthenticationFailed(IdentityError):
 
 class IdentityUnavailable(IdentityError):
     """No unexpired SVID is at hand: the Workload API is away or refuses this process."""
+
+
+class AuthorityUnusable(IdentityError):
+    """The root on disk cannot issue. The message says which file and what to do."""
