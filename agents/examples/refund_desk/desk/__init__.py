@@ -1,0 +1,1 @@
+"""A refund desk: reads customers' tickets, looks their orders up, pays money back."""
