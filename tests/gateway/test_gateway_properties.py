@@ -57,6 +57,13 @@ def test_call_ids_differ_whenever_their_parts_do(
     assert (ids[0] == ids[1]) == (one == two)
 
 
+def test_size_is_bounded_before_anything_is_parsed() -> None:
+    """Too many bytes are refused however little they mean."""
+    with pytest.raises(calls.ArgumentsRefused) as caught:
+        calls.parse_strict(b" " * calls.MAX_ARGUMENTS_BYTES + b"{}")
+    assert caught.value.reason == "arguments_too_large"
+
+
 def test_the_ledger_has_no_other_steps() -> None:
     """Settled states have no way out, and nothing comes before its beginning."""
     for state in ledger.SETTLED:

@@ -136,6 +136,8 @@ def test_the_verifier_finds_every_edit() -> None:
         made[1:],
         [*made, b"not json"],
         [*made, b"[]"],
+        [*made[:5], made[5].replace(b'"n":5', b'"n":7')],
+        [*made[:5], seal({"kind": "lifecycle", "n": 5}, after=Head(5, "f" * 64))[1]],
     ):
         assert not verify(bad).verified
     assert verify(made[:-1]).verified
