@@ -130,8 +130,7 @@ def test_equal_processes_have_their_own_keys(desk):
 def test_a_stray_process_is_killed_at_the_end(desk):
     """One that left the session and the group too."""
     ended = desk.python(
-        "import subprocess as s\n"
-        "print('PID', s.Popen(['sleep', '300'], start_new_session=True).pid)",
+        "import subprocess as s\nprint('PID', s.Popen(['sleep', '300'], start_new_session=True).pid)",
         expects_report=False,
     )
     assert ended.status == 0
@@ -330,7 +329,9 @@ def test_the_child_needs_nothing_of_meshgate(desk, tmp_path):
         "sys.meta_path.insert(0, Without())\n"
     )
     desk.env["PYTHONPATH"] = f"{site}{os.pathsep}{Path(__file__).parent / 'project'}"
-    ended = desk.python(ONE_CALL + "; import sys; print([m for m in sys.modules if m.startswith('meshgate')])")
+    ended = desk.python(
+        ONE_CALL + "; import sys; print([m for m in sys.modules if m.startswith('meshgate')])"
+    )
     assert "GOT desk.refund ok" in ended.out, ended.err
     assert "[]" in ended.out
 

@@ -84,7 +84,9 @@ def test_functions_run_by_the_model_layer(ended, gateway):
 def test_direct_calls_with_positions_have_the_same_form(ended, gateway):
     """Positional, keyword and default arguments arrive validated and complete."""
     assert ended.routes["direct_run"] == ("desk.lookup ok", "desk.lookup ok")
-    assert [seen.arguments for seen in gateway.seen if seen.arguments.get("order", "").startswith("direct")] == [
+    assert [
+        seen.arguments for seen in gateway.seen if seen.arguments.get("order", "").startswith("direct")
+    ] == [
         {"order": "direct_run", "deep": False},
         {"order": "direct__run", "deep": True},
     ]

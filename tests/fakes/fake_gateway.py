@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-
 from meshgate_wire import broker_pb2 as pb
 from meshgate_wire import broker_pb2_grpc
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import grpc
-
 from meshgate_agents.launcher.__main__ import run
 from meshgate_agents.launcher.gateway import Gateway, GrpcGateway
 from meshgate_agents.launcher.settings import Settings

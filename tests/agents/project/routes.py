@@ -1,16 +1,16 @@
 """Runs every route by which CrewAI reaches a tool; prints what each gave as one JSON line."""
+# ruff: noqa: T201, BLE001 - a program that prints; an exception is a result to show
 
 import asyncio
 import json
 import sys
 
 import desk_tools as t
-from scripted import Scripted, call, final, react
-
 from crewai import Agent, Crew, Task
 from crewai.flow.flow import Flow, start
 from crewai.hooks import clear_all_global_hooks
 from crewai.hooks.dispatch import clear_all
+from scripted import Scripted, call, final, react
 
 
 def agent(llm, tools, role="Clerk", **more):
@@ -106,7 +106,9 @@ def structured():
     from crewai.tools.structured_tool import CrewStructuredTool
 
     plain = CrewStructuredTool.from_function(t.unlisted.func, name="plain")
-    return str(plain.invoke({"thing": "x"})), str(t.refund.to_structured_tool().invoke({"order": "structured"}))
+    return str(plain.invoke({"thing": "x"})), str(
+        t.refund.to_structured_tool().invoke({"order": "structured"})
+    )
 
 
 def fuzzy():
@@ -118,7 +120,9 @@ def cached():
     for _ in range(2):
         llm = Scripted([[call("refund", order="cached")], "finished"], native=True)
         out = crew(llm, [t.refund], cache=True).kickoff()
-    llm = Scripted([react("refund", order="cached"), final(), react("refund", order="cached"), final()], False)
+    llm = Scripted(
+        [react("refund", order="cached"), final(), react("refund", order="cached"), final()], False
+    )
     one, two = agent(llm, [t.refund], cache=True), agent(llm, [t.refund], role="Other", cache=True)
     tasks = [Task(description="do", expected_output="x", agent=a) for a in (one, two)]
     return str(Crew(agents=[one, two], tasks=tasks, cache=True).kickoff()), str(out)
@@ -209,8 +213,6 @@ def mcp():
         client_factory=connect, tool_name="time", tool_schema={"description": "d"}, server_name="clock"
     )
     return str(made.run()), str(made._run())
-
-
 
 
 ROUTES = [

@@ -1,4 +1,5 @@
 """A model that answers from a script."""
+# ruff: noqa: A002, RUF012 - names and defaults as CrewAI and pydantic have them
 
 import json
 from types import SimpleNamespace

@@ -50,7 +50,7 @@ class Broker:
             }
         )
 
-    def settle(self, prepared: Prepared) -> Any:
+    def settle(self, prepared: Prepared) -> Any:  # noqa: RET503 - end_process never returns
         """Sends a prepared call and waits for its outcome.
 
         Returns:

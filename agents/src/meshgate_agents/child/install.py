@@ -1,51 +1,56 @@
-"""Puts everything of the child's side in place; called once, at interpreter start."""
+"""Puts everything of the child's side in place; called once, at interpreter start.
 
-import importlib.metadata
+Every interpreter below a launcher passes here, most of them never import CrewAI: so nothing is
+imported before one of CrewAI's modules was executed.
+"""
+
 import os
-import platform
 import sys
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from . import import_hook, interception, model_calls, openings, second_net
-from .brokering import Broker
-from .channel import Channel, from_environment
-from .scopes import set_program
-from .step_keys import digest
+from . import import_hook
+
+if TYPE_CHECKING:
+    from .channel import Channel
 
 
 def install() -> None:
     """Installs the import hook. CrewAI is not imported by this."""
-    channel = from_environment()
-    broker = Broker(channel=channel)
-
-    def tools(module: ModuleType) -> None:
-        report(channel)
-        interception.intercept(module.BaseTool, broker)
-
     import_hook.install(
         {
-            "crewai.tools.base_tool": tools,
-            "crewai.tools.structured_tool": lambda m: interception.intercept_structured(
-                m.CrewStructuredTool, broker
-            ),
-            "crewai.hooks.dispatch": second_net.install,
-            "crewai.llms.base_llm": lambda m: model_calls.intercept(m.BaseLLM),
-            "crewai.agents.cache.cache_handler": lambda m: disable_cache(m.CacheHandler),
-            "crewai.agents.agent_executor": lambda m: openings.mark_native_calls(
-                m.AgentExecutor, "_execute_single_native_tool_call", 1
-            ),
-            "crewai.utilities.agent_utils": lambda m: openings.mark_native_calls(
-                m, "execute_single_native_tool_call", 0
-            ),
-            "crewai.crew": lambda m: openings.open_kickoffs(m.Crew),
-            "crewai.task": lambda m: openings.open_tasks(m.Task),
-            "crewai.agent.core": lambda m: openings.open_agents(m.Agent),
+            "crewai.tools.structured_tool": _structured_tool,
+            "crewai.tools.base_tool": _base_tool,
+            "crewai.hooks.dispatch": _dispatch,
+            "crewai.llms.base_llm": _base_llm,
+            "crewai.agents.cache.cache_handler": _cache_handler,
+            "crewai.agents.agent_executor": _agent_executor,
+            "crewai.utilities.agent_utils": _agent_utils,
+            "crewai.crew": _crew,
+            "crewai.task": _task,
+            "crewai.agent.core": _agent,
         }
     )
 
 
-def report(channel: Channel) -> None:
+def _base_tool(module: Any) -> None:
+    from . import interception
+    from .brokering import Broker
+    from .channel import from_environment
+
+    channel = from_environment()
+    _report(channel)
+    interception.intercept(module.BaseTool, Broker(channel=channel))
+
+
+def _report(channel: "Channel") -> None:
     """Tells the launcher that this process imports CrewAI; learns its place among its equals."""
+    import importlib.metadata
+    import platform
+
+    from .scopes import set_program
+    from .step_keys import digest
+
     answer = channel.ask(
         {
             "op": "report",
@@ -58,7 +63,55 @@ def report(channel: Channel) -> None:
     set_program(str(answer["program"]))
 
 
-def disable_cache(cache_handler: type) -> None:
+def _structured_tool(module: Any) -> None:
+    from . import interception
+
+    interception.intercept_structured(module.CrewStructuredTool)
+
+
+def _dispatch(module: ModuleType) -> None:
+    from . import second_net
+
+    second_net.install(module)
+
+
+def _base_llm(module: Any) -> None:
+    from . import model_calls
+
+    model_calls.intercept(module.BaseLLM)
+
+
+def _agent_executor(module: Any) -> None:
+    from . import openings
+
+    openings.mark_native_calls(module.AgentExecutor, "_execute_single_native_tool_call", 1)
+
+
+def _agent_utils(module: ModuleType) -> None:
+    from . import openings
+
+    openings.mark_native_calls(module, "execute_single_native_tool_call", 0)
+
+
+def _crew(module: Any) -> None:
+    from . import openings
+
+    openings.open_kickoffs(module.Crew)
+
+
+def _task(module: Any) -> None:
+    from . import openings
+
+    openings.open_tasks(module.Task)
+
+
+def _agent(module: Any) -> None:
+    from . import openings
+
+    openings.open_agents(module.Agent)
+
+
+def _cache_handler(module: Any) -> None:
     """CrewAI's cache answers by name and arguments, across agents: a hole in every policy."""
 
     def read(_self: object, tool: str, input: str) -> None:  # noqa: A002, ARG001 - CrewAI's names
@@ -68,4 +121,4 @@ def disable_cache(cache_handler: type) -> None:
         return None
 
     for function in (read, add):
-        setattr(cache_handler, function.__name__, function)
+        setattr(module.CacheHandler, function.__name__, function)

@@ -53,32 +53,39 @@ def intercept(base_tool: type, broker: Broker) -> None:
         raise RuntimeError(f"this CrewAI is not supported: BaseTool lacks {missing or '__init_subclass__'}")
     original_hook = hook.__func__
 
-    def __init_subclass__(cls: type, **kwargs: Any) -> None:
+    def on_subclass(cls: Any, /, **kwargs: Any) -> None:
         original_hook(cls, **kwargs)
         _intercept_class(cls, broker)
 
-    base_tool.__init_subclass__ = classmethod(__init_subclass__)  # type: ignore[assignment]
+    replace(base_tool, "__init_subclass__", classmethod(on_subclass))
     for name in ("_arun", "run", "arun"):  # `_run` is abstract and stays so
-        setattr(base_tool, name, _replacement(base_tool.__dict__[name], name, broker))
-    for subclass in _below(base_tool):
+        replace(base_tool, name, _replacement(base_tool.__dict__[name], name, broker))
+    for subclass in below(base_tool):
         _intercept_class(subclass, broker)
 
 
-def intercept_structured(structured_tool: type, broker: Broker) -> None:
+def intercept_structured(structured_tool: type) -> None:
     """Refuses a CrewStructuredTool around a plain function, which no class patch reaches."""
     for name in ("invoke", "ainvoke"):
-        setattr(structured_tool, name, _guarded(structured_tool.__dict__[name]))
+        replace(structured_tool, name, _guarded(structured_tool.__dict__[name]))
 
 
-def _below(tool_class: type) -> list[type]:
-    return [found for sub in tool_class.__subclasses__() for found in (sub, *_below(sub))]
+def below(owner: type) -> list[type]:
+    """All subclasses, however deep."""
+    direct: list[type] = owner.__subclasses__()
+    return [found for sub in direct for found in (sub, *below(sub))]
+
+
+def replace(owner: Any, name: str, value: object) -> None:
+    """Sets an attribute of a class or module that is not ours."""
+    setattr(owner, name, value)
 
 
 def _intercept_class(tool_class: type, broker: Broker) -> None:
     for name in METHODS:
         method = defined(tool_class, name)  # may come from a mixin that is no BaseTool
         if method is not None and not is_ours(method) and not _abstract(method):
-            setattr(tool_class, name, _replacement(method, name, broker))
+            replace(tool_class, name, _replacement(method, name, broker))
 
 
 def _abstract(method: object) -> bool:
@@ -94,13 +101,13 @@ def _replacement(original: Any, name: str, broker: Broker) -> Callable[..., Any]
     def sync(tool: Any, /, *args: Any, **kwargs: Any) -> Any:
         if reserved_id(type(tool)):
             return call_original(tool, *args, **kwargs)
-        prepared = _prepare(tool, broker, claims, args, kwargs)
+        prepared = _prepare(tool, broker, (args, kwargs), claims=claims)
         return broker.settle(prepared) if isinstance(prepared, Prepared) else prepared
 
     async def awaited(tool: Any, /, *args: Any, **kwargs: Any) -> Any:
         if reserved_id(type(tool)):
             return await call_original(tool, *args, **kwargs)
-        prepared = _prepare(tool, broker, claims, args, kwargs)
+        prepared = _prepare(tool, broker, (args, kwargs), claims=claims)
         return (
             await asyncio.to_thread(broker.settle, prepared) if isinstance(prepared, Prepared) else prepared
         )
@@ -113,12 +120,9 @@ def _replacement(original: Any, name: str, broker: Broker) -> Callable[..., Any]
 
 
 def _prepare(
-    tool: Any,
-    broker: Broker,
-    claims: bool,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],  # noqa: FBT001
+    tool: Any, broker: Broker, given: tuple[tuple[Any, ...], dict[str, Any]], *, claims: bool
 ) -> Any:
+    args, kwargs = given
     prepared = broker.prepare(tool=tool, body=_body(tool), args=args, kwargs=kwargs)
     if claims and isinstance(prepared, Prepared):
         spent = tool._claim_usage()  # noqa: SLF001 - CrewAI's own count, as its `run` keeps it
@@ -131,9 +135,10 @@ def _body(tool: Any) -> Callable[..., Any]:
     """The function whose parameters name positional arguments."""
     function = getattr(tool, "func", None)
     if callable(function):
-        return function
-    method: Any = type(tool)._run  # noqa: SLF001
-    return inspect.unwrap(method)
+        body: Callable[..., Any] = function
+        return body
+    method: Callable[..., Any] = inspect.unwrap(type(tool)._run)  # noqa: SLF001 - CrewAI's name of it
+    return method
 
 
 def _guarded(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,16 +9,18 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .interception import is_bound_to_tool
+from .interception import below, is_bound_to_tool, replace
 from .scopes import current
 
 METHODS = ("call", "acall")
 POSITION_OF_FUNCTIONS = 3  # call(messages, tools, callbacks, available_functions, …)
 
+_ours: "weakref.WeakSet[Callable[..., Any]]" = weakref.WeakSet()
 _inside: "contextvars.ContextVar[tuple[int, int] | None]" = contextvars.ContextVar(
     "meshgate_model", default=None
 )
@@ -32,27 +34,25 @@ def intercept(base_llm: type) -> None:
     """
     hook = base_llm.__dict__.get("__init_subclass__")
     if not isinstance(hook, classmethod):
-        raise RuntimeError("this CrewAI is not supported: BaseLLM has no __init_subclass__")
+        raise RuntimeError(  # noqa: TRY004 - CrewAI's make is wrong, not an argument
+            "this CrewAI is not supported: BaseLLM has no __init_subclass__"
+        )
     original_hook = hook.__func__
 
-    def __init_subclass__(cls: type, **kwargs: Any) -> None:
+    def on_subclass(cls: Any, /, **kwargs: Any) -> None:
         original_hook(cls, **kwargs)
         _wrap_class(cls)
 
-    base_llm.__init_subclass__ = classmethod(__init_subclass__)  # type: ignore[assignment]
-    for subclass in _below(base_llm):
+    replace(base_llm, "__init_subclass__", classmethod(on_subclass))
+    for subclass in below(base_llm):
         _wrap_class(subclass)
-
-
-def _below(model_class: type) -> list[type]:
-    return [found for sub in model_class.__subclasses__() for found in (sub, *_below(sub))]
 
 
 def _wrap_class(model_class: type) -> None:
     for name in METHODS:
         method = model_class.__dict__.get(name)
-        if inspect.isfunction(method) and not hasattr(method, "_meshgate_model_call"):
-            setattr(model_class, name, _wrapped(method))
+        if inspect.isfunction(method) and method not in _ours:
+            replace(model_class, name, _wrapped(method))
 
 
 def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,8 +68,8 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
         with _counted(model):
             return await original(model, *args, **kwargs)
 
-    ours = awaited if asyncio.iscoroutinefunction(original) else sync
-    ours._meshgate_model_call = True  # type: ignore[attr-defined]
+    ours: Callable[..., Any] = awaited if asyncio.iscoroutinefunction(original) else sync
+    _ours.add(ours)
     return ours
 
 
@@ -112,7 +112,6 @@ def _allowed(function: Any) -> bool:
     return is_bound_to_tool(function) or (
         inspect.isfunction(function)
         and function.__module__.partition(".")[0] == "crewai"
-        and function.__code__ is not None
         and function.__globals__.get("__name__") == function.__module__
     )
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
 import grpc
+from meshgate_wire import broker_pb2, broker_pb2_grpc
 
 from meshgate_agents.launcher.errors import AttemptEnded, GatewayUnavailable
-from meshgate_wire import broker_pb2, broker_pb2_grpc
 
 RPC_TIMEOUT_SECONDS = 10.0  # the gateway holds a call for at most 2 s
 FIRST_PAUSE_SECONDS = 0.05
@@ -47,8 +47,10 @@ class Answer:
 
 
 class Gateway(Protocol):
-    """What a launcher needs. Every method may raise GatewayUnavailable (the caller asks again) or
-    AttemptEnded (it must not). Safe for threads."""
+    """What a launcher needs. Safe for threads; keeps nothing; the caller retries.
+
+    Every method may raise GatewayUnavailable (ask again, it is safe) or AttemptEnded (do not).
+    """
 
     def start(self, *, run_id: str, input_json: bytes, launcher_instance: str) -> int:
         """Starts the run and an attempt on it; returns the fencing number."""
@@ -120,7 +122,7 @@ class GrpcGateway:
 def _translate(error: Any) -> NoReturn:
     """Maps a gRPC error once: asked again, or the end of the attempt."""
     code, detail = error.code(), _one_line(error.details() or "")
-    metadata = {key: value for key, value in error.trailing_metadata() or ()}
+    metadata = dict(error.trailing_metadata() or ())
     reason = str(metadata.get("meshgate-reason", code.name.lower()))
     if code in ASK_AGAIN:
         raise GatewayUnavailable(reason=reason, detail=detail) from error

@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import struct
+import sys
 from pathlib import Path
 
 from meshgate_agents.launcher.errors import PeerRefused
@@ -37,7 +38,9 @@ def admit(connection: socket.socket) -> int:
         PeerRefused: it is not, or it is gone.
     """
     size = struct.calcsize("3i")
-    pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    pid: int
+    pid, uid, _gid = struct.unpack("3i", credentials)
     if uid != os.getuid():
         raise PeerRefused(f"pid {pid} has uid {uid}, not ours")
     pidfd = _peer_pidfd(connection, pid)
@@ -53,8 +56,8 @@ def admit(connection: socket.socket) -> int:
 
 def _peer_pidfd(connection: socket.socket, pid: int) -> int:
     try:
-        data = connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, 4)
-        return int.from_bytes(data, "little", signed=True)
+        data: bytes = connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, 4)
+        return int.from_bytes(data, sys.byteorder, signed=True)
     except OSError as error:
         if error.errno not in (errno.ENOPROTOOPT, errno.EINVAL):
             raise PeerRefused(f"pid {pid} has ended") from error

@@ -35,7 +35,7 @@ class Session:
     answer then, because no answer of ours may become text for a model.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only, each a collaborator
         self,
         *,
         gateway: Gateway,

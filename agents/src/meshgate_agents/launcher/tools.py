@@ -33,7 +33,8 @@ class ToolMap:
         if found:
             twins = ", ".join(sorted(found))
             return Refusal(
-                f"refused: tool {shown!r} is served by {twins}; keep {qualname} under one host in meshgate.yaml"
+                f"refused: tool {shown!r} is served by {twins}; "
+                f"keep {qualname} under one host in meshgate.yaml"
             )
         close = sorted(self._by_name.get(qualname, []))
         line = _line(identity)
