@@ -4,6 +4,7 @@ Only the call id and the host's name travel. What the activity returns is ignore
 come through FinishCall alone.
 """
 
+import logging
 import threading
 from collections.abc import Generator
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import grpc
 from dapr.conf import settings as dapr_settings
 from dapr.ext.workflow import DaprWorkflowClient, DaprWorkflowContext, WorkflowRuntime
+from dapr.ext.workflow.logger import LoggerOptions
 
 from meshgate_gateway.errors import RuntimeUnavailable
 
@@ -18,6 +20,7 @@ WORKFLOW = "call"
 ACTIVITY = "invoke"
 MAX_STARTS = 16  # fresh instance ids for one call; an id that ended may not be used again
 PROBE_ID = "meshgate-probe"
+WORKER_SECONDS = 5.0  # measured 0.1 s; a probe that takes longer tries again
 _ENDED = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
 
 
@@ -34,7 +37,7 @@ class DaprRuntime:
         dapr_settings.DAPR_API_TOKEN = api_token
         dapr_settings.DAPR_GRPC_PORT = grpc_port
         self._port = str(grpc_port)
-        self._client = DaprWorkflowClient(host="127.0.0.1", port=self._port)
+        self._client = DaprWorkflowClient(host="127.0.0.1", port=self._port, logger_options=_quiet())
         self._worker: WorkflowRuntime | None = None
         self._lock = threading.Lock()
 
@@ -49,7 +52,12 @@ class DaprRuntime:
         self._exists(PROBE_ID)
         with self._lock:
             if self._worker is None:
-                worker = WorkflowRuntime(host="127.0.0.1", port=self._port, worker_ready_timeout=5.0)
+                worker = WorkflowRuntime(
+                    host="127.0.0.1",
+                    port=self._port,
+                    logger_options=_quiet(),
+                    worker_ready_timeout=WORKER_SECONDS,
+                )
                 worker.register_workflow(_fresh_workflow(), name=WORKFLOW)
                 try:
                     worker.start()
@@ -95,6 +103,11 @@ class DaprRuntime:
         except grpc.RpcError as error:
             raise RuntimeUnavailable(detail=f"no status: {_details(error)}") from error
         return None if state is None else state.runtime_status.name
+
+
+def _quiet() -> LoggerOptions:
+    """The SDK adds a handler of its own to each logger: every line would come twice."""
+    return LoggerOptions(log_level="ERROR", log_handler=logging.NullHandler())
 
 
 def _fresh_workflow() -> Any:
