@@ -12,7 +12,7 @@ from typing import Protocol
 
 from meshgate_gateway.decide import Permit
 
-RESTART_AFTER_SECONDS = 5.0  # a start younger than this is not doubted
+RESTART_AFTER_SECONDS = 2.0  # a start younger than this is not doubted
 
 
 class ToolRuntime(Protocol):

@@ -7,11 +7,12 @@ come through FinishCall alone.
 import logging
 import threading
 from collections.abc import Generator
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
 from dapr.conf import settings as dapr_settings
-from dapr.ext.workflow import DaprWorkflowClient, DaprWorkflowContext, WorkflowRuntime
+from dapr.ext.workflow import DaprWorkflowClient, DaprWorkflowContext, WorkflowRuntime, WorkflowState
 from dapr.ext.workflow.logger import LoggerOptions
 
 from meshgate_gateway.errors import RuntimeUnavailable
@@ -21,6 +22,7 @@ ACTIVITY = "invoke"
 MAX_STARTS = 16  # fresh instance ids for one call; an id that ended may not be used again
 PROBE_ID = "meshgate-probe"
 WORKER_SECONDS = 5.0  # measured 0.1 s; a probe that takes longer tries again
+STUCK_SECONDS = 4.0  # a healthy call is taken within 0.1 s
 _ENDED = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
 
 
@@ -49,7 +51,7 @@ class DaprRuntime:
         Raises:
             RuntimeUnavailable: no sidecar, or it does not take our token.
         """
-        self._exists(PROBE_ID)
+        self._state(PROBE_ID)
         with self._lock:
             if self._worker is None:
                 worker = WorkflowRuntime(
@@ -87,22 +89,34 @@ class DaprRuntime:
             worker.shutdown()
 
     def _free_instance(self, call_id: str) -> str | None:
-        """The first instance id never used for this call; None while one is under way."""
+        """An instance id never used for this call; None while one is under way.
+
+        Seen on 1.18.2: a work item handed to a gateway that is then killed is not handed out
+        again, and its instance stays RUNNING. One that is too old is given up and another started
+        beside it, each after twice the wait. Safe, because the ledger lets a call be taken once.
+        """
         for number in range(MAX_STARTS):
             instance = call_id if number == 0 else f"{call_id}-{number}"
-            status = self._exists(instance)
-            if status is None:
+            state = self._state(instance)
+            if state is None:
                 return instance
-            if status not in _ENDED:
+            if state.runtime_status.name not in _ENDED and _age(state) < STUCK_SECONDS * 2**number:
                 return None
         raise RuntimeUnavailable(detail=f"{call_id} was started {MAX_STARTS} times")
 
-    def _exists(self, instance: str) -> str | None:
+    def _state(self, instance: str) -> WorkflowState | None:
         try:
-            state = self._client.get_workflow_state(instance, fetch_payloads=False)
+            return self._client.get_workflow_state(instance, fetch_payloads=False)
         except grpc.RpcError as error:
             raise RuntimeUnavailable(detail=f"no status: {_details(error)}") from error
-        return None if state is None else state.runtime_status.name
+
+
+def _age(state: WorkflowState) -> float:
+    """Seconds since the instance was made; the SDK gives UTC without saying so."""
+    created = state.created_at
+    if created.tzinfo is None:
+        created = created.replace(tzinfo=UTC)
+    return float((datetime.now(UTC) - created).total_seconds())
 
 
 def _quiet() -> LoggerOptions:
