@@ -51,6 +51,8 @@ def build(*, user_policies: Path, data: Mapping[str, object], out_dir: Path, opa
     """
     if not user_policies.is_dir():
         raise PolicyInvalid(f"no folder {user_policies}; `meshgate scan` writes a first policy per app")
+    if out_dir.resolve().is_relative_to(user_policies.resolve()):
+        raise ValueError(f"{out_dir} lies inside {user_policies}: the bundle would contain itself")
     problems = check.find_mistakes(opa, user_policies)
     if problems:
         raise PolicyInvalid("the policies cannot be activated", problems=tuple(problems))

@@ -4,7 +4,6 @@ import json
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from meshgate_policies.errors import PolicyUnavailable
@@ -28,16 +27,10 @@ class Undefined:
 UNDEFINED: Final = Undefined()
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """Which OPA is asked. Replaced whole, so no question meets a socket with another's token."""
-
-    socket_path: str
-    head: bytes
-
-
 class OpaEngine:
-    """One OPA at a time. Safe for threads: each has a kept-alive connection of its own.
+    """One OPA on one bundle. Safe for threads: each has a kept-alive connection of its own.
+
+    Another bundle is another OPA and another engine, so no decision mixes two.
 
     A question is sent again only where the server had closed an idle connection and not one byte
     of an answer came; the question changes nothing, so asking twice is harmless. Never after a
@@ -46,18 +39,15 @@ class OpaEngine:
 
     def __init__(self, *, socket_path: str, token: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         self._timeout = timeout_seconds
-        self._target = _target(socket_path, token)
+        self._socket_path = socket_path
+        self._head = _request_head(token)
         self._local = threading.local()
-
-    def switch(self, *, socket_path: str, token: str) -> None:
-        """Asks another OPA from the next question on; questions under way end where they began."""
-        self._target = _target(socket_path, token)
 
     def close(self) -> None:
         """Closes the calling thread's connection; other threads' go with their threads."""
         held = self._held()
         if held is not None:
-            held[1].close()
+            held.close()
 
     def evaluate(self, policy_input: Mapping[str, object]) -> object:
         """The raw value of the decision, or UNDEFINED.
@@ -69,28 +59,25 @@ class OpaEngine:
         Raises:
             PolicyUnavailable: no whole answer in time, or none that OPA gives to us.
         """
-        target = self._target
         body = json.dumps({"input": policy_input}, separators=(",", ":"), allow_nan=False).encode()
-        request = b"%b%d\r\n\r\n%b" % (target.head, len(body), body)
+        request = b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
         try:
-            return _read(self._exchange(target, request))
+            return _read(self._exchange(request))
         except (OSError, Closed, MalformedAnswer) as error:
             raise PolicyUnavailable(f"OPA gave no answer: {error!r}") from error
 
-    def _exchange(self, target: _Target, request: bytes) -> Answer:
+    def _exchange(self, request: bytes) -> Answer:
         deadline = time.monotonic() + self._timeout
         held = self._held()
-        if held is not None and held[0] is target:
+        if held is not None:
             try:
-                return self._ask(target, held[1], request, deadline)
+                return self._ask(held, request, deadline)
             except Closed as closed:
                 if closed.after_bytes:
                     raise
-        elif held is not None:
-            held[1].close()
-        return self._ask(target, Connection(target.socket_path, deadline), request, deadline)
+        return self._ask(Connection(self._socket_path, deadline), request, deadline)
 
-    def _ask(self, target: _Target, connection: Connection, request: bytes, deadline: float) -> Answer:
+    def _ask(self, connection: Connection, request: bytes, deadline: float) -> Answer:
         """Asks once; a connection is kept only after a whole answer, so no answer meets another question."""
         whole = False
         try:
@@ -100,23 +87,22 @@ class OpaEngine:
             if not whole:
                 connection.close()
         if whole:
-            self._local.held = (target, connection)
+            self._local.held = connection
         return answer
 
-    def _held(self) -> tuple[_Target, Connection] | None:
-        held: tuple[_Target, Connection] | None = getattr(self._local, "held", None)
+    def _held(self) -> Connection | None:
+        held: Connection | None = getattr(self._local, "held", None)
         self._local.held = None
         return held
 
 
-def _target(socket_path: str, token: str) -> _Target:
-    if not token.isascii() or not token.isprintable() or " " in token:
+def _request_head(token: str) -> bytes:
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise ValueError("the token must be printable ASCII")
-    head = (
+    return (
         f"POST {DECISION_TARGET} HTTP/1.1\r\nHost: opa\r\nAuthorization: Bearer {token}\r\n"
         "Content-Type: application/json\r\nContent-Length: "
-    )
-    return _Target(socket_path, head.encode())
+    ).encode()
 
 
 def _read(answer: Answer) -> object:

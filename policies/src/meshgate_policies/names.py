@@ -5,8 +5,8 @@ import re
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KEYWORDS = frozenset(
     {
-        "and", "as", "contains", "data", "default", "else", "every", "false", "if", "import", "in",
-        "input", "not", "null", "or", "package", "set", "some", "true", "with",
+        "as", "contains", "default", "else", "every", "false", "if", "import", "in",
+        "not", "null", "package", "some", "true", "with",
     }
 )  # fmt: skip
 

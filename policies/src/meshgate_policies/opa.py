@@ -1,8 +1,8 @@
 """How an OPA server is started and looked at. Starting and stopping it is the supervisor's.
 
 A new bundle is activated by a second OPA, started cold on a new socket and probed: an OPA that
-watches its file activates what it never verified. The engine is then switched, and the first OPA
-is stopped when its last answer is out.
+watches its file activates what it never verified. Then a new engine takes the old one's place, and
+the first OPA is stopped when its last answer is out.
 """
 
 import hashlib

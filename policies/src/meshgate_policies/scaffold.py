@@ -16,8 +16,8 @@ package {package}
 _TEST_HEADER = """\
 package {package}
 
-import data.meshgate
 import data.{policy} as policy
+import data.meshgate
 
 _call(tool) := {{
 	"caller": {{"app": "{app}"}},
