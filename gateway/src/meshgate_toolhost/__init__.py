@@ -1,1 +1,1 @@
-"""See docs/ for what this package is for."""
+"""Runs real tools behind the gateway: an app of its own, with the tools' credentials and nothing else."""

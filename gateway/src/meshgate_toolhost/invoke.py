@@ -1,0 +1,175 @@
+"""One delivery of a call id: take, run, write down, finish.
+
+A delivery is only a hint. What counts is the gateway's answer to TakeCall; so a forged, repeated
+or stale delivery has no effect here.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from meshgate_toolhost import definitions, results
+from meshgate_toolhost.delivery import Delivery
+from meshgate_toolhost.errors import CallRefused, GatewayUnavailable, LedgerUnavailable
+from meshgate_toolhost.execution import Execution, Job, parse_arguments
+from meshgate_toolhost.finished import FinishedLedger
+from meshgate_toolhost.gateway import Gateway
+from meshgate_toolhost.model import Failure, Finished, LoadedTool, Outcome, TakenCall
+
+TAKE_PATIENCE_SECONDS = 20.0  # a gateway that restarts is back within; else Dapr delivers again
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of one tool in this host.
+
+    Attributes:
+        deadline_seconds: None: the gateway's deadline alone.
+    """
+
+    deadline_seconds: float | None = None
+    max_result_bytes: int = results.MAX_RESULT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    tool: LoadedTool
+    digest: str
+    limits: Limits
+
+
+class Invoker:
+    """Serves deliveries; every method may be called from any thread."""
+
+    def __init__(  # noqa: PLR0913 - one place composes the host
+        self,
+        *,
+        tools: Mapping[str, LoadedTool],
+        limits: Mapping[str, Limits],
+        gateway: Gateway,
+        finished: FinishedLedger,
+        delivery: Delivery,
+        instance: str,
+        withheld: tuple[str, ...] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._tools = {
+            tool_id: _Served(tool, definitions.digest(tool), limits.get(tool_id, Limits()))
+            for tool_id, tool in tools.items()
+        }
+        self._gateway = gateway
+        self._finished = finished
+        self._delivery = delivery
+        self._instance = instance
+        self._withheld = withheld
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._under_way: dict[str, threading.Event] = {}
+        self._stop = threading.Event()
+
+    def close(self) -> None:
+        """Lets waiting takes give up."""
+        self._stop.set()
+
+    def invoke(self, call_id: str) -> None:
+        """Serves one delivery. A second one of a call under way waits for the first.
+
+        Raises:
+            GatewayUnavailable: no verdict on the call; nothing ran.
+            LedgerUnavailable: nothing ran.
+        """
+        with self._lock:
+            other = self._under_way.get(call_id)
+            if other is None:
+                mine = self._under_way[call_id] = threading.Event()
+        if other is not None:
+            other.wait()
+            return
+        try:
+            self._serve(call_id)
+        finally:
+            with self._lock:
+                del self._under_way[call_id]
+            mine.set()
+
+    def _serve(self, call_id: str) -> None:
+        self._finished.check()
+        known = self._finished.get(call_id)
+        if known is not None and known.outcome is not None and self._delivery.deliver(known):
+            return
+        # Asked even when the call is known to be over: it is the gateway that records a replay.
+        try:
+            call = self._take(call_id)
+        except CallRefused as error:
+            _log.warning("call.refused", extra={"call_id": call_id, "reason": error.reason})
+            return
+        outcome = self._known_outcome(known) if known is not None else self._run(call)
+        self._settle(call, outcome)
+
+    def _take(self, call_id: str) -> TakenCall:
+        pause = FIRST_PAUSE_SECONDS
+        give_up = time.monotonic() + TAKE_PATIENCE_SECONDS
+        while True:
+            try:
+                return self._gateway.take(call_id, self._instance)
+            except GatewayUnavailable:
+                if time.monotonic() + pause > give_up or self._stop.wait(pause):
+                    raise
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _known_outcome(self, known: Finished) -> Outcome:
+        """It ran here before; never again, whatever the gateway has forgotten."""
+        if known.outcome is not None:
+            return known.outcome
+        return Failure(
+            "already_finished", "this call ran before; its result is no longer here", ambiguous=True
+        )
+
+    def _run(self, call: TakenCall) -> Outcome:
+        job = self._verified(call)
+        if isinstance(job, Failure):
+            return job
+        served = self._tools[call.tool]
+        seconds = call.deadline_unix_ms / 1000 - self._clock()
+        if served.limits.deadline_seconds is not None:
+            seconds = min(seconds, served.limits.deadline_seconds)
+        if seconds <= 0:
+            return Failure("timeout", "its deadline had passed before it began")
+        execution = Execution(job, on_late=lambda outcome: self._settle(call, outcome))
+        execution.start()
+        outcome = execution.wait(seconds)
+        if outcome is not None:
+            return outcome
+        _log.warning("tool.timeout", extra={"call_id": call.call_id, "tool": call.tool})
+        return Failure("timeout", "no answer before its deadline", ambiguous=call.effect != "read")
+
+    def _verified(self, call: TakenCall) -> Job | Failure:
+        """Nothing runs that is not exactly what was decided on."""
+        served = self._tools.get(call.tool)
+        if served is None:
+            return Failure("tool_missing", "its tool host does not have this tool")
+        if served.digest != call.definition_sha256:
+            return Failure("definition_changed", "the tool's definition is not the one that was decided on")
+        if call.taken_before and not (call.idempotent or call.effect == "read"):
+            return Failure("interrupted", "an earlier attempt may have had its effect", ambiguous=True)
+        try:
+            arguments = parse_arguments(call.arguments_json)
+        except ValueError:
+            return Failure("arguments_invalid", "the arguments are no JSON object")
+        return Job(call, served.tool, arguments, served.limits.max_result_bytes, self._withheld)
+
+    def _settle(self, call: TakenCall, outcome: Outcome) -> None:
+        """Writes the outcome down, then delivers it, now or later."""
+        finished = Finished(call.call_id, call.take, self._instance, outcome)
+        try:
+            self._finished.record(finished)
+        except LedgerUnavailable as error:
+            # The effect has happened: the gateway must still hear of it.
+            _log.error("ledger.unavailable", extra={"call_id": call.call_id, "error": str(error)})
+        self._delivery.deliver_or_keep(finished)
