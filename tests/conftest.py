@@ -1,16 +1,17 @@
-"""Fixtures that several packages' tests share."""
+"""Fixtures that every folder may use. Keep it tiny."""
 
-import sys
+import os
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 
 @pytest.fixture(scope="session")
-def opa_command() -> tuple[str, ...]:
-    """A real OPA, built if this machine has none."""
+def opa_binary() -> Path:
+    """An OPA: the one that MESHGATE_OPA names, else found or built as `meshgate runtime install` does."""
+    named = os.environ.get("MESHGATE_OPA")
+    if named:
+        return Path(named)
     from meshgate_deploy import runtime
 
-    return runtime.find_or_install(progress=print).opa
+    return Path(runtime.find_or_install(progress=print).opa[0])

@@ -1,4 +1,4 @@
-module meshgate.dev/runtime/control-plane
+module meshgate/runtime/control-plane
 
 go 1.26.6
 

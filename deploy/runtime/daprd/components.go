@@ -20,11 +20,13 @@ func registerComponents() {
 	stores.RegisterComponent(inmemory.NewInMemoryStateStore, "in-memory")
 	stores.RegisterComponent(sqlite.NewSQLiteStateStore, "sqlite", "sqlite3")
 	stores.RegisterComponent(redis.NewRedisStateStore, "redis")
-	stores.RegisterComponentWithVersions("postgresql", components.Versioning{
-		Preferred: components.VersionConstructor{Version: "v2", Constructor: postgresqlv2.NewPostgreSQLStateStore},
-		Others:    []components.VersionConstructor{{Version: "v1", Constructor: postgresql.NewPostgreSQLStateStore}},
-		Default:   "v1",
-	})
+	for _, name := range []string{"postgres", "postgresql"} {
+		stores.RegisterComponentWithVersions(name, components.Versioning{
+			Preferred: components.VersionConstructor{Version: "v2", Constructor: postgresqlv2.NewPostgreSQLStateStore},
+			Others:    []components.VersionConstructor{{Version: "v1", Constructor: postgresql.NewPostgreSQLStateStore}},
+			Default:   "v1",
+		})
+	}
 	nameresolution.DefaultRegistry.RegisterComponent(mdns.NewResolver, "mdns")
 	// Absent from Dapr's stable build; service invocation on one machine wants it.
 	nameresolution.DefaultRegistry.RegisterComponent(nrsqlite.NewResolver, "sqlite")

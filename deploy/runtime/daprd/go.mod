@@ -1,4 +1,4 @@
-module meshgate.dev/runtime/daprd
+module meshgate/runtime/daprd
 
 go 1.26.5
 

@@ -1,7 +1,8 @@
 // The Dapr sidecar with the few components that meshgate uses, on Dapr's own runtime package.
 //
 // Dapr's own command links every component there is (328 modules, 1.75 GB unpacked). This one links
-// SQLite, PostgreSQL, Redis and in-memory state and two name resolvers, and reads the same flags.
+// SQLite, PostgreSQL, Redis and in-memory state and two name resolvers. Flags, signals and exit codes
+// are those of Dapr's command: the flags come from its own options package, and each is handed on.
 package main
 
 import (
@@ -37,20 +38,40 @@ func main() {
 	if err != nil {
 		log.Fatalf("flags: %v", err)
 	}
-	if opts.RuntimeVersion || opts.BuildInfo {
+	switch {
+	case opts.RuntimeVersion:
 		fmt.Println(buildinfo.Version())
+		return
+	case opts.BuildInfo:
+		fmt.Printf("Version: %s\nGit Commit: %s\nGit Version: %s\n",
+			buildinfo.Version(), buildinfo.Commit(), buildinfo.GitVersion())
+		return
+	case opts.WaitCommand:
+		runtime.WaitUntilDaprOutboundReady(opts.DaprHTTPPort)
 		return
 	}
 	opts.Logger.SetAppID(opts.AppID)
 	if err := logger.ApplyOptionsToLoggers(&opts.Logger); err != nil {
 		log.Fatal(err)
 	}
-	log.Infof("Starting Dapr Runtime -- version %s", buildinfo.Version())
+	log.Infof("Starting Dapr Runtime -- version %s -- meshgate build", buildinfo.Version())
 	registerComponents()
 	state.DefaultRegistry.Logger = logger.NewLogger("dapr.contrib")
 	nameresolution.DefaultRegistry.Logger = logger.NewLogger("dapr.contrib")
-	if err := serve(signals.Context(), opts); err != nil {
-		log.Fatalf("Fatal error from runtime: %s", err)
+	serveUntilStopped(signals.Context(), opts)
+	log.Info("Daprd shutdown gracefully")
+}
+
+// serveUntilStopped serves until SIGTERM or SIGINT ends ctx, or until the shutdown API ends the
+// runtime. SIGHUP ends one round and begins the next, which reads resources and configuration anew.
+func serveUntilStopped(ctx context.Context, opts *options.Options) {
+	for round := range signals.OnHUP(ctx) {
+		if err := serve(round, opts); err != nil {
+			log.Fatalf("Fatal error from runtime: %s", err)
+		}
+		if round.Err() == nil || ctx.Err() != nil {
+			return
+		}
 	}
 }
 
@@ -134,7 +155,7 @@ func config(opts *options.Options, handler security.Handler, health healthz.Heal
 		Mode:             opts.Mode,
 		ProfilePort:      opts.ProfilePort,
 		ReadBufferSize:   opts.ReadBufferSize,
-		Registry:         registries(),
+		Registry:         registry.NewOptions(), // Dapr's default registries: what registerComponents filled
 		RemindersService: opts.RemindersService,
 		ResourcesPath:    opts.ResourcesPath,
 		SchedulerAddress: opts.SchedulerAddress,
@@ -143,11 +164,4 @@ func config(opts *options.Options, handler security.Handler, health healthz.Heal
 		SentryAddress:    opts.SentryAddress,
 		UnixDomainSocket: opts.UnixDomainSocket,
 	}
-}
-
-// registries holds the kinds this sidecar knows; every other kind stays empty and is refused by name.
-func registries() *registry.Options {
-	return registry.NewOptions().
-		WithStateStores(state.DefaultRegistry).
-		WithNameResolutions(nameresolution.DefaultRegistry)
 }

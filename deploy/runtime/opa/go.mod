@@ -1,4 +1,4 @@
-module meshgate.dev/runtime/opa
+module meshgate/runtime/opa
 
 go 1.26.0
 

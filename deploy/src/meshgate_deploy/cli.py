@@ -1,301 +1,250 @@
-"""The command line. Data goes to stdout, everything else to stderr; imports are late, so it starts fast."""
+"""The command line. Everything heavy is imported where it is used: `meshgate --help` takes 0.2 s.
 
-import json
-import os
-import signal
+Data goes to stdout, messages to stderr. Exit codes: 0 ok, 1 failure, 2 usage, 3 denied, 4 not found,
+5 dependency unavailable, 6 integrity failed; `run --` gives the program's own, 125 for ours.
+"""
+
 import sys
-import time
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from meshgate_deploy.errors import EXIT_FAILURE, EXIT_INTEGRITY, EXIT_NOT_FOUND, UserError
+from meshgate_deploy import cli_project, project_commands
+from meshgate_deploy.cli_output import OUTPUT, Output, fail, note, show
+from meshgate_deploy.errors import EXIT_OURS, IntegrityFailed, MeshError, UsageError
+from meshgate_deploy.state import find_project, open_state
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-runtime_app = typer.Typer(no_args_is_help=True, help="The Dapr and OPA binaries.")
-policy_app = typer.Typer(no_args_is_help=True, help="Check and test the project's policies.")
-audit_app = typer.Typer(no_args_is_help=True, help="Read and verify the audit log.")
-app.add_typer(runtime_app, name="runtime")
-app.add_typer(policy_app, name="policy")
-app.add_typer(audit_app, name="audit")
+app = typer.Typer(
+    name="meshgate", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Runs CrewAI agents with every tool call decided by policy and recorded.",
+)  # fmt: skip
+policy = typer.Typer(no_args_is_help=True, help="Check and test the Rego policies.")
+audit = typer.Typer(no_args_is_help=True, help="Read and verify the records.")
+runtime_commands = typer.Typer(no_args_is_help=True, help="The Dapr and OPA binaries.")
+cli_project.register(app)
+app.add_typer(policy, name="policy")
+app.add_typer(audit, name="audit")
+app.add_typer(runtime_commands, name="runtime")
+project_commands.register(app)
 
-TAIL_SECONDS = 0.5
-
-
-class Format(StrEnum):
-    """How rows are printed."""
-
-    table = "table"
-    json = "json"
-    jsonl = "jsonl"
-    yaml = "yaml"
-
-
-Output = Annotated[Format, typer.Option("-o", "--output", help="table, json, jsonl or yaml.")]
-Project = Annotated[Path, typer.Option("--project", "-C", help="The project's folder.")]
+Project = Annotated[
+    Path | None, typer.Option("--project", help="The project's folder; default: found upward from here.")
+]
+OutputOption = Annotated[Output, OUTPUT]
 
 
 def main() -> None:
-    """Runs the CLI; errors have three parts and a documented exit code."""
+    """The console script: maps every failure of ours to its exit code."""
     try:
         app()
-    except UserError as error:
-        say(f"error: {error}")
-        sys.exit(error.exit_code)
+    except MeshError as error:
+        fail(error)
+        sys.exit(EXIT_OURS if sys.argv[1:2] == ["run"] else error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
-def say(message: str) -> None:
-    """One line for the person."""
-    print(message, file=sys.stderr, flush=True)
-
-
-def show(rows: list[dict[str, Any]], output: Format) -> None:
-    """Prints rows on stdout."""
-    if output is Format.json:
-        print(json.dumps(rows, indent=1))
-    elif output is Format.jsonl:
-        for row in rows:
-            print(json.dumps(row), flush=True)
-    elif output is Format.yaml:
-        import yaml
-
-        print(yaml.safe_dump(rows, sort_keys=False), end="")
-    elif rows:
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(*rows[0].keys(), box=None, pad_edge=False)
-        for row in rows:
-            table.add_row(*(str(value) for value in row.values()))
-        Console().print(table)
+def _project(given: Path | None) -> Path:
+    return given.resolve() if given else find_project(Path.cwd())
 
 
 @app.command()
-def version() -> None:
-    """Print meshgate's version."""
-    from importlib.metadata import version as installed
-
-    print(installed("meshgate"))
-
-
-@app.command()
-def up(project: Project = Path()) -> None:
-    """Bring the mesh up and watch it; Ctrl-C takes it down."""
-    from meshgate_deploy.operations import Operations
-
-    began = time.monotonic()
-    supervisor = _brought_up(project)
-    operations = Operations(supervisor)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: operations.stop.set())
-    say(f"up in {time.monotonic() - began:.1f} s; now: meshgate run -- python main.py")
-    try:
-        while not operations.stop.wait(0.2):
-            supervisor.watch_once()
-    finally:
-        operations.server.close()
-        supervisor.down()
-        say("down")
-
-
-@app.command()
-def down(project: Project = Path()) -> None:
-    """Take the mesh of this project down."""
-    path = _control(project)
-    _ask(path, {"op": "down"})
-    while path.exists():
-        time.sleep(0.05)
-
-
-@app.command()
-def ps(project: Project = Path(), output: Output = Format.table) -> None:
-    """List the mesh's processes with their identities."""
-    show(_ask(_control(project), {"op": "ps"})["rows"], output)
-
-
-@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-def run(
-    command: Annotated[list[str], typer.Argument(help="The program, after `--`.")],
-    app_name: Annotated[str, typer.Option("--app", help="Which crew or program it is.")] = "",
-    run_id: Annotated[str, typer.Option("--run-id", help="The run's id; a new one by default.")] = "",
-    project: Project = Path(),
+def up(
+    *,
+    project: Project = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return once the mesh is up.")] = False,
 ) -> None:
-    """Run an unchanged program through the gateway; its exit status is ours, 125 for our own failure."""
-    from meshgate_deploy.manifest import FILE_NAME, load
+    """Start the whole mesh; Ctrl-C takes it down."""
+    folder = _project(project)
+    if detach:
+        from meshgate_deploy.detached import start_detached
 
-    manifest = load(project / FILE_NAME)
-    runnable = [name for name, kind in manifest.apps().items() if kind != "toolhost"]
-    if not app_name and len(runnable) != 1:
-        raise UserError(
-            "which app is this?", why=f"the manifest has {', '.join(runnable) or 'no crew or program'}",
-            fix="add `--app NAME`", exit_code=2,
-        )  # fmt: skip
-    request = {"op": "run", "app": app_name or runnable[0], "argv": command, "run_id": run_id or None}
-    if _control(project).exists():
-        sys.exit(_ask(_control(project), request, (0, 1, 2))["status"])
-    supervisor = _brought_up(project)
-    try:
-        managed = supervisor.run(request["app"], command, stdio=(0, 1, 2), run_id=run_id or None)
-        signal.signal(signal.SIGINT, lambda *_: os.kill(managed.popen.pid, signal.SIGINT))
-        status = managed.popen.wait()
-    finally:
-        supervisor.down()
-    sys.exit(status)
+        start_detached(folder, note)
+        return
+    from meshgate_deploy.supervisor import Supervisor
+
+    Supervisor(project=folder, say=note).run()
+
+
+@app.command()
+def down(*, project: Project = None) -> None:
+    """Take the mesh down and wait until it is gone."""
+    from meshgate_deploy.detached import stop
+
+    stop(open_state(_project(project)), note)
+
+
+@app.command()
+def ps(*, project: Project = None, output: OutputOption = Output.table) -> None:
+    """Show the mesh's processes."""
+    from meshgate_deploy.control import ask_once
+
+    status = ask_once(open_state(_project(project)).control, {"op": "status"})
+    columns = ["name", "state", "pid", "restarts", "up_seconds", "detail"]
+    show(status["processes"], output, columns=columns, whole=status)
 
 
 @app.command()
 def logs(
-    name: Annotated[str, typer.Argument(help="A process of `meshgate ps`.")],
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Keep printing.")] = False,
-    project: Project = Path(),
+    *,
+    names: Annotated[list[str] | None, typer.Argument(help="Processes; default: all.")] = None,
+    project: Project = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is written.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Lines from the end.")] = 50,
 ) -> None:
-    """Print a process's log."""
-    path = project / ".meshgate" / "logs" / f"{name}.log"
-    if not path.is_file():
-        known = sorted(p.stem for p in path.parent.glob("*.log")) if path.parent.is_dir() else []
-        raise UserError(
-            f"there is no log of '{name}'", why=f"logs exist of: {', '.join(known) or 'nothing'}",
-            fix="use a name of `meshgate ps`", exit_code=EXIT_NOT_FOUND,
-        )  # fmt: skip
-    with path.open() as file:
-        while True:
-            if text := file.read():
-                sys.stdout.write(text)
-                sys.stdout.flush()
-            elif not follow:
-                return
-            else:
-                time.sleep(TAIL_SECONDS)
+    """Show the logs of the mesh's processes."""
+    from meshgate_deploy.logs import print_logs
+
+    print_logs(open_state(_project(project)), names or [], follow=follow, lines=lines)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def run(
+    *,
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND…")],
+    project: Project = None,
+    app_name: Annotated[
+        str | None, typer.Option("--app", help="The crew or program of the manifest.")
+    ] = None,
+    run_id: Annotated[str | None, typer.Option("--run-id", help="Default: a new UUIDv7.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the run's id and return.")] = False,
+) -> None:
+    """Run an unchanged program as an agent. Its exit status is the program's own, 125 for ours."""
+    from meshgate_deploy.run_client import run_program
+
+    status = run_program(
+        project=_project(project), app=app_name, run_id=run_id, command=command, detach=detach, say=note
+    )
+    raise typer.Exit(status)
 
 
 @app.command()
-def demo(
-    seed: Annotated[int, typer.Option(help="Draws orders, amounts and the injection's place.")] = 7,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+def doctor(
+    *,
+    project: Project = None,
+    output: OutputOption = Output.table,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail when anything is not ok.")] = False,
 ) -> None:
-    """See a crew of two agents work, and its forbidden calls refused."""
-    from meshgate_deploy.demo import run_demo
+    """Look at binaries, manifest, policies and the running mesh; say how to mend what is wrong."""
+    from meshgate_deploy.doctor import examine
 
-    result = run_demo(seed=seed, say=say, quiet=as_json)
-    if as_json:
-        print(json.dumps(result))
-    sys.exit(0 if result["status"] == "ok" else EXIT_FAILURE)
-
-
-@runtime_app.command("install")
-def runtime_install() -> None:
-    """Find or build Dapr and OPA."""
-    from meshgate_deploy import runtime
-
-    try:
-        runtime.find_or_install(progress=say)
-    except runtime.RuntimeUnavailable as error:
-        raise UserError(
-            "a runtime binary is missing", why=str(error), fix="see above", exit_code=5
-        ) from error
-    show([dict(row) for row in runtime.show()], Format.table)
+    checks = examine(project.resolve() if project else Path.cwd())
+    rows = [{"check": c.name, "ok": c.ok, "detail": c.detail, "fix": "" if c.ok else c.fix} for c in checks]
+    show(rows, output, columns=["check", "ok", "detail", "fix"])
+    bad = [check for check in checks if not check.ok]
+    if bad and strict:
+        raise IntegrityFailed(f"{len(bad)} of {len(checks)} checks are not ok", next_step=bad[0].fix)
 
 
-@runtime_app.command("show")
-def runtime_show(output: Output = Format.table) -> None:
-    """Say which binaries are used, and whence."""
-    from meshgate_deploy import runtime
+@policy.command("check")
+def policy_check(*, project: Project = None, output: OutputOption = Output.table) -> None:
+    """Compile strictly and look for rules that open the door."""
+    from meshgate_deploy.policy_commands import check
 
-    show([dict(row) for row in runtime.show()], output)
-
-
-@policy_app.command("check")
-def policy_check(project: Project = Path(), output: Output = Format.table) -> None:
-    """Compile the policies strictly and look for rules that open the door."""
-    from dataclasses import asdict
-
-    from meshgate_policies.check import check_policies
-
-    problems = check_policies(_opa(), project / _manifest(project).policies)
-    show([asdict(problem) for problem in problems], output)
+    folder = _project(project)
+    problems = check(folder, note)
+    show(problems, output, columns=["file", "line", "message", "fix"])
     if problems:
-        sys.exit(EXIT_FAILURE)
-    say("the policies are good")
+        raise typer.Exit(UsageError.exit_code)
 
 
-@policy_app.command("test")
-def policy_test(project: Project = Path()) -> None:
-    """Run the policies' own tests."""
-    from meshgate_policies.check import run_policy_tests
+@policy.command("test")
+def policy_test(*, project: Project = None) -> None:
+    """Run the Rego tests of the project."""
+    from meshgate_deploy.policy_commands import test
 
-    passed, report = run_policy_tests(_opa(), project / _manifest(project).policies)
-    say(report.rstrip())
+    passed, report = test(_project(project), note)
+    typer.echo(report, nl=False)
     if not passed:
-        sys.exit(EXIT_FAILURE)
+        raise typer.Exit(1)
 
 
-@audit_app.command("query")
-def audit_query(
-    caller: str = "", tool: str = "", call_id: str = "", kind: str = "", limit: int = 1000,
-    project: Project = Path(), output: Output = Format.jsonl,
-) -> None:  # fmt: skip
-    """Print audit records."""
-    query = {"caller": caller, "tool": tool, "call_id": call_id, "kind": kind, "limit": limit}
-    show(_brief(_ask(_control(project), {"op": "records", "query": query})["records"], output), output)
+@audit.command("tail")
+def audit_tail(
+    *,
+    project: Project = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1)] = 20,
+    follow: Annotated[bool, typer.Option("--follow", "-f")] = False,
+    output: OutputOption = Output.table,
+) -> None:
+    """Show the newest records."""
+    from meshgate_deploy.audit_commands import tail
+
+    tail(open_state(_project(project)), lines=lines, follow=follow, output=output)
 
 
-@audit_app.command("tail")
-def audit_tail(project: Project = Path()) -> None:
-    """Print records as they come."""
-    after = 0
-    while True:
-        answer = _ask(_control(project), {"op": "records", "query": {"after_seq": after}})
-        show(answer["records"], Format.jsonl)
-        after = answer["last_seq"]
-        time.sleep(TAIL_SECONDS)
+@audit.command("query")
+def audit_query(  # noqa: PLR0913 - one option per field
+    *,
+    project: Project = None,
+    caller: Annotated[str, typer.Option(help="A SPIFFE ID.")] = "",
+    tool: Annotated[str, typer.Option(help="host.tool")] = "",
+    call_id: Annotated[str, typer.Option("--call-id")] = "",
+    kind: Annotated[str, typer.Option(help="decision, outcome, authentication, refusal, …")] = "",
+    limit: Annotated[int, typer.Option(min=1)] = 100,
+    output: OutputOption = Output.table,
+) -> None:
+    """Find records."""
+    from meshgate_deploy.audit_commands import query
+
+    filters = {"caller": caller, "tool": tool, "call_id": call_id, "kind": kind}
+    query(open_state(_project(project)), filters=filters, limit=limit, output=output)
 
 
-@audit_app.command("verify")
-def audit_verify(project: Project = Path()) -> None:
-    """Walk the chain of records; status 6 when it is broken."""
-    answer = _ask(_control(project), {"op": "verify"})
-    say(f"{answer['records']} records, {'good' if answer['verified'] else answer['problem']}")
+@audit.command("verify")
+def audit_verify(*, project: Project = None, output: OutputOption = Output.table) -> None:
+    """Verify that the chain of records is whole."""
+    from meshgate_deploy.control import ask_once
+
+    request = {"op": "admin", "method": "VerifyRecords"}
+    answer = ask_once(open_state(_project(project)).control, request)
+    show([answer], output, columns=["verified", "records", "problem"], whole=answer)
     if not answer["verified"]:
-        sys.exit(EXIT_INTEGRITY)
+        raise IntegrityFailed(
+            "the records are not whole", why=str(answer["problem"]), next_step="keep the store as evidence"
+        )
 
 
-def _brief(records: list[dict[str, Any]], output: Format) -> list[dict[str, Any]]:
-    if output is not Format.table:
-        return records
-    names = ("seq", "time", "kind", "caller", "tool", "verdict", "state", "reasons")
-    return [{name: row.get(name, "") for name in names} for row in records]
-
-
-def _manifest(project: Path) -> Any:
-    from meshgate_deploy.manifest import FILE_NAME, load
-
-    return load(project / FILE_NAME)
-
-
-def _control(project: Path) -> Path:
-    from meshgate_deploy.supervisor import places_of
-
-    return places_of(project.resolve()).control
-
-
-def _ask(path: Path, request: dict[str, Any], fds: tuple[int, ...] = ()) -> dict[str, Any]:
-    from meshgate_deploy.control import ask
-
-    return ask(path, request, fds)
-
-
-def _opa() -> tuple[str, ...]:
+@runtime_commands.command("install")
+def runtime_install() -> None:
+    """Find or build the binaries."""
     from meshgate_deploy import runtime
 
-    return runtime.find_or_install(progress=say).opa
+    binaries = runtime.find_or_install(progress=note)
+    for name, version in binaries.versions.items():
+        note(f"{name} {version}: ready")
 
 
-def _brought_up(project: Path) -> Any:
+@runtime_commands.command("show")
+def runtime_show(*, output: OutputOption = Output.table) -> None:
+    """Show where the binaries are; builds nothing."""
     from meshgate_deploy import runtime
-    from meshgate_deploy.supervisor import Supervisor, bring_up
 
-    manifest = _manifest(project)
-    binaries = runtime.find_or_install(progress=say)
-    return bring_up(lambda: Supervisor(project=project, manifest=manifest, binaries=binaries, say=say))
+    show(runtime.show(), output, columns=["name", "state", "version", "path"])
+
+
+@app.command()
+def version(*, output: OutputOption = Output.table) -> None:
+    """Show versions."""
+    from importlib import metadata
+
+    rows = []
+    for name in ("meshgate", "crewai", "crewai-tools", "dapr", "grpcio"):
+        try:
+            rows.append({"name": name, "version": metadata.version(name)})
+        except metadata.PackageNotFoundError:
+            rows.append({"name": name, "version": "not installed"})
+    show(rows, output, columns=["name", "version"])
+
+
+@app.command("manifest-schema", hidden=True)
+def manifest_schema() -> None:
+    """Print the manifest's JSON Schema."""
+    from meshgate_deploy.manifest import json_schema
+
+    typer.echo(json_schema(), nl=False)
+
+
+if __name__ == "__main__":
+    main()

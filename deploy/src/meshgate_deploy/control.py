@@ -1,111 +1,176 @@
-"""The supervisor's own socket: how later commands reach a mesh that is up.
+"""The supervisor's control socket: one request per connection, answers as JSON lines.
 
-One JSON line each way; a run also carries the caller's stdin, stdout and stderr, so that a
-terminal passes through. Only the same user gets in, and no process of an agent.
+Admitted are processes of the same user that the supervisor did not start, directly or indirectly:
+every process of an agent is a descendant of the supervisor, which adopts orphans. A run request may carry
+the caller's standard streams, so that a terminal passes through.
 """
 
-import array
+import contextlib
 import json
 import os
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from meshgate_identities import attestation
 
-from meshgate_deploy.errors import EXIT_UNAVAILABLE, UserError
+from meshgate_deploy.errors import Denied, DependencyUnavailable, MeshError, from_dict
 
-MAX_LINE = 262_144
-Handler = Callable[[dict[str, Any], list[int], socket.socket], dict[str, Any]]
+MAX_REQUEST_BYTES = 1_048_576
+REQUEST_SECONDS = 5.0
+STREAMS = 3
+
+Send = Callable[[dict[str, Any]], None]
+Handle = Callable[[dict[str, Any], list[int], socket.socket, Send], None]
 
 
 class ControlServer:
-    """Answers on `control.sock` (0600), a thread per request."""
+    """Serves requests, a thread each. `handle` owns the descriptors it is given."""
 
-    def __init__(self, *, path: Path, handler: Handler, is_agent: Callable[[int], bool]) -> None:
-        self._path = path
-        self._handler = handler
-        self._is_agent = is_agent
-        path.unlink(missing_ok=True)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.bind(str(path))
-        path.chmod(0o600)
-        self._socket.listen(16)
-        threading.Thread(target=self._accept, name="control", daemon=True).start()
+    def __init__(self, *, path: Path, handle: Handle) -> None:
+        self._path, self._handle = path, handle
+        self._own = attestation.process(os.getpid())
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+
+    def start(self) -> None:
+        """Opens the socket with mode 0600.
+
+        Raises:
+            DependencyUnavailable: another supervisor of this project is up.
+        """
+        if reachable(self._path):
+            raise DependencyUnavailable(
+                "the mesh is up already",
+                why=f"{self._path} answers",
+                next_step="meshgate ps, or meshgate down",
+            )
+        self._path.unlink(missing_ok=True)
+        self._listener.bind(str(self._path))
+        self._path.chmod(0o600)
+        self._listener.listen(64)
+        threading.Thread(target=self._serve, name="control", daemon=True).start()
 
     def close(self) -> None:
-        """Removes the socket."""
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+        """Stops serving."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
         self._path.unlink(missing_ok=True)
 
-    def _accept(self) -> None:
+    def _serve(self) -> None:
         while True:
             try:
-                connection, _ = self._socket.accept()
+                connection, _ = self._listener.accept()
             except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+                return  # closed
+            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
 
-    def _serve(self, connection: socket.socket) -> None:
-        with connection:
-            try:
-                peer = attestation.peer(connection)
-            except ProcessLookupError:
-                return
-            if peer.uid != os.getuid() or self._is_agent(peer.process.pid):
-                return
-            fds = array.array("i")
-            line, ancillary, _flags, _address = connection.recvmsg(
-                MAX_LINE, socket.CMSG_LEN(3 * fds.itemsize)
-            )
-            for level, kind, data in ancillary:
-                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                    fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-            try:
-                answer = self._answer(line, list(fds), connection)
-            finally:
-                for descriptor in fds:
-                    os.close(descriptor)
-            with suppress(BrokenPipeError):
+    def _converse(self, connection: socket.socket) -> None:
+        def send(answer: dict[str, Any]) -> None:
+            with contextlib.suppress(OSError):  # the asker went away: nobody to tell
                 connection.sendall(json.dumps(answer).encode() + b"\n")
 
-    def _answer(self, line: bytes, fds: list[int], connection: socket.socket) -> dict[str, Any]:
+        descriptors: list[int] = []
+        with connection:
+            try:
+                self._admit(connection)
+                connection.settimeout(REQUEST_SECONDS)
+                request = _receive(connection, descriptors)
+                connection.settimeout(None)
+                self._handle(request, descriptors, connection, send)
+            except MeshError as error:
+                send({"error": error.as_dict()})
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                send({"error": {"what": "the request failed", "why": repr(error), "exit_code": 1}})
+            finally:
+                for descriptor in descriptors:
+                    with contextlib.suppress(OSError):
+                        os.close(descriptor)
+
+    def _admit(self, connection: socket.socket) -> None:
         try:
-            return self._handler(json.loads(line), fds, connection)
-        except UserError as error:
-            return {"error": [error.what, error.why, error.fix], "exit_code": error.exit_code}
+            found = attestation.peer(connection)
+        except ProcessLookupError as error:
+            raise Denied("the asking process has ended") from error
+        if found.uid != os.getuid():
+            raise Denied(f"uid {found.uid} may not command this mesh", why=f"it belongs to uid {os.getuid()}")
+        if attestation.is_descendant(found.process.pid, self._own):
+            raise Denied("a process of the mesh may not command it", why=f"pid {found.process.pid}")
 
 
-def ask(path: Path, request: dict[str, Any], fds: tuple[int, ...] = ()) -> dict[str, Any]:
-    """Asks the supervisor and waits for its answer.
+def reachable(path: Path) -> bool:
+    """Whether a supervisor listens there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def connect(path: Path) -> socket.socket:
+    """Connects to the supervisor.
 
     Raises:
-        UserError: nobody listens, or what the supervisor refused.
+        DependencyUnavailable: none is there.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        try:
-            connection.connect(str(path))
-        except OSError as error:
-            raise UserError(
-                "no mesh is up in this project", why=str(error), fix="run `meshgate up`",
-                exit_code=EXIT_UNAVAILABLE,
-            ) from error  # fmt: skip
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        connection.sendmsg([json.dumps(request).encode()], rights)
-        with connection.makefile("rb") as stream:
-            line = stream.readline()
-    if not line:
-        raise UserError(
-            "the supervisor gave no answer", why="it ended or refused this process", fix="run `meshgate ps`",
-            exit_code=EXIT_UNAVAILABLE,
-        )  # fmt: skip
-    answer: dict[str, Any] = json.loads(line)
-    if "error" in answer:
-        what, why, fix = answer["error"]
-        raise UserError(what, why=why, fix=fix, exit_code=answer["exit_code"])
-    return answer
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(str(path))
+    except OSError as error:
+        sock.close()
+        raise DependencyUnavailable(
+            "the mesh is not up", why=f"{path}: {error.strerror}", next_step="meshgate up"
+        ) from error
+    return sock
+
+
+def ask(
+    path: Path, request: dict[str, Any], *, descriptors: tuple[int, ...] = ()
+) -> Iterator[dict[str, Any]]:
+    """Sends a request and yields its answers.
+
+    Raises:
+        MeshError: what the supervisor says went wrong.
+    """
+    with connect(path) as sock:
+        yield from converse(sock, request, descriptors)
+
+
+def converse(
+    sock: socket.socket, request: dict[str, Any], descriptors: tuple[int, ...]
+) -> Iterator[dict[str, Any]]:
+    """The same on an open connection."""
+    data = json.dumps(request).encode() + b"\n"
+    with contextlib.suppress(BrokenPipeError):  # refused before it was read: the answer says why
+        sent = socket.send_fds(sock, [data], list(descriptors)) if descriptors else 0
+        sock.sendall(data[sent:])
+    with sock.makefile("rb") as lines:
+        for line in lines:
+            answer = json.loads(line)
+            if "error" in answer:
+                raise from_dict(answer["error"])
+            yield answer
+
+
+def ask_once(path: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """A request with one answer."""
+    for answer in ask(path, request):
+        return answer
+    raise DependencyUnavailable("the supervisor gave no answer", next_step="meshgate ps")
+
+
+def _receive(connection: socket.socket, descriptors: list[int]) -> dict[str, Any]:
+    data = b""
+    while not data.endswith(b"\n"):
+        part, passed, _flags, _address = socket.recv_fds(connection, 65_536, STREAMS)
+        descriptors.extend(passed)
+        data += part
+        if not part or len(data) > MAX_REQUEST_BYTES:
+            raise ValueError("the request is cut off or too long")
+    request = json.loads(data)
+    if not isinstance(request, dict):
+        raise TypeError("a request is one JSON object")
+    return request

@@ -1,180 +1,254 @@
-"""`meshgate demo`: the refund desk in a private folder, from an empty state to a verified log."""
+"""`meshgate demo`: a crew of two agents works, an injected ticket misleads it, policy holds.
 
+Stages the example with data drawn from a seed, brings a whole mesh up for it, runs its unchanged
+`main.py`, and holds the payment service's book against what the seed says must be in it.
+"""
+
+import base64
 import contextlib
 import json
 import os
+import re
 import secrets
-import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
-from meshgate_wire import broker_pb2 as pb
+from meshgate_audit import chain
 
-from meshgate_deploy import runtime
-from meshgate_deploy.demo_services import model, seed
-from meshgate_deploy.demo_services.http_json import JsonServer
-from meshgate_deploy.errors import UserError
-from meshgate_deploy.manifest import load
-from meshgate_deploy.supervisor import Supervisor, bring_up
+from meshgate_deploy import demo_report
+from meshgate_deploy.control import ask, ask_once, reachable
+from meshgate_deploy.demo_report import Report
+from meshgate_deploy.errors import DependencyUnavailable, MeshError, UsageError
+from meshgate_deploy.refund_desk import payments, stage
+from meshgate_deploy.refund_desk import seed as seeds
+from meshgate_deploy.refund_desk.stage import Stage
+from meshgate_deploy.state import State, open_state
+
+UP_SECONDS = 1800  # the first start builds the binaries
+DOWN_SECONDS = 60
+POLL_SECONDS = 0.05
+PAGE = 500
+MAX_SEED = 2**32
 
 Say = Callable[[str], None]
-PORT_SECONDS = 10.0
-RPC_SECONDS = 10.0
 
 
-def run_demo(
-    *, seed: int, say: Say, quiet: bool, change: Callable[[Path], None] | None = None
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """A demo that ran: what it found, and where it lies."""
+
+    report: Report
+    stage: Stage
+    answer: str
+
+    @property
+    def book(self) -> list[seeds.Payment]:
+        """The payment service's book."""
+        return payments.read_book(self.stage.book)
+
+
+def demo(*, seed: int | None = None, without: Collection[str] = (), say: Say) -> Demo:
     """Runs the whole story once.
 
     Args:
-        seed: draws the desk.
-        say: gets progress lines.
-        quiet: nothing but progress; otherwise tables go to stdout.
-        change: edits the project's copy before it starts, for tests.
+        seed: what to draw; a new one when None.
+        without: tools whose grants are taken out of the policy first.
+        say: gets each line of progress.
 
-    Returns:
-        The object that `meshgate demo --json` prints.
+    Raises:
+        UsageError: `without` names a tool that the policy does not grant.
+        DependencyUnavailable: a part did not come up.
     """
-    binaries = runtime.find_or_install(progress=say)
-    began = time.monotonic()
+    begun = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="meshgate-demo-"))
-    project = folder / "refund_desk"
-    shutil.copytree(_example(), project, ignore=shutil.ignore_patterns("__pycache__", ".meshgate", "data"))
-    desk = _seed(seed, project)
-    if change:
-        change(project)
-    book = folder / "payment-book.jsonl"
-    with _services(folder, book):
-        supervisor = bring_up(
-            lambda: Supervisor(
-                project=project, manifest=load(project / "meshgate.yaml"), binaries=binaries, say=say
-            )
+    number = secrets.randbelow(MAX_SEED) if seed is None else seed
+    say(f"seed {number}: the project is copied to {folder / 'project'}")
+    with _orderly_end(), _staged(folder, number) as staged:
+        for tool in without:
+            remove_grant(staged.project / "policies" / "desk.rego", tool)
+        say(
+            "the model is "
+            + ("yours: OPENAI_BASE_URL" if stage.users_model() else "a loopback one that obeys")
         )
-        try:
-            status = _run_crew(supervisor, folder)
-            result = _result(supervisor, status, desk, book)
-        finally:
-            supervisor.down()
-    result["seconds"] = round(time.monotonic() - began, 2)
-    if not quiet:
-        _tell(result, book, folder)
-    return {key: value for key, value in result.items() if not key.startswith("_")}
+        with _mesh(staged, say) as state:
+            apps = ask_once(state.control, {"op": "status"})["apps"]
+            say("running: python main.py")
+            status, answer = _run(state, staged)
+            records, problem = _records(state)
+        report = _report(staged, records, problem, status, apps, without, time.monotonic() - begun)
+    if status != 0:
+        say(answer)
+    return Demo(report, staged, answer)
 
 
-def _seed(number: int, project: Path) -> seed.Desk:
-    desk = seed.draw(number)
-    seed.write(desk, project / "data")
-    return desk
+def remove_grant(policy: Path, tool: str) -> None:
+    """Takes the rules that grant a tool out of a policy file.
 
-
-def _example() -> Path:
-    packaged = Path(__file__).parent / "_examples" / "refund_desk"
-    return (
-        packaged if packaged.is_dir() else Path(__file__).parents[3] / "agents" / "examples" / "refund_desk"
-    )
+    Raises:
+        UsageError: there is none.
+    """
+    blocks = policy.read_text().split("\n\n")
+    kept = [
+        block
+        for block in blocks
+        if not re.search(rf'^allow contains "{re.escape(tool)}"', block, re.MULTILINE)
+    ]
+    if len(kept) == len(blocks):
+        raise UsageError(
+            f"the demo's policy grants no {tool!r}", next_step="one of: " + ", ".join(seeds.TOOLS)
+        )
+    policy.write_text("\n\n".join(kept).rstrip() + "\n")
 
 
 @contextlib.contextmanager
-def _services(folder: Path, book: Path) -> Iterator[None]:
-    """The payment service as a process, and the scripted model unless the user brings one."""
-    key, port_file = secrets.token_hex(16), folder / "payment-port"
-    before = dict(os.environ)
-    os.environ["PAYMENT_KEY"] = key
-    scripted = JsonServer(model.handle)
-    if not (os.environ.get("OPENAI_BASE_URL") and os.environ.get("OPENAI_API_KEY")):
-        scripted.start()
-        os.environ["OPENAI_BASE_URL"] = f"http://127.0.0.1:{scripted.port}/v1"
-        os.environ["OPENAI_API_KEY"] = "scripted"
-    argv = [sys.executable, "-m", "meshgate_deploy.demo_services.payment", str(book), str(port_file)]
-    payment = subprocess.Popen(argv)
+def _staged(folder: Path, number: int) -> Iterator[Stage]:
     try:
-        deadline = time.monotonic() + PORT_SECONDS
-        while not (port_file.exists() and port_file.read_text()):
-            if payment.poll() is not None or time.monotonic() > deadline:
-                raise UserError("the payment service did not start", why="see above", fix="run it again")
-            time.sleep(0.02)
-        os.environ["PAYMENT_URL"] = f"http://127.0.0.1:{port_file.read_text()}"
+        with stage.staged(folder, seed=number) as staged:
+            yield staged
+    except stage.ServiceFailed as error:
+        raise DependencyUnavailable("a service of the demo did not come up", why=str(error)) from error
+
+
+@contextlib.contextmanager
+def _orderly_end() -> Iterator[None]:
+    """SIGTERM unwinds like Ctrl-C does, so that everything started is ended."""
+
+    def unwind(number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, unwind)
+    try:
         yield
     finally:
-        payment.kill()
-        payment.wait()
-        os.environ.clear()
-        os.environ.update(before)
+        signal.signal(signal.SIGTERM, before)
 
 
-def _run_crew(supervisor: Supervisor, folder: Path) -> int:
-    """The crew's own entry point, unchanged; its output goes to a file."""
-    with (folder / "crew.out").open("wb") as output, open(os.devnull, "rb") as nothing:  # noqa: PTH123
-        streams = (nothing.fileno(), output.fileno(), output.fileno())
-        managed = supervisor.run("desk", [sys.executable, "main.py"], stdio=streams)
-        status = managed.popen.wait()
-        supervisor.finish_run(managed)
-    return status
-
-
-def _result(supervisor: Supervisor, status: int, desk: seed.Desk, book: Path) -> dict[str, Any]:
-    admin = supervisor.admin()
-    found = admin.QueryRecords(pb.QueryRecordsRequest(kind="decision"), timeout=RPC_SECONDS)
-    decisions = [json.loads(record) for record in found.records_json]
-    verified = admin.VerifyRecords(pb.VerifyRecordsRequest(), timeout=RPC_SECONDS)
-    allowed = sum(decision["verdict"] == "allow" for decision in decisions)
-    paid = Counter(_paid(book))
-    expected = Counter(desk.expected_book())
-    doubled = sum(count - 1 for count in paid.values() if count > 1)
-    missing = sum((expected - paid).values())
-    good = status == 0 and verified.verified and not doubled and paid == expected
-    apps = ["gateway", *supervisor.manifest.apps()]
-    return {
-        "status": "ok" if good else "failed",
-        "seconds": 0.0,
-        "apps": [{"name": app, "spiffe_id": str(supervisor.spiffe_id(app))} for app in apps],
-        "calls": len(decisions),
-        "allowed": allowed,
-        "denied": len(decisions) - allowed,
-        "effects": {
-            "expected": sum(expected.values()),
-            "seen": sum(paid.values()),
-            "doubled": doubled,
-            "missing": missing,
-        },
-        "audit": {"records": verified.records, "verified": verified.verified},
-        "_decisions": decisions,
-    }
-
-
-def _paid(book: Path) -> list[tuple[str, int, str]]:
-    rows = [json.loads(line) for line in book.read_text().splitlines()] if book.exists() else []
-    return [(row["order_id"], row["amount"], row["card"]) for row in rows]
-
-
-def _tell(result: dict[str, Any], book: Path, folder: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    table = Table("decision", "tool", "verdict", "reasons", box=None, title="Decisions", title_justify="left")
-    for row in result["_decisions"]:
-        colour = "green" if row["verdict"] == "allow" else "red"
-        verdict = f"[{colour}]{row['verdict']}[/{colour}]"
-        table.add_row(row["decision_id"], row["tool"], verdict, ", ".join(row["reasons"]))
-    console.print(table)
-    paid = Table("order", "amount", "card", box=None, title="Payment book", title_justify="left")
-    for order, amount, card in _paid(book):
-        paid.add_row(order, str(amount), card)
-    console.print(paid)
-    denied, effects, audit = result["denied"], result["effects"], result["audit"]
-    console.print(
-        f"{result['calls']} calls, {denied} refused; {effects['seen']} of {effects['expected']} refunds paid,"
-        f" {effects['doubled']} doubled; {audit['records']} audit records, "
-        f"{'verified' if audit['verified'] else 'BROKEN'}; {result['seconds']} s"
+@contextlib.contextmanager
+def _mesh(staged: Stage, say: Say) -> Iterator[State]:
+    """Brings the mesh up and takes it down again."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "MODEL"))}
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "meshgate_deploy.demo_mesh", str(staged.project)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**kept, **staged.env},
+        start_new_session=True,  # a terminal's Ctrl-C is ours; the mesh ends with our end of its input
     )
-    console.print(
-        f"The crew said: {folder / 'crew.out'}   Logs: {folder / 'refund_desk' / '.meshgate' / 'logs'}"
+    last: list[str] = []
+    reader = threading.Thread(target=_follow, args=(process, say, last), daemon=True)
+    reader.start()
+    try:
+        yield _ready(process, staged.project, reader, last)
+    finally:
+        if process.stdin:
+            process.stdin.close()
+        try:
+            process.wait(timeout=DOWN_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        reader.join(timeout=POLL_SECONDS)
+
+
+def _follow(process: "subprocess.Popen[bytes]", say: Say, last: list[str]) -> None:
+    for line in process.stderr or ():
+        text = line.decode(errors="replace").rstrip()
+        last[:] = [*last[-20:], text]
+        say(text)
+
+
+def _ready(
+    process: "subprocess.Popen[bytes]", project: Path, reader: threading.Thread, last: list[str]
+) -> State:
+    give_up_at = time.monotonic() + UP_SECONDS
+    while process.poll() is None and time.monotonic() < give_up_at:
+        state = open_state(project)
+        if reachable(state.control):
+            with contextlib.suppress(MeshError, OSError):
+                if ask_once(state.control, {"op": "status"})["ready"]:
+                    return state
+        time.sleep(POLL_SECONDS)
+    reader.join(timeout=1)
+    raise DependencyUnavailable(
+        "the demo's mesh did not come up",
+        why="\n".join(last),
+        next_step=f"the logs in {project}/.meshgate/logs",
+    )
+
+
+def _run(state: State, staged: Stage) -> tuple[int, str]:
+    """Runs the project's entry point as the crew's app; gives its status and what it printed."""
+    log = staged.project / ".meshgate" / "logs" / "demo-run.log"
+    answer = log.with_suffix(".out")
+    request = {
+        "op": "run",
+        "app": "desk",
+        "command": [sys.executable, "main.py"],
+        "cwd": str(staged.project),
+        "terminal": {},
+    }
+    with open(os.devnull, "rb") as nothing, answer.open("wb") as out, log.open("wb") as err:  # noqa: PTH123
+        for message in ask(
+            state.control, request, descriptors=(nothing.fileno(), out.fileno(), err.fileno())
+        ):
+            if "exit" in message:
+                text = answer.read_text(errors="replace")
+                status = int(message["exit"])
+                return status, text if status == 0 else text + log.read_text(errors="replace")[-4000:]
+    raise DependencyUnavailable("the demo's mesh ended during the run", next_step=f"the logs in {log.parent}")
+
+
+def _records(state: State) -> tuple[list[dict[str, Any]], str]:
+    """Every record, and what is wrong with them: checked here and by the gateway."""
+    lines: list[bytes] = []
+    after, full = 0, True
+    while full:
+        query = {"after_seq": after, "limit": PAGE}
+        page = ask_once(state.control, {"op": "admin", "method": "QueryRecords", "request": query})
+        found = [base64.b64decode(encoded) for encoded in page["records_json"]]
+        lines += found
+        after, full = int(page["last_seq"]), len(found) == PAGE
+    theirs = ask_once(state.control, {"op": "admin", "method": "VerifyRecords"})
+    problem = chain.verify(lines).problem or str(theirs["problem"])
+    if not problem and int(theirs["records"]) < len(lines):
+        problem = f"the gateway verified {theirs['records']} records of {len(lines)}"
+    return [json.loads(line) for line in lines], problem
+
+
+def _report(  # noqa: PLR0913, PLR0917 (what a run of the story gave)
+    staged: Stage,
+    records: list[dict[str, Any]],
+    problem: str,
+    status: int,
+    apps: list[Mapping[str, str]],
+    without: Collection[str],
+    seconds: float,
+) -> Report:
+    rows = demo_report.rows(records)
+    book = payments.read_book(staged.book)
+    if stage.users_model():
+        # What a real model does is its own affair: the book must hold what the records say was done.
+        done = demo_report.refunds_done(rows)
+        effects = demo_report.Effects(done, len(book), max(0, len(book) - done), max(0, done - len(book)))
+    else:
+        grants = [tool for tool in seeds.TOOLS if tool not in without]
+        effects = demo_report.effects(book, seeds.expected(staged.story, grants=grants).book)
+    return Report(
+        seconds=seconds,
+        exit_status=status,
+        apps=tuple(apps),
+        rows=rows,
+        effects=effects,
+        records=len(records),
+        problem=problem,
     )

@@ -1,35 +1,75 @@
-"""Who gets which variable. Only the supervisor reads `.env` and its own environment."""
+"""Who gets which variable. The supervisor alone reads `.env` and its own environment.
+
+A child starts with a fixed base and the variables named for it, nothing else. Where only a tool
+host has a secret, agents see the text `meshgate:withheld`, so that code which checks presence
+still imports.
+"""
 
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
+from meshgate_deploy.manifest import Manifest
+
 WITHHELD = "meshgate:withheld"
-# What any process needs to run at all; none of it is a secret.
-COMMON = (
-    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TERM", "TMPDIR",
-    "COLUMNS", "LINES", "NO_COLOR", "SSL_CERT_FILE", "SSL_CERT_DIR", "XDG_CACHE_HOME", "PYTHONPATH",
-    "UV_PROJECT_ENVIRONMENT", "UV_NO_SYNC", "VIRTUAL_ENV",
+# Where programs and certificates are, and how text looks. None of these can hold a credential.
+BASE = (
+    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR",
+    "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "UV_NO_SYNC", "UV_OFFLINE",
+    "UV_CACHE_DIR", "UV_PYTHON",
 )  # fmt: skip
+TERMINAL = ("TERM", "COLORTERM", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR")
+FIXED = {"PYTHON_DOTENV_DISABLED": "1"}  # importing CrewAI loads any `.env` it finds upward
+_LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*$")
 
 
-def known_variables(project: Path) -> dict[str, str]:
-    """`.env` of the project, overridden by the supervisor's own environment."""
-    known: dict[str, str] = {}
-    file = project / ".env"
-    if file.is_file():
-        for line in file.read_text().splitlines():
-            name, equals, value = line.strip().removeprefix("export ").partition("=")
-            if equals and not name.startswith("#"):
-                known[name.strip()] = value.strip().strip("'\"")
-    return {**known, **os.environ}
+class Environment:
+    """The variables known to the supervisor: its environment over the project's `.env`."""
+
+    def __init__(self, *, project: Path, environ: Mapping[str, str] | None = None) -> None:
+        found = os.environ if environ is None else environ
+        self._values = {**read_dotenv(project / ".env"), **found}
+
+    def base(self) -> dict[str, str]:
+        """What every child starts with."""
+        names = (*BASE, *(name for name in self._values if name.startswith("LC_")))
+        return {name: self._values[name] for name in names if name in self._values} | FIXED
+
+    def for_host(self, manifest: Manifest, host: str) -> dict[str, str]:
+        """A tool host's environment: the base and what is named for it."""
+        return self.base() | self._named(manifest, host)
+
+    def for_agent(self, manifest: Manifest, app: str, terminal: Mapping[str, str]) -> dict[str, str]:
+        """An agent's environment; secrets of hosts that are not named for it are withheld."""
+        withheld = {name: WITHHELD for host in manifest.toolhosts.values() for name in host.secrets}
+        shown = {name: terminal[name] for name in TERMINAL if name in terminal}
+        return {**self.base(), **withheld, **shown, **self._named(manifest, app)}
+
+    def missing(self, manifest: Manifest) -> list[tuple[str, str]]:
+        """Pairs of app and variable that are named but set nowhere."""
+        apps = (*manifest.toolhosts, *manifest.agents)
+        return [(app, name) for app in apps for name in manifest.variables(app) if name not in self._values]
+
+    def _named(self, manifest: Manifest, app: str) -> dict[str, str]:
+        return {name: self._values[name] for name in manifest.variables(app) if name in self._values}
 
 
-def for_process(
-    known: Mapping[str, str], named: Iterable[str], withheld: Iterable[str] = ()
-) -> dict[str, str]:
-    """Exactly the variables named for a process, the common ones, and a mark for those withheld."""
-    named = set(named)
-    env = {name: known[name] for name in (*COMMON, *named) if name in known}
-    env |= {name: WITHHELD for name in withheld if name in known and name not in named}
-    return {**env, "PYTHON_DOTENV_DISABLED": "1"}
+def read_dotenv(path: Path) -> dict[str, str]:
+    """Reads `NAME=value` lines; quotes are taken off, nothing is expanded."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    values = {}
+    for line in lines:
+        match = None if line.lstrip().startswith("#") else _LINE.match(line)
+        if match:
+            values[match.group(1)] = _unquoted(match.group(2))
+    return values
+
+
+def _unquoted(value: str) -> str:
+    if len(value) > 1 and value[0] in "'\"" and (end := value.find(value[0], 1)) > 0:
+        return value[1:end]
+    return value.split(" #", 1)[0].rstrip()

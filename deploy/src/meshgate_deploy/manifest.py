@@ -1,192 +1,281 @@
-"""`meshgate.yaml`: one file says who may be started and where tools live. Unknown keys are errors."""
+"""The manifest `meshgate.yaml`, version 1: what people write, and nothing generated."""
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+import pydantic
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from meshgate_deploy.errors import EXIT_NOT_FOUND, EXIT_USAGE, UserError
+from meshgate_deploy import manifest_lines
+from meshgate_deploy.errors import ManifestError, NotFound, Problem
+from meshgate_deploy.manifest_lines import Document
 
-FILE_NAME = "meshgate.yaml"
 RESERVED = ("gateway", "operator")
-AppId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-TrustDomain = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,254}$")]
+_APP = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TRUST_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,252}[a-z0-9])?")
+_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*|[\w./-]+\.py:[A-Za-z_][\w.]*")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+def _matches(pattern: re.Pattern[str], what: str) -> Any:
+    def check(value: object) -> object:
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise ValueError(what)
+        return value
+
+    return BeforeValidator(check)
 
 
-class Agent(_Strict):
-    """One agent of a crew; its role is an untrusted label while a crew is one app."""
+App = Annotated[str, _matches(_APP, "an app's name is 1 to 63 of a-z, 0-9 and '-', not '-' at an end")]
+Variable = Annotated[str, _matches(_VARIABLE, "the name of an environment variable, never its value")]
+Reference = Annotated[str, _matches(_REFERENCE, "written as package.module:name")]
+TrustDomain = Annotated[
+    str, _matches(_TRUST_DOMAIN, "lower-case letters, digits, '.', '-' and '_', 255 at most")
+]
+
+
+class _Part(BaseModel):
+    """A part of the manifest: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Agent(_Part):
+    """One agent of a crew, matched by its key or its uninterpolated role."""
 
     role: str | None = None
 
 
-class Crew(_Strict):
-    """A crew: one app. `crew` is an object, a factory or a CrewBase class, as `module:name`."""
+class Crew(_Part):
+    """A crew: one app."""
 
-    crew: str
+    crew: Reference
     agents: dict[str, Agent] = Field(default_factory=dict)
-    env: list[VariableName] = Field(default_factory=list)
+    env: tuple[Variable, ...] = Field(default=(), description="variables it gets from `.env` or the shell")
+    secrets: tuple[Variable, ...] = Field(default=(), description="the same; never shown")
 
 
-class Program(_Strict):
-    """Any Python program: one app."""
+class Program(_Part):
+    """A program that is run as an app, with or without a crew in it."""
 
-    run: list[str] = Field(default_factory=list)
-    env: list[VariableName] = Field(default_factory=list)
+    run: tuple[str, ...] = Field(min_length=1)
+    env: tuple[Variable, ...] = ()
+    secrets: tuple[Variable, ...] = ()
 
 
-class ClassTool(_Strict):
-    """A tool class with its constructor's values."""
+class ToolEntry(_Part):
+    """A tool that needs more than its name."""
 
-    cls: str = Field(alias="class")
+    class_: Reference | None = Field(default=None, alias="class")
+    factory: Reference | None = None
+    tool: Reference | None = None
     config: dict[str, Any] = Field(default_factory=dict)
     name: str | None = None
 
+    @pydantic.model_validator(mode="after")
+    def _one_source(self) -> "ToolEntry":
+        if sum(source is not None for source in (self.class_, self.factory, self.tool)) != 1:
+            raise ValueError("exactly one of class, factory and tool")
+        return self
 
-class FactoryTool(_Strict):
-    """A function that returns a tool."""
-
-    factory: str
-    name: str | None = None
-
-
-class FunctionTool(_Strict):
-    """A plain function."""
-
-    function: str
-    name: str | None = None
+    @property
+    def reference(self) -> str:
+        """The `module:name` it is made from."""
+        return self.class_ or self.factory or self.tool or ""
 
 
-class ToolHost(_Strict):
-    """A process that runs tools and alone sees their secrets."""
+class Mcp(_Part):
+    """An MCP server that a tool host speaks to."""
 
-    tools: list[str | ClassTool | FactoryTool | FunctionTool]
-    secrets: list[VariableName] = Field(default_factory=list)
-    env: list[VariableName] = Field(default_factory=list)
+    command: tuple[str, ...] = ()
+    url: str | None = None
+
+
+class ToolHost(_Part):
+    """A process that runs real tools and alone holds their secrets."""
+
+    tools: tuple[Reference | ToolEntry, ...] = ()
+    mcp: Mcp | None = None
+    secrets: tuple[Variable, ...] = ()
+    env: tuple[Variable, ...] = ()
     cwd: str | None = None
 
 
-class ToolRules(_Strict):
-    """What the operator says of a tool. The defaults are the careful ones."""
+class ToolRule(_Part):
+    """What is true of a tool's effect. The defaults are the careful ones."""
 
-    effect: Literal["read", "reversible", "external", "irreversible"] = "irreversible"
+    effect: Literal["read", "reversible", "external", "irreversible", "memory"] = "irreversible"
     idempotent: bool = False
     repeat: Literal["allow", "same", "deny"] | None = None
-    deadline_seconds: float = Field(default=30, gt=0, le=3600)
-    max_result_bytes: int = Field(default=1_048_576, gt=0, le=1_048_576)
+    deadline_seconds: float | None = Field(default=None, alias="deadlineSeconds", gt=0, le=86_400)
+    max_result_bytes: int | None = Field(default=None, alias="maxResultBytes", gt=0)
 
 
-class Manifest(_Strict):
-    """The whole file."""
+class Manifest(_Part):
+    """The whole manifest."""
 
     api_version: Literal["meshgate/v1"] = Field(alias="apiVersion")
-    mesh: AppId
+    mesh: App
     trust_domain: TrustDomain = Field(alias="trustDomain")
-    crews: dict[AppId, Crew] = Field(default_factory=dict)
-    programs: dict[AppId, Program] = Field(default_factory=dict)
-    toolhosts: dict[AppId, ToolHost] = Field(default_factory=dict)
-    tools: dict[str, ToolRules] = Field(default_factory=dict)
-    operators: list[str] = Field(default_factory=list)
+    crews: dict[App, Crew] = Field(default_factory=dict)
+    programs: dict[App, Program] = Field(default_factory=dict)
+    toolhosts: dict[App, ToolHost] = Field(default_factory=dict)
+    tools: dict[str, ToolRule] = Field(default_factory=dict)
     policies: str = "policies"
-    store: Literal["sqlite"] = "sqlite"
+    store: str = "sqlite"
+    operators: tuple[str, ...] = ()
 
-    @model_validator(mode="after")
-    def _apps_are_unique(self) -> "Manifest":
-        seen: set[str] = set(RESERVED)
-        for app in (*self.crews, *self.programs, *self.toolhosts):
-            if app in seen:
-                raise ValueError(f"the app id '{app}' is taken; give every crew, program and host its own")
-            seen.add(app)
-        return self
+    @property
+    def agents(self) -> dict[str, Literal["crew", "program"]]:
+        """Every app that runs the user's agent code, with its kind."""
+        crews: dict[str, Literal["crew", "program"]] = dict.fromkeys(self.crews, "crew")
+        return crews | dict.fromkeys(self.programs, "program")
 
-    def apps(self) -> dict[str, str]:
-        """Every app with its kind."""
-        kinds = (("crew", self.crews), ("program", self.programs), ("toolhost", self.toolhosts))
-        return {app: kind for kind, group in kinds for app in group}
+    @property
+    def apps(self) -> tuple[str, ...]:
+        """Every app with a sidecar, the gateway first."""
+        return ("gateway", *self.toolhosts, *self.agents)
+
+    def variables(self, app: str) -> tuple[str, ...]:
+        """The variables named for an app."""
+        part = self.crews.get(app) or self.programs.get(app) or self.toolhosts.get(app)
+        return (*part.env, *part.secrets) if part else ()
+
+    def spiffe_id(self, app: str) -> str:
+        """Who an app is."""
+        return f"spiffe://{self.trust_domain}/ns/{self.mesh}/{app}"
+
+
+_PARTS: dict[str, type[_Part]] = {
+    "": Manifest, "crews.*": Crew, "crews.*.agents.*": Agent, "programs.*": Program,
+    "toolhosts.*": ToolHost, "toolhosts.*.mcp": Mcp, "toolhosts.*.tools.*": ToolEntry, "tools.*": ToolRule,
+}  # fmt: skip
 
 
 def load(path: Path) -> Manifest:
-    """Reads and checks a manifest.
+    """Reads and checks the manifest. Looks at no other file.
 
     Raises:
-        UserError: with file, line, and what to write instead.
+        NotFound: there is no such file.
+        ManifestError: every problem with its line and what to write instead.
     """
-    if not path.is_file():
-        raise UserError(
-            f"there is no {path.name} here",
-            why=f"looked for {path}",
-            fix="run `meshgate init`, or `meshgate scan` in a CrewAI project",
-            exit_code=EXIT_NOT_FOUND,
-        )
-    text = path.read_text()
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        _refuse_duplicates(node, path)
-        content = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise _invalid(path, line, str(error.problem), "write valid YAML") from error
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise NotFound(f"{path} does not exist", next_step="meshgate init") from error
+    document = manifest_lines.parse(path, text)
+    problems = [
+        *document.duplicates("a key is written twice", "keep one of the two"),
+        *_duplicate_apps(document),
+    ]
     try:
-        return Manifest.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        line = _line(node, first["loc"])
-        raise _invalid(
-            path, line, f"{'.'.join(map(str, first['loc']))}: {first['msg']}", _advice(first)
-        ) from error
+        manifest = Manifest.model_validate(document.value)
+    except pydantic.ValidationError as error:
+        seen = {problem.line for problem in problems}
+        found = [_problem(document, dict(detail)) for detail in error.errors(include_url=False)]
+        problems += [problem for problem in found if problem.line not in seen]
+        raise ManifestError(_unique(problems)) from error
+    problems += _beyond_shape(document, manifest)
+    if problems:
+        raise ManifestError(_unique(problems))
+    return manifest
 
 
-def _invalid(path: Path, line: int, why: str, fix: str) -> UserError:
-    return UserError(f"{path}:{line}: the manifest is not valid", why=why, fix=fix, exit_code=EXIT_USAGE)
+def json_schema() -> str:
+    """The JSON Schema that editors use."""
+    schema = Manifest.model_json_schema(by_alias=True)
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "meshgate.yaml v1"
+    return json.dumps(schema, indent=2) + "\n"
 
 
-def _refuse_duplicates(node: yaml.Node | None, path: Path) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                raise _invalid(
-                    path, key.start_mark.line + 1, f"'{key.value}' occurs twice", "keep one of them"
+def _duplicate_apps(document: Document) -> list[Problem]:
+    first: dict[str, str] = {}
+    problems = []
+    for section in ("crews", "programs", "toolhosts"):
+        for name in document.keys(section):
+            line = document.line((section, name))
+            if name in RESERVED:
+                message, fix = f"{name!r} is the name of a part of meshgate", f"{name}-app"
+            elif name in first:
+                message = f"app id {name!r} is used twice: also {first[name]}"
+                fix = f"{name}-{section.removesuffix('s')}, or any name that is used once in the mesh"
+            else:
+                first[name] = f"in {section}, line {line}"
+                continue
+            problems.append(Problem(document.file, line, message, fix))
+    return problems
+
+
+def _beyond_shape(document: Document, manifest: Manifest) -> list[Problem]:
+    problems = []
+    for tool in manifest.tools:
+        host = tool.partition(".")[0]
+        if host not in manifest.toolhosts and host != "crewai":
+            known = ", ".join(manifest.toolhosts) or "none is defined"
+            problems.append(
+                Problem(
+                    document.file, document.line(("tools", tool)), f"{tool!r} names no tool host",
+                    f"<toolhost>.<tool>, with one of the tool hosts: {known}",
                 )
-            seen.add(key.value)
-            _refuse_duplicates(value, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_duplicates(item, path)
-
-
-def _line(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
-    """The line of the deepest part of the location that the file has."""
-    line = 1
-    for part in location:
-        found: yaml.Node | None = None
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == str(part):
-                    line, found = key.start_mark.line + 1, value
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            found = node.value[part]
-            line = found.start_mark.line + 1
-        if found is None:
-            break
-        node = found
-    return line
-
-
-def _advice(problem: Any) -> str:
-    kind = problem["type"]
-    if kind == "extra_forbidden":
-        return (
-            f"remove '{problem['loc'][-1]}' or correct its spelling; `meshgate init --print` shows every key"
+            )  # fmt: skip
+    for name, host_part in manifest.toolhosts.items():
+        if bool(host_part.tools) == (host_part.mcp is not None):
+            fix = "either tools: [module:function] or mcp: {command: [...]}"
+            line = document.line(("toolhosts", name))
+            problems.append(
+                Problem(document.file, line, f"tool host {name!r} needs tools or mcp, not both", fix)
+            )
+    if manifest.store != "sqlite":
+        line = document.line(("store",))
+        problems.append(
+            Problem(document.file, line, f"store {manifest.store!r} is not supported yet", "sqlite")
         )
+    return problems
+
+
+def _problem(document: Document, detail: dict[str, Any]) -> Problem:
+    path = document.follow(detail["loc"])
+    line = document.line(path)
+    kind, key = detail["type"], ".".join(map(str, path)) or "the manifest"
+    if kind == "extra_forbidden":
+        name = str(detail["loc"][-1])
+        allowed = _allowed(path[:-1] if path and path[-1] == name else path)
+        return Problem(document.file, line, f"unknown key {key!r}", manifest_lines.suggest(name, allowed))
     if kind == "missing":
-        return f"add `{problem['loc'][-1]}:`"
-    if kind == "string_pattern_mismatch":
-        return "use a-z, 0-9 and dashes, at most 63 characters"
-    return re.sub(r"^Value error, ", "", problem["msg"])
+        name = str(detail["loc"][-1])
+        return Problem(
+            document.file, line, f"{name!r} is missing", f"{name}: {_EXAMPLES.get(name, '<value>')}"
+        )
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    last = str(path[-1]) if path else ""
+    fix = _EXAMPLES.get(last, message)
+    if kind == "literal_error":
+        fix = str(detail["ctx"]["expected"])
+    shown = (
+        detail["input"]
+        if isinstance(detail["input"], str | int | float | bool)
+        else type(detail["input"]).__name__
+    )
+    return Problem(document.file, line, f"{key} is {shown!r}: {message}", fix)
+
+
+_EXAMPLES = {
+    "apiVersion": "meshgate/v1", "mesh": "refund-desk", "trustDomain": "desk.example",
+    "crew": "package.module:crew", "run": "[python, -m, package.module]",
+    "tools": "[package.module:function]", "secrets": "[NAME_OF_VARIABLE]", "env": "[NAME_OF_VARIABLE]",
+}  # fmt: skip
+
+
+def _allowed(path: tuple[str | int, ...]) -> list[str]:
+    wild = ["*" if index % 2 else str(part) for index, part in enumerate(path)]
+    part = _PARTS.get(".".join(wild), Manifest if not path else None)
+    if part is None:
+        return []
+    return [field.alias or name for name, field in part.model_fields.items()]
+
+
+def _unique(problems: list[Problem]) -> list[Problem]:
+    return sorted(dict.fromkeys(problems), key=lambda problem: problem.line)

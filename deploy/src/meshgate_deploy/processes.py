@@ -1,140 +1,311 @@
-"""Processes that we start, watch by pid, and end by pid."""
+"""Starts, watches and ends processes. Every one is named by pid and start time, never by its name."""
 
+import contextlib
+import ctypes
 import json
 import os
+import select
+import shutil
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from meshgate_identities import attestation
 
-from meshgate_deploy.errors import EXIT_UNAVAILABLE, UserError
+from meshgate_deploy.errors import DependencyUnavailable
+from meshgate_deploy.state import write_private
 
-TERM_SECONDS = 4.0  # daprd drains; Dapr 1.18.2's scheduler may hang, so a kill follows
-LOG_TAIL = 1_500
+PR_SET_CHILD_SUBREAPER = 36
+GRACE_SECONDS = 5.0
+TAIL_BYTES = 4096
+POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """What to start.
+
+    Attributes:
+        env: the whole environment of the process.
+        log: file that gets its output; None when `streams` is given.
+        streams: descriptors for stdin, stdout and stderr.
+        death_signal: what the kernel sends it when the supervisor dies.
+    """
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    cwd: Path
+    log: Path | None = None
+    streams: tuple[int, int, int] | None = None
+    death_signal: signal.Signals = signal.SIGKILL
+    grace_seconds: float = GRACE_SECONDS
 
 
 @dataclass(slots=True)
-class Managed:
-    """One running process of ours."""
+class Child:
+    """A started process; leader of a session of its own."""
 
-    name: str
-    popen: subprocess.Popen[bytes]
-    log: Path
-    started: attestation.Process
+    command: Command
+    popen: "subprocess.Popen[bytes]"
+    identity: attestation.Process
+    pidfd: int
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def alive(self) -> bool:
-        """Whether it still runs."""
-        return self.popen.poll() is None
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.popen.pid
 
-    def tail(self) -> str:
-        """The end of its log, for an error message."""
-        return self.log.read_bytes()[-LOG_TAIL:].decode(errors="replace")
+    def wait(self, timeout_seconds: float | None = None) -> int | None:
+        """Its exit status (negative after a signal), or None when it still runs."""
+        milliseconds = None if timeout_seconds is None else max(0, int(timeout_seconds * 1000))
+        poller = select.poll()
+        if self.pidfd >= 0:
+            poller.register(self.pidfd, select.POLLIN)
+            if not poller.poll(milliseconds):
+                return None
+        with self._lock:
+            status = self.popen.wait()
+            if self.pidfd >= 0:
+                os.close(self.pidfd)
+                self.pidfd = -1
+            return status
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self.wait(0) is None
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the process alone; none when it has ended."""
+        with self._lock, contextlib.suppress(ProcessLookupError):
+            if self.pidfd >= 0:
+                signal.pidfd_send_signal(self.pidfd, number)
+
+    def stop(self) -> None:
+        """Asks it to end, waits its grace, then kills its whole session."""
+        self.signal(signal.SIGTERM)
+        if self.wait(self.command.grace_seconds) is None:
+            self.signal(signal.SIGKILL)
+        self.wait(GRACE_SECONDS)
+        kill_session(self.identity)
 
 
-class ProcessTable:
-    """Every process of one supervisor; written to a file, so that a crash leaves no orphan unknown."""
+class Processes:
+    """Starts processes and keeps a record of them for the next start to clean up after a crash."""
 
-    def __init__(self, *, folder: Path, logs: Path) -> None:
-        self._file = folder / "processes.json"
-        self._logs = logs
-        self.rows: dict[str, Managed] = {}
+    def __init__(self, *, record: Path) -> None:
+        self._record = record
+        self._lock = threading.Lock()
+        self._children: dict[int, Child] = {}
+        # The kernel's death signal follows the *thread* that forked, so one thread forks for all.
+        self._spawner = ThreadPoolExecutor(1, thread_name_prefix="spawner")
+        self._setpriv = shutil.which("setpriv")
 
-    def start(
-        self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path,
-        stdio: tuple[int, int, int] | None = None,
-    ) -> Managed:  # fmt: skip
-        """Starts a process in a session of its own; its output goes to its log, or to `stdio`."""
-        log = self._logs / f"{name}.log"
-        with log.open("ab") as output:
-            streams = stdio or (subprocess.DEVNULL, output.fileno(), output.fileno())
-            popen = subprocess.Popen(
-                list(argv), env=dict(env), cwd=cwd, start_new_session=True,
-                stdin=streams[0], stdout=streams[1], stderr=streams[2],
-            )  # fmt: skip
-        managed = Managed(name, popen, log, attestation.process(popen.pid))
-        self.rows[name] = managed
-        self._write()
-        return managed
+    @property
+    def pids(self) -> list[int]:
+        """Of everything started and not forgotten."""
+        with self._lock:
+            return list(self._children)
 
-    def stop(self, name: str) -> None:
-        """Ends one process and its group: SIGTERM, then SIGKILL."""
-        managed = self.rows.pop(name, None)
-        if managed:
-            _end([managed])
+    def start(self, command: Command) -> Child:
+        """Starts a process in a session of its own.
+
+        Raises:
+            DependencyUnavailable: it cannot be executed.
+        """
+        child = self._spawner.submit(self._spawn, command).result()
+        with self._lock:
+            self._children[child.pid] = child
+            self._write()
+        return child
+
+    def forget(self, child: Child) -> None:
+        """Drops an ended process from the record."""
+        with self._lock:
+            self._children.pop(child.pid, None)
             self._write()
 
-    def stop_all(self, order: Sequence[str] = ()) -> None:
-        """Ends everything: the named first, in order, the rest together."""
-        for name in order:
-            self.stop(name)
-        _end(list(self.rows.values()))
-        self.rows.clear()
-        self._write()
+    def close(self) -> None:
+        """Kills what is left of every session and removes the record."""
+        with self._lock:
+            children = list(self._children.values())
+            self._children.clear()
+        for child in children:
+            child.signal(signal.SIGKILL)
+            child.wait(GRACE_SECONDS)
+            kill_session(child.identity)
+        kill_descendants()
+        self._record.unlink(missing_ok=True)
+        self._spawner.shutdown()
 
-    def clean_leftovers(self) -> list[str]:
-        """Ends what a crashed supervisor left, told by pid and start time; returns the names."""
-        if not self._file.exists():
-            return []
-        cleaned = []
-        for row in json.loads(self._file.read_text()):
+    def _spawn(self, command: Command) -> Child:
+        argv = list(command.argv)
+        if self._setpriv:
+            argv = [self._setpriv, "--pdeathsig", command.death_signal.name.removeprefix("SIG"), *argv]
+        with contextlib.ExitStack() as opened:
+            stdin, stdout, stderr = command.streams or (subprocess.DEVNULL, -1, -1)
+            if command.log is not None:
+                log = opened.enter_context(
+                    os.fdopen(os.open(command.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb")
+                )
+                stdout = stderr = log.fileno()
             try:
-                same = attestation.process(row["pid"]).start_ticks == row["start_ticks"]
-            except ProcessLookupError:
-                continue
-            if same:
-                os.killpg(row["pid"], signal.SIGKILL)
-                cleaned.append(row["name"])
-        self._file.unlink()
-        return cleaned
+                popen = subprocess.Popen(
+                    argv, env=dict(command.env), cwd=command.cwd, stdin=stdin, stdout=stdout, stderr=stderr,
+                    start_new_session=True, close_fds=True,
+                )  # fmt: skip
+            except OSError as error:
+                raise DependencyUnavailable(f"{command.name} cannot be started", why=str(error)) from error
+        return Child(command, popen, attestation.process(popen.pid), os.pidfd_open(popen.pid))
 
     def _write(self) -> None:
         rows = [
-            {"name": m.name, "pid": m.popen.pid, "start_ticks": m.started.start_ticks}
-            for m in self.rows.values()
+            {"name": c.command.name, "pid": c.pid, "start_ticks": c.identity.start_ticks}
+            for c in self._children.values()
         ]
-        temporary = self._file.with_suffix(".part")
-        temporary.write_text(json.dumps(rows))
-        temporary.replace(self._file)
+        write_private(self._record, json.dumps(rows).encode())
 
 
-def _end(rows: Sequence[Managed]) -> None:
-    for managed in rows:
-        if managed.alive():
-            managed.popen.terminate()
-    deadline = time.monotonic() + TERM_SECONDS
-    for managed in rows:
-        try:
-            managed.popen.wait(max(deadline - time.monotonic(), 0.01))
-        except subprocess.TimeoutExpired:
-            managed.popen.kill()
-        with suppress(ProcessLookupError):
-            os.killpg(managed.popen.pid, signal.SIGKILL)  # what it started in its session
-        managed.popen.wait()
-
-
-def wait_for(managed: Managed, ready: Callable[[], bool], seconds: float) -> None:
-    """Polls until `ready()`, failing at once when the process ends.
+def become_subreaper() -> None:
+    """Makes orphans of our processes children of this one, so that the last sweep finds them.
 
     Raises:
-        UserError: it ended or took too long, with the end of its log.
+        OSError: the kernel refused.
     """
-    deadline = time.monotonic() + seconds
-    while not ready():
-        if not managed.alive() or time.monotonic() > deadline:
-            state = (
-                f"ended with {managed.popen.returncode}"
-                if not managed.alive()
-                else f"not ready in {seconds} s"
-            )
-            raise UserError(
-                f"{managed.name} did not start: {state}",
-                why=managed.tail() or "it wrote nothing",
-                fix=f"look at {managed.log}",
-                exit_code=EXIT_UNAVAILABLE,
-            )
-        time.sleep(0.02)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def clean_leftovers(record: Path) -> list[str]:
+    """Kills what a crashed supervisor left behind; returns the names of what was found."""
+    try:
+        rows = json.loads(record.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return []
+    found = []
+    for row in rows:
+        identity = attestation.Process(int(row["pid"]), int(row["start_ticks"]))
+        if kill_session(identity):
+            found.append(str(row["name"]))
+    record.unlink(missing_ok=True)
+    return found
+
+
+def kill_session(leader: attestation.Process) -> bool:
+    """Kills the leader, if it is still that process, and every member of its session.
+
+    A session's id stays taken while it has members, so a member found under the leader's pid
+    that started no earlier than the leader belongs to it.
+    """
+    found = False
+    give_up_at = time.monotonic() + GRACE_SECONDS
+    while members := [p for p in _session(leader.pid) if p.start_ticks >= leader.start_ticks]:
+        stranger = _process(leader.pid)
+        if stranger is not None and stranger != leader:
+            return found  # the pid was reused: this session is somebody else's
+        found = True
+        for member in members:
+            _kill(member)
+        if time.monotonic() > give_up_at:
+            break
+        time.sleep(POLL_SECONDS)
+    return found
+
+
+def kill_descendants() -> None:
+    """Kills every process below this one; with a subreaper nothing can have slipped away."""
+    give_up_at = time.monotonic() + GRACE_SECONDS
+    while time.monotonic() < give_up_at:
+        left = [p for p in _children_of(os.getpid()) if not _zombie(p)]
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        reap_orphans()
+        if not left:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def reap_orphans(known: Iterable[int] = ()) -> None:
+    """Collects adopted orphans that ended, and leaves our own processes to their owners."""
+    ours = set(known)
+    for pid in _children_of(os.getpid()):
+        if pid not in ours and _zombie(pid):
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
+def tail(path: Path, size: int = TAIL_BYTES) -> str:
+    """The end of a log file, from the start of a line."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            length = file.tell()
+            file.seek(max(0, length - size))
+            text = file.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    return text if length <= size else text.partition("\n")[2]
+
+
+def alive(process: attestation.Process) -> bool:
+    """Whether just this process still runs; one that only waits to be reaped does not."""
+    return _process(process.pid) == process and not _zombie(process.pid)
+
+
+def _kill(process: attestation.Process) -> None:
+    """Kills by a pidfd opened on exactly that process."""
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(process.pid)
+        try:
+            if _process(process.pid) == process:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(process.pid, os.WNOHANG)
+
+
+def _process(pid: int) -> attestation.Process | None:
+    try:
+        return attestation.process(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _fields(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _session(sid: int) -> list[attestation.Process]:
+    rows = ((pid, _fields(pid)) for pid in _pids())
+    return [
+        attestation.Process(pid, int(row[19]))
+        for pid, row in rows
+        if row and row[0] != "Z" and int(row[3]) == sid
+    ]
+
+
+def _children_of(pid: int) -> list[int]:
+    rows = ((child, _fields(child)) for child in _pids())
+    return [child for child, row in rows if row and int(row[1]) == pid]
+
+
+def _zombie(pid: int) -> bool:
+    row = _fields(pid)
+    return not row or row[0] == "Z"

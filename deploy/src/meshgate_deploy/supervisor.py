@@ -1,377 +1,311 @@
-"""Brings a mesh up in order, each part health-gated, watches it, and takes it down.
+"""The local supervisor: brings a mesh up in order, keeps it up, takes orders, takes it down.
 
-It alone reads secrets, mints tokens and issues identities on one machine.
+Order: workload API; Sentry; placement and scheduler; at once OPA, sidecars and tool hosts' imports;
+the catalogue; the gateway; the hosts' connections; the probes.
 """
 
+import contextlib
+import fcntl
 import json
 import os
-import secrets
+import signal
 import socket
-import sys
-import tempfile
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import grpc
-import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_der_private_key,
-)
-from meshgate_identities.authority import DevelopmentAuthority, write_private
-from meshgate_identities.spiffe_id import SpiffeId
-from meshgate_identities.tls import gateway_dns_name
+from meshgate_identities.authority import DevelopmentAuthority
 from meshgate_identities.workload_api import WorkloadApiServer
-from meshgate_policies import bundle, opa
-from meshgate_policies.errors import PolicyInvalid
-from meshgate_wire import broker_pb2_grpc as rpc
+from meshgate_policies.errors import PolicyInvalid, PolicyUnavailable
 
-from meshgate_deploy import configs, environment
-from meshgate_deploy.configs import Endpoints, Places
-from meshgate_deploy.dapr_plane import DaprPlane, Launch, choose_ports, free_port
-from meshgate_deploy.errors import EXIT_NOT_FOUND, EXIT_USAGE, UserError
-from meshgate_deploy.manifest import Manifest
-from meshgate_deploy.processes import Managed, ProcessTable, wait_for
+from meshgate_deploy import catalogue, configs, dapr_plane, generate, manifest_checks, probes, runtime
+from meshgate_deploy.admin_client import Operator
+from meshgate_deploy.control import ControlServer, Send
+from meshgate_deploy.enrolment import RENEW_SECONDS, Enroller
+from meshgate_deploy.environment import Environment
+from meshgate_deploy.errors import DependencyUnavailable, IntegrityFailed, ManifestError, Problem, UsageError
+from meshgate_deploy.manifest import Manifest, load
+from meshgate_deploy.mesh_services import MeshServices
+from meshgate_deploy.processes import Processes, become_subreaper, clean_leftovers, reap_orphans
+from meshgate_deploy.runs import Order, Runs
 from meshgate_deploy.runtime import RuntimeBinaries
-
-START_SECONDS = 30.0
-PORT_ATTEMPTS = 3  # a port that was free when chosen can be taken when it is bound
-MAX_SOCKET_PATH = 80  # sun_path holds 108 bytes; the launchers' sockets lie one folder deeper
-WATCH_SECONDS = 0.2
-STOP_FIRST = ("gateway",)
+from meshgate_deploy.services import Service, Services
+from meshgate_deploy.state import State, prepare_state, write_private
 
 Say = Callable[[str], None]
-
-
-def places_of(project: Path) -> Places:
-    """The state folder (0700) of a project, and a folder for sockets whose paths are short enough."""
-    state = project / ".meshgate"
-    for folder in (state, *(state / name for name in ("run", "logs", "generated", "data", "ca"))):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    sockets = state / "run"
-    if len(str(sockets / "control.sock")) > MAX_SOCKET_PATH:
-        note = state / "run" / "socket_dir"
-        if not note.exists() or not Path(note.read_text()).is_dir():
-            note.write_text(tempfile.mkdtemp(prefix="meshgate-"))
-        sockets = Path(note.read_text())
-    return Places(project=project, state=state, sockets=sockets)
+TICK_SECONDS = 0.5
+CONNECT_SECONDS = 30.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FORWARDED = {"INT": signal.SIGINT, "TERM": signal.SIGTERM, "HUP": signal.SIGHUP}
 
 
 class Supervisor:
-    """One mesh on this machine."""
+    """One mesh of one project. Use from the main thread."""
 
-    def __init__(self, *, project: Path, manifest: Manifest, binaries: RuntimeBinaries, say: Say) -> None:
-        self.manifest = manifest
-        self.places = places_of(project.resolve())
-        self._binaries = binaries
+    def __init__(self, *, project: Path, say: Say) -> None:
         self._say = say
-        self.table = ProcessTable(folder=self.places.state / "run", logs=self.places.state / "logs")
-        self._authority = DevelopmentAuthority(
-            directory=self.places.state / "ca" / "spiffe", trust_domain=manifest.trust_domain
-        )
-        self._workload_api = WorkloadApiServer(
-            socket_path=self.places.workload_api, authority=self._authority
-        )
-        self._known = environment.known_variables(self.places.project)
-        self._plane = DaprPlane(
-            mesh=manifest.mesh,
-            trust_domain=manifest.trust_domain,
-            state=self.places.state,
-            binaries=binaries,
-            ports=choose_ports(),
-        )
-        self._apps = {"gateway": "gateway", **manifest.apps()}
-        ports = {app: (free_port(), free_port()) for app in self._apps}
-        self.endpoints = Endpoints(free_port(), ports)
-        self._catalogue: dict[str, Mapping[str, object]] = {}
-        self._recipes: dict[str, Callable[[], Managed]] = {}
-        self._gates: dict[str, Callable[[], bool]] = {}
-        self._lock = threading.Lock()
-        self._runs = 0
+        self.manifest: Manifest = load(project / "meshgate.yaml")
+        problems = manifest_checks.check_modules(self.manifest, project)
+        if problems:
+            raise ManifestError(problems)
+        self.state: State = prepare_state(project)
+        self._environment = Environment(project=self.state.project)
+        self._stop = threading.Event()
+        self._ready = threading.Event()
+        self._begun = time.monotonic()
+        self._checks: list[probes.Check] = []
 
-    def up(self) -> None:
-        """Starts everything, in order.
+    def run(self) -> None:
+        """Brings the mesh up, serves until told to stop, takes it down.
 
         Raises:
-            UserError: something did not start; what was started is stopped again.
+            MeshError: something did not come up; everything started was stopped again.
         """
-        try:
-            self._prepare()
-            self._start_control_plane()
-            self._start_apps()
-            self._start_gateway()
-        except BaseException:
-            self.down()
-            raise
+        with self._alone():
+            # This may build for minutes: nothing runs yet, so signals still end us as usual.
+            binaries = runtime.find_or_install(progress=self._say)
+            become_subreaper()
+            control = ControlServer(path=self.state.control, handle=self._handle)
+            for name in clean_leftovers(self.state.run / "processes.json"):
+                self._say(f"{name}: left by an earlier start that crashed; ended")
+            processes = Processes(record=self.state.run / "processes.json")
+            before = {number: signal.signal(number, self._signalled) for number in SIGNALS}
+            try:
+                self._compose(processes, binaries)
+                control.start()
+                self._live()
+            finally:
+                processes.close()
+                control.close()
+                for number, handler in before.items():
+                    signal.signal(number, handler)
 
-    def down(self) -> None:
-        """Stops everything; safe to repeat."""
-        self._recipes.clear()
-        launchers = [name for name in self.table.rows if name.startswith("run-")]
-        self.table.stop_all([*launchers, *STOP_FIRST])
-        self._workload_api.close()
-
-    def watch_once(self) -> None:
-        """Starts again what has died; call it in a loop."""
-        for name, recipe in list(self._recipes.items()):
-            managed = self.table.rows.get(name)
-            if managed is not None and not managed.alive():
-                self._say(f"{name} ended with {managed.popen.returncode}; starting it again")
-                recipe()
-
-    def run(
-        self, app: str, argv: Sequence[str], *, stdio: tuple[int, int, int], run_id: str | None = None
-    ) -> Managed:
-        """Starts a launcher for one run of an app.
-
-        Raises:
-            UserError: no such crew or program.
-        """
-        kinds = self.manifest.apps()
-        if kinds.get(app) not in ("crew", "program"):
-            known = ", ".join(sorted(a for a, k in kinds.items() if k != "toolhost")) or "none"
-            raise UserError(
-                f"there is no crew or program '{app}'", why=f"the manifest has: {known}",
-                fix="use `meshgate run --app NAME -- ...`", exit_code=EXIT_NOT_FOUND,
-            )  # fmt: skip
-        with self._lock:
-            self._runs += 1
-            name = f"run-{self._runs}-{app}"
-        config = configs.launcher_config(
-            self.manifest,
-            self.places,
-            self.endpoints,
-            app,
-            self._app_environment(app),
-            self._catalogue,
-            run_id,
-        )
-        path = self.places.state / "run" / f"{name}.json"
-        write_private(path, json.dumps(config).encode())
-        module = [sys.executable, "-m", "meshgate_agents.launcher", "--config", str(path), "--", *argv]
-        managed = self.table.start(
-            name, module, env=environment.for_process(self._known, ()), cwd=self.places.project, stdio=stdio
-        )
-        self._workload_api.register(managed.popen.pid, self.spiffe_id(app))
-        return managed
-
-    def finish_run(self, managed: Managed) -> None:
-        """Forgets a launcher that has ended."""
-        self._workload_api.forget(managed.popen.pid)
-        self.table.stop(managed.name)
-
-    def admin(self) -> rpc.AdminStub:
-        """The gateway's operator door, with an identity issued for this call."""
-        svid = self._authority.issue(spiffe_id=self.spiffe_id("operator"))
-        leaf = x509.load_der_x509_certificate(svid.chain_der).public_bytes(Encoding.PEM)
-        key = load_der_private_key(svid.key_der, None)
-        credentials = grpc.ssl_channel_credentials(
-            self._authority.root.public_bytes(Encoding.PEM),
-            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-            leaf,
-        )
-        name = gateway_dns_name(trust_domain=self.manifest.trust_domain, mesh=self.manifest.mesh)
-        options = [("grpc.ssl_target_name_override", name), ("grpc.enable_http_proxy", 0)]
-        return rpc.AdminStub(grpc.secure_channel(self.endpoints.gateway, credentials, options=options))
-
-    def spiffe_id(self, app: str) -> SpiffeId:
-        """The identity of one app."""
-        return SpiffeId.of_app(trust_domain=self.manifest.trust_domain, namespace=self.manifest.mesh, app=app)
-
-    def _prepare(self) -> None:
-        for name in self.table.clean_leftovers():
-            self._say(f"{name}: left by an earlier supervisor, ended")
-        self._plane.forget_tokens()
-        for stale in (self.places.state / "run").glob("ready-*"):
-            stale.unlink()
-        for stale in (self.places.state / "run").glob("definitions-*"):
-            stale.unlink()
-        self._plane.write_resources(self._apps)
-        plain = yaml.safe_dump(configs.dapr_yaml(self.manifest, self.places), sort_keys=False)
-        (self.places.state / "generated" / "dapr.yaml").write_text(plain)
-        self._policy = self._build_policy()
+    def _live(self) -> None:
         self._workload_api.start()
-
-    def _build_policy(self) -> dict[str, str]:
-        folder = self.places.project / self.manifest.policies
-        tokens = {name: secrets.token_urlsafe(32) for name in ("gateway", "supervisor")}
-        run = self.places.state / "run"
-        for name, token in tokens.items():
-            write_private(run / f"opa-token-{name}", token.encode())
         try:
-            built = bundle.build(
-                opa=self._binaries.opa, user_policies=folder, tokens=tokens,
-                out_dir=self.places.state / "generated" / "policy",
-            )  # fmt: skip
-        except PolicyInvalid as error:
-            raise UserError(
-                "the policies do not compile", why=str(error), fix="run `meshgate policy check`",
-                exit_code=EXIT_USAGE,
-            ) from error  # fmt: skip
-        self._bundle = built
-        return {
-            "socket": str(self.places.sockets / "opa.sock"),
-            "token_file": str(run / "opa-token-gateway"),
-            "revision": built.revision,
-            "digest": built.sha256,
-        }
+            self._up()
+            self._serve()
+        finally:
+            self._down()
 
-    def _start_control_plane(self) -> None:
-        plane, ca = self._plane, self._plane.credentials / "ca.crt"
-        self._start(
-            "sentry", plane.sentry, lambda: ca.exists() and _listens(_flag(plane.sentry().argv, "--port"))
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Holds the project's lock: one supervisor at a time."""
+        with (self.state.run / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise DependencyUnavailable(
+                    "the mesh is up already, or is starting", next_step="meshgate ps, or meshgate down"
+                ) from error
+            yield
+
+    def stop(self) -> None:
+        """Asks `run` to end; from any thread."""
+        self._stop.set()
+
+    def _signalled(self, _number: int, _frame: object) -> None:
+        self._stop.set()
+
+    def _compose(self, processes: Processes, binaries: RuntimeBinaries) -> None:
+        manifest, state = self.manifest, self.state
+        self._authority = DevelopmentAuthority(directory=state.spiffe_ca, trust_domain=manifest.trust_domain)
+        self._workload_api = WorkloadApiServer(socket_path=state.workload_api, authority=self._authority)
+        self._enroller = Enroller(
+            control_trust_domain=dapr_plane.control_trust_domain(manifest.trust_domain),
+            namespace=manifest.mesh,
         )
-        for name, launch in (("placement", plane.placement), ("scheduler", plane.scheduler)):
-            self._start(name, launch, partial(_launch_listens, launch), wait=False)
-        self._gate("placement")
-        self._gate("scheduler")
+        self._processes = processes
+        self._mesh = MeshServices(
+            manifest=manifest, state=state, binaries=binaries,
+            environment=self._environment, enroller=self._enroller,
+        )  # fmt: skip
+        self._services = Services(
+            processes=processes, workload_api=self._workload_api, report=self._report, cancelled=self._stop
+        )
+        self._runs = Runs(
+            manifest=manifest, state=state, processes=processes, workload_api=self._workload_api,
+            environment=self._environment, target=lambda: self._mesh.gateway_target,
+        )  # fmt: skip
+        self._operator = Operator(
+            authority=self._authority, manifest=manifest, target=lambda: self._mesh.gateway_target
+        )
 
-    def _start_apps(self) -> None:
-        self._start("opa", self._opa, self._opa_ready, wait=False)
-        for host in self.manifest.toolhosts:
-            self._write(host, configs.toolhost_config(self.manifest, self.places, self.endpoints, host))
-        for app in self._apps:
-            http = self.endpoints.dapr_ports[app][1]
-            self._plane.api_token(app)
-            self._start(
-                f"daprd-{app}",
-                partial(self._plane.sidecar, app, *self.endpoints.dapr_ports[app]),
-                partial(_healthy, f"http://127.0.0.1:{http}/v1.0/healthz/outbound"),
-                wait=False,
-            )
-        for host in self.manifest.toolhosts:
-            path = self.places.definitions(host)
-            self._start(host, partial(self._ours, "meshgate_toolhost", host), path.exists, wait=False)
-        for name in ("opa", *(f"daprd-{app}" for app in self._apps), *self.manifest.toolhosts):
-            self._gate(name)
+    def _up(self) -> None:
+        """The order of a start."""
+        manifest, state, services, mesh = self.manifest, self.state, self._services, self._mesh
+        for app, name in self._environment.missing(manifest):
+            self._say(f"{app}: {name} is named for it but set neither in .env nor in the environment")
+        generate.dapr_resources(manifest, state)
+        self._enroller.write_jwks(state.generated / "dapr" / "jwks.json")
+        services.start(mesh.sentry())
+        mesh.trust_anchors()
+        self._together(
+            [partial(self._start, partial(mesh.control, name)) for name in ("placement", "scheduler")]
+        )
+        self._together(
+            [
+                self._start_opa,
+                *(partial(self._start_host, host) for host in manifest.toolhosts),
+                *(
+                    partial(self._start, partial(mesh.sidecar, app))
+                    for app in manifest.apps
+                    if app not in manifest.toolhosts
+                ),
+            ]
+        )
+        self._write_catalogue()
+        services.start(mesh.gateway())
+        self._await_hosts()
+        services.watch()
+        self._probe()
+        self._ready.set()
+        self._say(f"the mesh is up in {time.monotonic() - self._begun:.1f} s")
 
-    def _start_gateway(self) -> None:
-        tools: dict[str, object] = {}
-        for host in self.manifest.toolhosts:
-            definitions = json.loads(self.places.definitions(host).read_text())
-            tools |= configs.catalogue_tools(self.manifest, host, definitions)
-        self._check_tool_rules(tools)
-        self._catalogue = tools  # type: ignore[assignment]
-        apps = {app: {"kind": kind} for app, kind in self.manifest.apps().items()}
-        self._write("catalogue", {"tools": tools, "apps": apps})
-        config = configs.gateway_config(self.manifest, self.places, self.endpoints, self._policy)
-        self._write("gateway", config)
-        ready = self.places.ready("gateway")
-        self._start("gateway", lambda: self._ours("meshgate_gateway", "gateway"), ready.exists)
-        for host in self.manifest.toolhosts:
-            self._gates[host] = self.places.ready(host).exists
-            self._gate(host)
+    def _start(self, make: Callable[[], Service]) -> None:
+        self._services.start(make())
 
-    def _check_tool_rules(self, tools: Mapping[str, object]) -> None:
-        unknown = sorted(set(self.manifest.tools) - set(tools))
-        if unknown:
-            raise UserError(
-                f"`tools:` names {unknown[0]}, which no tool host offers",
-                why=f"the hosts offer: {', '.join(sorted(tools))}",
-                fix="correct the id in meshgate.yaml, or add the tool to a host",
-                exit_code=EXIT_USAGE,
-            )
-
-    def _app_environment(self, app: str) -> dict[str, str]:
-        named = (self.manifest.crews.get(app) or self.manifest.programs[app]).env
-        hidden = {name for host in self.manifest.toolhosts.values() for name in host.secrets}
-        env = environment.for_process(self._known, named, hidden)
-        env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', '')}"
-        return {**env, "CREWAI_STORAGE_DIR": str(self.places.state / "data" / f"crewai-{app}")}
-
-    def _ours(self, module: str, app: str) -> Launch:
-        host = self.manifest.toolhosts.get(app)
-        named = [*host.secrets, *host.env] if host else []
-        env = environment.for_process(self._known, named)
-        env |= {"CREWAI_DISABLE_TELEMETRY": "true", "OTEL_SDK_DISABLED": "true", "PYTHONUNBUFFERED": "1"}
-        return Launch([sys.executable, "-m", module, "--config", str(self.places.config(app))], env)
-
-    def _opa(self) -> Launch:
-        path = Path(self._policy["socket"])
-        path.unlink(missing_ok=True)
-        return Launch(opa.server_argv(opa=self._binaries.opa, socket_path=path, bundle=self._bundle.path), {})
-
-    def _opa_ready(self) -> bool:
-        token = (self.places.state / "run" / "opa-token-supervisor").read_text()
-        return opa.healthy(Path(self._policy["socket"]), token)
-
-    def _start(
-        self, name: str, launch: Callable[[], Launch], ready: Callable[[], bool], *, wait: bool = True
-    ) -> None:
-        def recipe() -> Managed:
-            planned = launch()
-            base = environment.for_process(self._known, ())
-            managed = self.table.start(
-                name, planned.argv, env={**base, **planned.env}, cwd=self.places.project
-            )
-            if name in self._apps:
-                dns = [gateway_dns_name(trust_domain=self.manifest.trust_domain, mesh=self.manifest.mesh)]
-                self._workload_api.register(
-                    managed.popen.pid, self.spiffe_id(name), dns if name == "gateway" else ()
-                )
-            return managed
-
-        self._gates[name] = ready
-        recipe()
-        self._recipes[name] = recipe
-        if wait:
-            self._gate(name)
-
-    def _gate(self, name: str) -> None:
-        began = time.monotonic()
-        wait_for(self.table.rows[name], self._gates[name], START_SECONDS)
-        self._say(f"{name:24} ready  +{time.monotonic() - began:4.1f} s")
-
-    def _write(self, name: str, content: Mapping[str, object]) -> None:
-        write_private(self.places.config(name), json.dumps(content, indent=1).encode())
-
-
-def bring_up(make: Callable[[], Supervisor]) -> Supervisor:
-    """Makes and starts a supervisor; again with other ports when one was taken meanwhile.
-
-    Raises:
-        UserError: as `Supervisor.up`.
-    """
-    for _ in range(PORT_ATTEMPTS - 1):
-        supervisor = make()
+    def _start_opa(self) -> None:
         try:
-            supervisor.up()
-        except UserError as error:
-            if "address already in use" not in error.why:
-                raise
+            service = self._mesh.policy_engine()
+        except PolicyUnavailable as error:
+            raise DependencyUnavailable("OPA did not take the policies", why=str(error)) from error
+        except PolicyInvalid as error:
+            problems = [Problem(p.file, p.line, p.message, p.fix) for p in error.problems]
+            if not problems:
+                raise UsageError(
+                    "the policies cannot be activated", why=str(error), next_step="meshgate policy check"
+                ) from error
+            raise ManifestError(problems) from error
+        self._services.start(service)
+
+    def _start_host(self, host: str) -> None:
+        self._services.start(self._mesh.sidecar(host))
+        self._services.start(self._mesh.toolhost(host))
+
+    def _write_catalogue(self) -> None:
+        files = {host: configs.definitions_file(self.state, host) for host in self.manifest.toolhosts}
+        self._runs.definitions = catalogue.read_definitions(files)
+        made = catalogue.catalogue(self.manifest, self._runs.definitions)
+        write_private(configs.catalogue_file(self.state), json.dumps(made, indent=2).encode())
+
+    def _await_hosts(self) -> None:
+        give_up_at = time.monotonic() + CONNECT_SECONDS
+        for host in self.manifest.toolhosts:
+            ready = configs.ready_file(self.state, host)
+            service = self._services.find(host)
+            while not ready.exists():
+                dead = service is not None and service.child is not None and not service.child.running
+                if dead or time.monotonic() > give_up_at or self._stop.is_set():
+                    raise DependencyUnavailable(
+                        f"tool host {host} did not connect to the gateway", next_step=f"meshgate logs {host}"
+                    )
+                time.sleep(0.02)
+            self._say(f"{host}: connected")
+
+    def _probe(self) -> None:
+        self._checks = probes.check_plane(self.manifest, self.state, self._mesh.sidecars)
+        bad = [check for check in self._checks if not check.ok]
+        if bad:
+            why = "\n".join(f"{check.name}: {check.detail}" for check in bad)
+            raise IntegrityFailed(
+                "the Dapr plane does not refuse what it must", why=why, next_step=bad[0].fix
+            )
+        self._say(f"probes: {len(self._checks)} checks of the Dapr plane passed")
+
+    def _together(self, steps: Iterable[Callable[[], None]]) -> None:
+        """Runs steps at once; raises the first failure after all ended."""
+        with ThreadPoolExecutor(16, thread_name_prefix="start") as pool:
+            futures = [pool.submit(step) for step in steps]
+        for future in futures:
+            future.result()
+
+    def _serve(self) -> None:
+        renew_at = time.monotonic() + RENEW_SECONDS
+        while not self._stop.wait(TICK_SECONDS):
+            reap_orphans(known=self._processes.pids)
+            if time.monotonic() > renew_at:
+                renew_at = time.monotonic() + RENEW_SECONDS
+                for app in self.manifest.apps:
+                    self._mesh.enrol(app)
+                self._mesh.enrol_control()
+
+    def _down(self) -> None:
+        self._ready.clear()
+        self._runs.stop()
+        self._services.stop()
+        self._workload_api.close()
+        self._say("the mesh is down")
+
+    def _report(self, service: Service) -> None:
+        took = f" in {service.seconds:.1f} s" if service.state == "ready" else ""
+        detail = f": {service.detail}" if service.detail else ""
+        if service.state != "starting":
+            self._say(f"{service.name}: {service.state}{took}{detail}")
+
+    def _handle(
+        self, request: dict[str, Any], descriptors: list[int], connection: socket.socket, send: Send
+    ) -> None:
+        operation = request.get("op")
+        if operation == "status":
+            send(self._status())
+        elif operation == "down":
+            self._stop.set()
+            send({"stopping": True, "pid": os.getpid()})
+        elif not self._ready.is_set():
+            raise DependencyUnavailable("the mesh is still starting", next_step="meshgate ps")
+        elif operation == "admin":
+            send(self._operator.call(str(request["method"]), dict(request.get("request") or {})))
+        elif operation == "probe":
+            self._checks = probes.check_plane(self.manifest, self.state, self._mesh.sidecars)
+            send(
+                {
+                    "checks": [
+                        {"name": c.name, "ok": c.ok, "detail": c.detail, "fix": c.fix} for c in self._checks
+                    ]
+                }
+            )
+        elif operation == "run":
+            self._run_order(request, descriptors, connection, send)
         else:
-            return supervisor
-    supervisor = make()
-    supervisor.up()
-    return supervisor
+            raise UsageError(f"the supervisor knows no {operation!r}")
 
+    def _status(self) -> dict[str, Any]:
+        rows = [*self._services.rows, *self._runs.rows]
+        return {
+            "ready": self._ready.is_set(),
+            "mesh": self.manifest.mesh, "trust_domain": self.manifest.trust_domain,
+            "pid": os.getpid(), "processes": rows,
+            "apps": [{"name": app, "spiffe_id": self.manifest.spiffe_id(app)} for app in self.manifest.apps],
+        }  # fmt: skip
 
-def _launch_listens(launch: Callable[[], Launch]) -> bool:
-    return _listens(_flag(launch().argv, "--port"))
+    def _run_order(
+        self, request: dict[str, Any], descriptors: list[int], connection: socket.socket, send: Send
+    ) -> None:
+        streams = (descriptors[0], descriptors[1], descriptors[2]) if len(descriptors) == 3 else None  # noqa: PLR2004
+        order = Order(
+            app=request.get("app"), run_id=request.get("run_id"), command=tuple(map(str, request["command"])),
+            cwd=Path(request["cwd"]), terminal=dict(request.get("terminal") or {}), streams=streams,
+        )  # fmt: skip
+        running = self._runs.start(order)
+        send({"run_id": running.run_id, "app": running.app, "pid": running.child.pid})
+        if streams is None:
+            threading.Thread(target=self._runs.wait, args=(running,), daemon=True).start()
+            return
+        threading.Thread(target=self._forward, args=(connection, running.child.signal), daemon=True).start()
+        send({"exit": self._runs.wait(running)})
 
-
-def _flag(argv: Sequence[str], flag: str) -> int:
-    return int(argv[argv.index(flag) + 1])
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 0.5).close()
-    except OSError:
-        return False
-    return True
-
-
-def _healthy(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=1) as answer:  # noqa: S310 - loopback, fixed scheme
-            return 200 <= answer.status < 300  # noqa: PLR2004 - HTTP success
-    except OSError:
-        return False
+    @staticmethod
+    def _forward(connection: socket.socket, deliver: Callable[[int], None]) -> None:
+        """Hands on the signals that the asker got; when it goes away, its run is cancelled."""
+        with connection.makefile("rb") as lines:
+            try:
+                for line in lines:
+                    deliver(FORWARDED.get(json.loads(line).get("signal"), signal.SIGTERM))
+            except (OSError, ValueError):
+                return
+        deliver(signal.SIGTERM)

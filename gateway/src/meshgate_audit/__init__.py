@@ -1,1 +1,1 @@
-"""The hash chain of audit records; verifying it needs the standard library only."""
+"""The record chain and its offline verification; needs nothing of the gateway."""

@@ -1,87 +1,125 @@
-"""`meshgate-gateway --config FILE`: composes the gateway and serves until SIGTERM."""
+"""Starts a gateway from one configuration file. Bad configuration ends it before a port opens."""
 
 import argparse
 import logging
 import os
-import secrets
 import signal
+import sys
 import threading
-from importlib.metadata import version
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
+from meshgate_identities.errors import IdentityUnavailable
 from meshgate_identities.source import IdentitySource
 from meshgate_identities.tls import server_credentials
-from meshgate_policies.engine import OpaEngine
+from meshgate_identities.verification import PeerVerifier
 
-from meshgate_gateway import catalogue
+from meshgate_gateway import catalogue, settings
 from meshgate_gateway.adapters.dapr_runtime import DaprRuntime
+from meshgate_gateway.adapters.opa import open_engine
 from meshgate_gateway.adapters.sqlite_store import SqliteStore
-from meshgate_gateway.broker import ActivePolicy
-from meshgate_gateway.compose import Gateway, Mesh, Parts
-from meshgate_gateway.settings import Settings, load
+from meshgate_gateway.authenticate import Mesh
+from meshgate_gateway.compose import Gateway, Parts
+from meshgate_gateway.errors import ConfigurationError, Unavailable
+from meshgate_gateway.payloads import load_key
+from meshgate_gateway.policy import ActivePolicy, PolicySlot
+from meshgate_gateway.settings import Settings
 
-PAYLOAD_KEY_BYTES = 32  # AES-256
+IDENTITY_SECONDS = 30.0  # the Workload API answers in milliseconds; then the process gives up
+READY_POLL_SECONDS = 0.02
+
+_log = logging.getLogger("meshgate_gateway")
 
 
-def main() -> None:
-    """Starts one gateway; any missing part ends the process before the port opens."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: list[str] | None = None) -> int:
+    """Runs until SIGTERM or SIGINT; 0 after a clean stop, 1 when it could not start."""
+    parser = argparse.ArgumentParser(prog="meshgate-gateway", description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
-    settings = load(parser.parse_args().config)
+    chosen = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for chatty in ("durabletask-worker", "durabletask-client", "WorkflowRuntime", "DaprWorkflowClient"):
+        # Two lines per call and one per probe; what fails comes to us as an exception.
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    source = IdentitySource(socket_path=settings.workload_api)
-    source.start()
-    runtime = DaprRuntime(port=settings.dapr_grpc_port, api_token=_text(settings.dapr_token_file))
-    gateway = _compose(settings, source, runtime)
-    if gateway.server.add_secure_port(settings.listen, server_credentials(source)) == 0:
-        raise SystemExit(f"cannot listen on {settings.listen}")
-    runtime.start()
-    gateway.start()
-    settings.ready_file.write_text(f"{os.getpid()}\n")
-    stop.wait()
-    gateway.close()
-    runtime.close()
-    source.close()
+    try:
+        _run(settings.load(chosen.config), stop)
+    except (ConfigurationError, IdentityUnavailable, Unavailable) as error:
+        _log.error("the gateway cannot start: %s", error)
+        return 1
+    return 0
 
 
-def _compose(settings: Settings, source: IdentitySource, runtime: DaprRuntime) -> Gateway:
-    engine = OpaEngine(socket_path=settings.opa_socket, token=_text(settings.opa_token_file))
+def _run(config: Settings, stop: threading.Event) -> None:
+    tools = catalogue.parse(_read(config.catalogue))
+    key = load_key(config.payload_key_file)
+    token = settings.read_token(config.dapr.api_token_file)
+    engine = open_engine(config.opa.socket, config.opa.token_file)
+    store = SqliteStore(path=config.sqlite)
+    source = IdentitySource(socket_path=config.workload_api)
+    source.start(IDENTITY_SECONDS)
+    runtime = DaprRuntime(grpc_port=config.dapr.grpc_port, api_token=token)
     parts = Parts(
-        store=SqliteStore(settings.database),
-        payload_key=_payload_key(settings.payload_key_file),
-        policy=ActivePolicy(engine, settings.policy_revision, settings.policy_sha256),
+        store=store,
+        policy=PolicySlot(active=ActivePolicy(engine, config.opa.revision, config.opa.digest)),
         runtime=runtime,
-        bundles=lambda: source.snapshot().bundles,
-        version=version("meshgate"),
+        verifier=PeerVerifier(bundles=lambda: source.snapshot().bundles, clock=lambda: datetime.now(UTC)),
+        now_ms=lambda: time.time_ns() // 1_000_000,
+        open_engine=open_engine,
     )
-    mesh = Mesh(
-        settings.mesh,
-        settings.trust_domain,
-        catalogue.load(settings.catalogue),
-        frozenset(settings.operators),
+    gateway = Gateway(
+        parts=parts,
+        mesh=Mesh(config.mesh, config.trust_domain, config.operators, tools),
+        payload_key=key,
+        listen=config.listen,
+        credentials=server_credentials(source),
+        threads=config.threads,
+        probes={
+            "runtime_unavailable": runtime.probe,
+            "identity_unavailable": lambda: _identity(source),
+        },
     )
-    return Gateway(mesh=mesh, parts=parts)
+    gateway.start()
+    try:
+        _serve(gateway, config.ready_file, stop)
+    finally:
+        gateway.stop()
+        runtime.close()
+        source.close()
+        store.close()
 
 
-def _payload_key(path: Path) -> bytes:
-    """The key of the payloads, made on first use (0600) and kept outside the store."""
-    if not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(PAYLOAD_KEY_BYTES))
-            os.fsync(file.fileno())
-    key = path.read_bytes()
-    if len(key) != PAYLOAD_KEY_BYTES:
-        raise SystemExit(f"{path} is not a {PAYLOAD_KEY_BYTES}-byte key")
-    return key
+def _identity(source: IdentitySource) -> None:
+    try:
+        source.snapshot()
+    except IdentityUnavailable as error:
+        raise Unavailable("identity_unavailable", detail=str(error)) from error
 
 
-def _text(path: Path) -> str:
-    return path.read_text().strip()
+def _serve(gateway: Gateway, ready_file: Path, stop: threading.Event) -> None:
+    while gateway.health.reasons and not stop.wait(READY_POLL_SECONDS):
+        pass
+    if not stop.is_set():
+        _announce(ready_file, gateway.server.port)
+        _log.info("ready")
+    stop.wait()
+    ready_file.unlink(missing_ok=True)
+
+
+def _announce(ready_file: Path, port: int) -> None:
+    temporary = ready_file.with_suffix(f".{os.getpid()}")
+    temporary.write_text(f'{{"port": {port}}}\n', encoding="ascii")
+    temporary.replace(ready_file)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,113 +1,132 @@
-"""The operator's questions. Reads of the log are recorded like everything else."""
+"""The operator's door, without its wire."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from meshgate_audit.chain import AuditRecord, verify
-from meshgate_identities.spiffe_id import SpiffeId
+from meshgate_audit.chain import Verification, verify
+from meshgate_policies.judge import INVALID, judge
 
-from meshgate_gateway import ledger
-from meshgate_gateway.broker import ActivePolicy, Books, Broker
-from meshgate_gateway.errors import Refused
-from meshgate_gateway.ledger import LedgerRow
-from meshgate_gateway.record import Entry
-from meshgate_gateway.store import Row, Transaction
+from meshgate_gateway.authenticate import Door
+from meshgate_gateway.errors import InvalidRequest, NotPermitted
+from meshgate_gateway.health import Health
+from meshgate_gateway.model import Caller, Kind, LedgerRow, Presented, Run
+from meshgate_gateway.policy import ActivePolicy, PolicyEngine, PolicySlot
+from meshgate_gateway.record import Recorder
+from meshgate_gateway.store import CallQuery, RecordQuery, Store
 
-MAX_ROWS = 1_000
-VERIFY_BATCH = 5_000
+T = TypeVar("T")
+
+PAGE = 1000  # records per read while verifying
+
+SAMPLE: dict[str, object] = {
+    "caller": {"spiffe_id": "", "trust_domain": "", "namespace": "", "app": ""},
+    "call": {"tool": "", "host": "", "effect": "", "kind": "tool", "args": {}},
+    "run": None,
+    "delegation": [],
+    "approval": None,
+    "budget": {},
+    "time": "1970-01-01T00:00:00.000Z",
+    "untrusted": {},
+}
 
 
 @dataclass(frozen=True, slots=True)
-class RecordQuery:
-    """Which records: after `after_seq`, empty strings match all."""
+class Status:
+    """How the gateway is."""
 
-    after_seq: int
-    limit: int
-    caller: str
-    tool: str
-    call_id: str
-    kind: str
+    not_ready: tuple[str, ...]
+    policy_revision: str
+    records: int
+    calls_by_state: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
 class Admin:
-    """Callable by the mesh's operators only."""
+    """Everything an operator may ask. Nobody else may ask any of it."""
 
-    def __init__(self, *, books: Books, broker: Broker, operators: frozenset[str]) -> None:
-        self._books = books
-        self._broker = broker
-        self._operators = operators
+    door: Door
+    store: Store
+    policy: PolicySlot
+    recorder: Recorder
+    health: Health
+    open_engine: Callable[[str, str], PolicyEngine]
 
-    def check(self, caller: SpiffeId) -> None:
-        """Lets operators through.
+    def _enter(self, presented: Presented, method: str, serve: Callable[[Caller], T]) -> T:
+        def only_operators(caller: Caller) -> T:
+            if caller.kind is not Kind.OPERATOR:
+                raise NotPermitted("admin_not_permitted", detail="no operator")
+            return serve(caller)
 
-        Raises:
-            Refused: anybody else; recorded.
-        """
-        if str(caller) not in self._operators:
-            error = Refused("operator_required", "only an operator may ask this")
-            self._books.refuse(str(caller), "", "", error)
-            raise error
+        return self.door.enter(presented, method, only_operators)
 
-    def counts(self) -> tuple[int, dict[str, int]]:
-        """How many records there are, and calls by state."""
+    def status(self, presented: Presented) -> Status:
+        """Readiness, policy, and counts."""
 
-        def work(tx: Transaction) -> tuple[int, dict[str, int]]:
-            records = tx.execute("SELECT COALESCE(MAX(seq), 0) FROM records")[0][0]
-            states = tx.execute("SELECT state, COUNT(*) FROM calls GROUP BY state")
-            return int(records), {str(state): int(count) for state, count in states}
+        def serve(_: Caller) -> Status:
+            head, counts = self.store.read(lambda tables: (tables.records.head(), tables.counts()))
+            return Status(self.health.reasons, self.policy.active.revision, head.seq, counts)
 
-        return self._books.store.read(work)
+        return self._enter(presented, "Status", serve)
 
-    def records(self, query: RecordQuery) -> list[AuditRecord]:
-        """Records in order of their sequence number."""
-        return self._books.store.read(lambda tx: _select(tx, query))
+    def records(self, presented: Presented, query: RecordQuery) -> Sequence[tuple[int, bytes]]:
+        """Records, oldest first."""
+        return self._enter(
+            presented, "QueryRecords", lambda _: self.store.read(lambda tables: tables.records.query(query))
+        )
 
-    def runs(self, limit: int) -> list[Row]:
-        """Newest runs: id, app, state, attempt, created, detail."""
-        sql = "SELECT run_id, app, state, attempt, created, detail FROM runs ORDER BY created DESC LIMIT ?"
-        return self._books.store.read(lambda tx: tx.execute(sql, (_bounded(limit),)))
+    def runs(self, presented: Presented, limit: int) -> Sequence[Run]:
+        """Runs, newest first."""
+        return self._enter(
+            presented, "ListRuns", lambda _: self.store.read(lambda tables: tables.runs.list(limit))
+        )
 
-    def calls(self, run_id: str, limit: int) -> list[LedgerRow]:
-        """Newest calls of one run, or of all."""
-        return self._books.store.read(lambda tx: ledger.recent(tx, run_id, _bounded(limit)))
+    def calls(self, presented: Presented, query: CallQuery) -> Sequence[LedgerRow]:
+        """Calls, newest first."""
+        return self._enter(
+            presented, "ListCalls", lambda _: self.store.read(lambda tables: tables.calls.query(query))
+        )
 
-    def verify(self) -> tuple[int, str | None]:
-        """Walks the whole chain; returns how many records are good and the first problem."""
-        return verify(self._all_records())
+    def activate(  # noqa: PLR0913 - the message's own fields
+        self,
+        presented: Presented,
+        *,
+        socket_path: str,
+        token_file: str,
+        revision: str,
+        digest: str,
+        operator: str,
+    ) -> ActivePolicy:
+        """Puts a policy in force after its engine gave one well-formed answer; recorded first."""
 
-    def activate(self, policy: ActivePolicy, operator: str) -> None:
-        """Puts a policy in force for decisions from now on; recorded first."""
-        fields = {
-            "event": "activated",
-            "policy_revision": policy.revision,
-            "policy_sha256": policy.sha256,
-            "replaces": self._broker.policy.revision,
-        }
-        entry = Entry("policy", operator, "", "", fields)
-        self._books.store.transact(lambda tx: self._books.recorder.append(tx, entry))
-        self._broker.policy = policy
+        def serve(caller: Caller) -> ActivePolicy:
+            policy = ActivePolicy(self.open_engine(socket_path, token_file), revision, digest)
+            if judge(policy.engine.evaluate(SAMPLE)) == INVALID:
+                raise InvalidRequest("policy_invalid", detail="its answer is no decision")
+            record = self.recorder.policy(policy=policy, by=caller.spiffe_id, operator=operator[:128])
+            self.store.write(lambda tables: tables.records.append(record))
+            self.policy.activate(policy)
+            return policy
 
-    def _all_records(self) -> Iterator[AuditRecord]:
-        after = 0
-        while batch := self._batch(after):
-            yield from batch
-            after = batch[-1].seq
+        return self._enter(presented, "ActivatePolicy", serve)
 
-    def _batch(self, after: int) -> list[AuditRecord]:
-        sql = "SELECT seq, CAST(body AS BLOB), hash FROM records WHERE seq > ? ORDER BY seq LIMIT ?"
-        rows = self._books.store.read(lambda tx: tx.execute(sql, (after, VERIFY_BATCH)))
-        return [AuditRecord(*row) for row in rows]
+    def verify(self, presented: Presented) -> Verification:
+        """Checks the whole chain, page by page."""
+        return self._enter(presented, "VerifyRecords", lambda _: self._verified())
 
+    def _verified(self) -> Verification:
+        head = self.store.read(lambda tables: tables.records.head())
+        return verify(self._pages(head.seq), head=head)
 
-def _bounded(limit: int) -> int:
-    return min(limit or MAX_ROWS, MAX_ROWS)
+    def _pages(self, last: int) -> Iterator[bytes]:
+        seq = 0
+        while seq < last:
+            query = RecordQuery(after_seq=seq, limit=min(PAGE, last - seq))
+            page = self._page(query)
+            if not page:
+                return
+            yield from (body for _, body in page)
+            seq = page[-1][0]
 
-
-def _select(tx: Transaction, query: RecordQuery) -> list[AuditRecord]:
-    rows = tx.execute(
-        "SELECT seq, CAST(body AS BLOB), hash FROM records"
-        " WHERE seq > ? AND ? IN ('', caller) AND ? IN ('', tool)"
-        " AND ? IN ('', call_id) AND ? IN ('', kind) ORDER BY seq LIMIT ?",
-        (query.after_seq, query.caller, query.tool, query.call_id, query.kind, _bounded(query.limit)),
-    )
-    return [AuditRecord(*row) for row in rows]
+    def _page(self, query: RecordQuery) -> Sequence[tuple[int, bytes]]:
+        return self.store.read(lambda tables: tables.records.query(query))

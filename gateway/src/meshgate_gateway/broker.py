@@ -1,267 +1,345 @@
-"""The order of the rooms. Only `handle` knows it."""
+"""The brokered call, from certificate to answer. Only `handle` knows the order."""
 
-import hashlib
-import threading
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Protocol
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from meshgate_identities.spiffe_id import SpiffeId
-from meshgate_policies.errors import PolicyUnavailable
-
-from meshgate_gateway import calls, ledger, runs
-from meshgate_gateway.calls import RunRef, ToolCall
+from meshgate_gateway import calls, runs
+from meshgate_gateway.authenticate import Door
 from meshgate_gateway.catalogue import Catalogue
-from meshgate_gateway.decide import Allow, Decision, decide, listed, policy_input
-from meshgate_gateway.errors import Conflict, Malformed, NotFound, Refused, Unavailable
-from meshgate_gateway.execute import Executor
-from meshgate_gateway.ledger import LedgerRow, Opening
-from meshgate_gateway.outcomes import Outcomes
-from meshgate_gateway.payloads import Payloads
-from meshgate_gateway.record import Entry, Recorder
-from meshgate_gateway.store import Store, Transaction
+from meshgate_gateway.decide import Allow, Decision, decide, permit_of, policy_input
+from meshgate_gateway.errors import (
+    Conflict,
+    InvalidRequest,
+    NotPermitted,
+    RuntimeUnavailable,
+)
+from meshgate_gateway.execute import Executor, Waiters
+from meshgate_gateway.model import (
+    Answer,
+    Caller,
+    CallRequest,
+    Kind,
+    LedgerRow,
+    Presented,
+    RunContext,
+    State,
+    Tool,
+    ToolCall,
+)
+from meshgate_gateway.payloads import Vault
+from meshgate_gateway.policy import ActivePolicy, PolicySlot
+from meshgate_gateway.record import Recorder, time_text
+from meshgate_gateway.schemas import validator
+from meshgate_gateway.store import Store, Tables
 
-MAX_WAIT_SECONDS = 2.0  # then PENDING: a handler's thread is not the caller's to hold
-RESERVED_SECONDS = 60.0  # a step's default deadline; then a call never taken has failed
+WAIT_SECONDS = 2.0  # then PENDING; a held thread is a thread somebody else lacks
+MAX_DEADLINE_MS = 3_600_000  # one hour; longer work is a run of its own
 
-
-class PolicyEngine(Protocol):
-    """Evaluates the decision. Thread-safe; bounded in time; raises PolicyUnavailable, never guesses."""
-
-    def evaluate(self, policy_input: Mapping[str, object]) -> object:
-        """The raw answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class ActivePolicy:
-    """The engine in force and what it was started on."""
-
-    engine: PolicyEngine
-    revision: str
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallRequest:
-    """A CallTool message, read off the wire."""
-
-    run_id: str
-    attempt: int
-    step_key: str
-    tool: str
-    arguments: bytes
-    untrusted: Mapping[str, str]
+_OPEN = frozenset({State.RESERVED, State.SENT})
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the caller gets: a ledger state, or `pending`, and the result's clear text."""
+class Rooms:
+    """What the broker walks through."""
 
-    call_id: str
-    state: str
-    decision_id: str = ""
-    reasons: tuple[str, ...] = ()
-    result_kind: str = ""
-    result: bytes = b""
-    error_class: str = ""
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Books:
-    """Where everything durable goes."""
-
+    door: Door
     store: Store
+    policy: PolicySlot
+    vault: Vault
     recorder: Recorder
-    payloads: Payloads
-    clock: Callable[[], datetime]
+    executor: Executor
+    waiters: Waiters
 
-    def now_ms(self) -> int:
-        """Unix milliseconds."""
-        return int(self.clock().timestamp() * 1000)
 
-    def refuse(self, caller: str, tool: str, call_id: str, error: Refused) -> None:
-        """Records one refused request.
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request whose shape is sound: who, which call, and which bytes are offered."""
 
-        Raises:
-            Unavailable: it could not be recorded.
-        """
-        fields = {"reason": error.reason, "detail": error.detail[:500]}
-        entry = Entry("refusal", caller, tool[:256], call_id[:64], fields)
-        self.store.transact(lambda tx: self.recorder.append(tx, entry))
+    caller: Caller
+    request: CallRequest
+    call_id: str
+    tool: Tool | None
+    arguments: calls.Arguments | None
+    refused: calls.ArgumentsRefused | None
+
+    @property
+    def offered(self) -> bytes:
+        """What a repeat of this call must offer again."""
+        return self.arguments.canonical if self.arguments else self.request.arguments_json
 
 
 class Broker:
-    """Decides, records, executes, records."""
+    """Decides, records, executes, records. Safe for threads; stateless beside its store."""
 
     def __init__(
-        self, *, books: Books, catalogue: Catalogue, policy: ActivePolicy, executor: Executor,
-        outcomes: Outcomes, waiters: int,
-    ) -> None:  # fmt: skip
-        self._books = books
+        self,
+        *,
+        rooms: Rooms,
+        catalogue: Catalogue,
+        now_ms: Callable[[], int],
+        wait_seconds: float = WAIT_SECONDS,
+    ) -> None:
+        self._rooms = rooms
         self._catalogue = catalogue
-        self.policy = policy
-        self._executor = executor
-        self._outcomes = outcomes
-        self._waiters = threading.BoundedSemaphore(waiters)
+        self._now_ms = now_ms
+        self._wait_seconds = wait_seconds
+        self._validators = {name: validator(tool) for name, tool in catalogue.tools.items()}
 
-    def handle(self, caller: SpiffeId, request: CallRequest) -> Answer:
-        """One brokered call.
+    def handle(self, presented: Presented, request: CallRequest) -> Answer:
+        """Serves one CallTool.
 
-        1. (authenticate: done by the server, which gives `caller`)
-        2. read the arguments strictly; what cannot be read is recorded and refused
-        3. a call id that is known is answered or joined, never decided twice
-        4. decide, on the canonical bytes
-        5. record the decision and the ledger row in one durable transaction
-        6. execute the permit
-        7. wait a little for the outcome, which TakeCall and FinishCall record
-
-        Raises:
-            Refused: recorded; nothing ran.
-            Unavailable: no verdict, nothing ran, or the outcome is not known yet; ask again.
+        1. authenticate: the certificate becomes a Caller; whatever fails from here is recorded.
+        2. check the request's shape and parse its arguments strictly.
+        3. look the call up: a repeat is answered or joined, never decided again.
+        4. ask the engine, and decide.
+        5. record: decision and ledger row in one durable transaction.
+        6. execute: only what a Permit names.
+        7. wait a little for the outcome, which FinishCall records.
+        8. answer with what the ledger says.
         """
-        call_id = calls.call_id(str(caller), request.run_id, request.step_key)
-        try:
-            call = self._read(caller, call_id, request)
-            row = self._books.store.read(lambda tx: self._existing(tx, call))
-            if row is None:
-                row = self._decide_and_record(caller, call)
-        except Refused as error:
-            self._books.refuse(str(caller), request.tool, call_id, error)
-            if isinstance(error, Malformed | NotFound) and error.reason in (
-                "arguments_invalid",
-                "tool_unknown",
-            ):
-                return Answer(call_id, "denied", reasons=(error.reason,), message=error.detail)
-            raise
-        if row.state in ("reserved", "sent"):
-            self._executor.drive_again(row)
-            row = self._wait(row)
-        return self._answer(row)
+        return self._rooms.door.enter(  # 1
+            presented, "CallTool", lambda caller: self._serve(caller, request)
+        )
 
-    def list_tools(self, caller: SpiffeId) -> list[str]:
-        """The ids of tools that the caller may call with some arguments.
+    def _serve(self, caller: Caller, request: CallRequest) -> Answer:
+        asked = self._asked(caller, request)  # 2
+        row = self._rooms.store.read(lambda tables: self._known(tables, asked))  # 3
+        fresh = row is None
+        if row is None:
+            row = self._decided(asked)  # 4, 5
+        elif row.state is State.RESERVED and row.attempt != request.attempt:
+            row = self._rooms.store.write(lambda tables: self._adopted(tables, asked))
+        if row.state not in _OPEN:
+            return self._answer(row)
+        with self._rooms.waiters.expecting(row.call_id) as settled:
+            if row.state is State.RESERVED:
+                self._rooms.executor.start(permit_of(row), fresh=fresh)  # 6
+            row = self._current(row.call_id)
+            if row.state in _OPEN and self._rooms.waiters.wait(settled, self._wait_seconds):  # 7
+                row = self._current(row.call_id)
+        return self._answer(row)  # 8
 
-        Raises:
-            Unavailable: the engine gave no answer.
-        """
-        shown = []
+    def tools(self, presented: Presented) -> list[Tool]:
+        """The tools the caller may call with no arguments known: never one it may not call."""
+        return self._rooms.door.enter(presented, "ListTools", self._listed)
+
+    def _listed(self, caller: Caller) -> list[Tool]:
+        if caller.kind not in runs.RUNNERS:
+            raise NotPermitted("list_not_permitted", detail=f"a {caller.kind} calls no tools")
+        engine = self._rooms.policy.active.engine
+        listed = []
         for tool in self._catalogue.tools.values():
-            call = ToolCall("", str(caller), None, "", tool, b"{}", {}, "")
-            if listed(self._ask(call, caller)):
-                shown.append(tool.id)
-        return shown
+            call = ToolCall("", tool, b"{}", "", "", 0, "", 0, {})
+            asked = policy_input(
+                caller=caller, call=call, arguments={}, run=None, time=time_text(self._now_ms())
+            )
+            if isinstance(
+                decide(caller=caller, call=call, raw=engine.evaluate(asked), decision_id=""), Allow
+            ):
+                listed.append(tool)
+        return listed
 
-    def _read(self, caller: SpiffeId, call_id: str, request: CallRequest) -> ToolCall:
-        if not request.step_key or len(request.step_key) > 128:  # noqa: PLR2004 - a hex digest is 64
-            raise Malformed("step_key_invalid", "a step key has 1 to 128 characters")
-        if not request.run_id and self._catalogue.apps.get(caller.app) != "program":
-            raise Refused("run_required", "only a program may call outside a run")
-        tool = calls.find_tool(self._catalogue, request.tool)
-        arguments, args = calls.read_arguments(tool, request.arguments)
-        return ToolCall(
-            call_id=call_id,
-            caller=str(caller),
-            run=RunRef(request.run_id, request.attempt) if request.run_id else None,
+    def _asked(self, caller: Caller, request: CallRequest) -> _Asked:
+        if caller.kind not in runs.RUNNERS:
+            raise NotPermitted("call_not_permitted", detail=f"a {caller.kind} calls no tools")
+        in_run = bool(request.run_id)
+        if not in_run and caller.kind is not Kind.PROGRAM:
+            raise NotPermitted("call_outside_run", detail="only programs may call outside of a run")
+        if in_run and not calls.is_run_id(request.run_id):
+            raise InvalidRequest("run_id_invalid")
+        if not calls.is_step_key(request.step_key, in_run=in_run):
+            raise InvalidRequest("step_key_invalid")
+        if not calls.is_untrusted(request.untrusted):
+            raise InvalidRequest("untrusted_invalid")
+        call_id = calls.call_id(caller=caller.spiffe_id, run_id=request.run_id, step_key=request.step_key)
+        tool = self._catalogue.tools.get(request.tool)
+        if tool is None:
+            unknown = calls.ArgumentsRefused("tool_unknown")
+            return _Asked(caller, request, call_id, None, None, unknown)
+        try:
+            parsed = calls.parse_arguments(request.arguments_json, tool, self._validators[tool.id])
+        except calls.ArgumentsRefused as refused:
+            return _Asked(caller, request, call_id, tool, None, refused)
+        return _Asked(caller, request, call_id, tool, parsed, None)
+
+    def _known(self, tables: Tables, asked: _Asked) -> LedgerRow | None:
+        """The row of an earlier request with this key, if it is the same call."""
+        self._fence(tables, asked)
+        row = tables.calls.get(asked.call_id)
+        if row is None:
+            return None
+        if row.caller != asked.caller.spiffe_id:
+            raise NotPermitted("call_not_owned", call_id=asked.call_id, detail="held by another caller")
+        same = row.tool == _tool_name(asked) and self._rooms.vault.matches(
+            tables, row.arguments, asked.offered
+        )
+        if not same:
+            raise Conflict(
+                "call_changed", call_id=asked.call_id, tool=row.tool, detail="same key, another call"
+            )
+        return row
+
+    def _adopted(self, tables: Tables, asked: _Asked) -> LedgerRow:
+        """A call that has not begun passes to the run's current attempt, which joins it."""
+        row = self._known(tables, asked)
+        if row is None:
+            raise RuntimeError("a call left the ledger")
+        if row.state is not State.RESERVED:
+            return row
+        after = replace(row, attempt=asked.request.attempt)
+        tables.calls.move(row, after)
+        return after
+
+    def _fence(self, tables: Tables, asked: _Asked) -> None:
+        if asked.request.run_id:
+            runs.require(
+                tables,
+                caller=asked.caller,
+                run_id=asked.request.run_id,
+                attempt=asked.request.attempt,
+            )
+
+    def _decided(self, asked: _Asked) -> LedgerRow:
+        decision_id = f"D-{secrets.token_hex(8)}"
+        if asked.tool is None or asked.arguments is None or asked.refused is not None:
+            return self._refused(asked, decision_id)
+        call = self._call(asked, asked.tool, asked.arguments)
+        policy = self._rooms.policy.active  # one policy for the whole decision
+        raw = policy.engine.evaluate(
+            policy_input(
+                caller=asked.caller,
+                call=call,
+                arguments=asked.arguments.value,
+                run=_run_context(asked.request),
+                time=time_text(self._now_ms()),
+            )
+        )
+        decision = decide(caller=asked.caller, call=call, raw=raw, decision_id=decision_id)
+        return self._rooms.store.write(
+            lambda tables: self._record(tables, asked, call, policy, decision, decision_id)
+        )
+
+    def _record(  # noqa: PLR0913, PLR0917 - the fifth room needs what the four before it made
+        self,
+        tables: Tables,
+        asked: _Asked,
+        call: ToolCall,
+        policy: ActivePolicy,
+        decision: Decision,
+        decision_id: str,
+    ) -> LedgerRow:
+        earlier = self._known(tables, asked)
+        if earlier is not None:
+            return earlier
+        allowed = isinstance(decision, Allow)
+        row = replace(
+            self._row(tables, asked, decision_id),
+            state=State.RESERVED if allowed else State.DENIED,
+            reasons=() if isinstance(decision, Allow) else decision.reasons,
+            deadline_ms=call.deadline_ms,
+        )
+        tables.calls.insert(row)
+        obligations = dict(decision.obligations) if isinstance(decision, Allow) else {}
+        tables.records.append(
+            self._rooms.recorder.decision(
+                caller=asked.caller, call=call, row=row, policy=policy, obligations=obligations
+            )
+        )
+        return row
+
+    def _refused(self, asked: _Asked, decision_id: str) -> LedgerRow:
+        """A call nobody can decide on is denied for good: asked again it is the same answer."""
+        refused = asked.refused or calls.ArgumentsRefused("tool_unknown")
+
+        def work(tables: Tables) -> LedgerRow:
+            earlier = self._known(tables, asked)
+            if earlier is not None:
+                return earlier
+            row = replace(
+                self._row(tables, asked, decision_id), reasons=(refused.reason,), detail=refused.where
+            )
+            tables.calls.insert(row)
+            tables.records.append(self._rooms.recorder.denied_unasked(caller=asked.caller, row=row))
+            return row
+
+        return self._rooms.store.write(work)
+
+    def _row(self, tables: Tables, asked: _Asked, decision_id: str) -> LedgerRow:
+        now, tool, request = self._now_ms(), asked.tool, asked.request
+        return LedgerRow(
+            call_id=asked.call_id,
+            caller=asked.caller.spiffe_id,
+            run_id=request.run_id,
+            attempt=request.attempt,
             step_key=request.step_key,
+            tool=_tool_name(asked),
+            host=tool.host if tool else "",
+            effect=tool.effect if tool else "",
+            idempotent=tool.idempotent if tool else False,
+            definition_sha256=tool.definition_sha256 if tool else "",
+            state=State.DENIED,
+            decision_id=decision_id,
+            reasons=(),
+            detail="",
+            arguments=self._rooms.vault.put(tables, asked.offered, keep=asked.arguments is not None),
+            deadline_ms=0,
+            gateway=self._rooms.recorder.instance(),
+            created_ms=now,
+            updated_ms=now,
+        )
+
+    @staticmethod
+    def _call(asked: _Asked, tool: Tool, arguments: calls.Arguments) -> ToolCall:
+        request = asked.request
+        own = int(tool.deadline_seconds * 1000)
+        wanted = request.deadline_ms or own
+        return ToolCall(
+            call_id=asked.call_id,
             tool=tool,
-            arguments=arguments,
-            args=args,
-            args_sha256=hashlib.sha256(arguments).hexdigest(),
+            arguments=arguments.canonical,
+            arguments_sha256=arguments.sha256,
+            run_id=request.run_id,
+            attempt=request.attempt,
+            step_key=request.step_key,
+            deadline_ms=min(wanted, own, MAX_DEADLINE_MS),
             untrusted=request.untrusted,
         )
 
-    def _existing(self, tx: Transaction, call: ToolCall) -> LedgerRow | None:
-        if call.run:
-            runs.check_attempt(tx, call.caller, call.run.id, call.run.attempt)
-        row = ledger.find(tx, call.call_id)
-        if row and (row.caller, row.tool, row.args_sha256) != (call.caller, call.tool.id, call.args_sha256):
-            raise Conflict("call_id_taken", "the step key was used for another call")
-        return row
-
-    def _ask(self, call: ToolCall, caller: SpiffeId) -> object:
-        now = self._books.clock().astimezone(UTC).isoformat(timespec="milliseconds")
-        try:
-            return self.policy.engine.evaluate(policy_input(call, caller, now))
-        except PolicyUnavailable as error:
-            raise Unavailable("policy_unavailable", str(error)) from error
-
-    def _decide_and_record(self, caller: SpiffeId, call: ToolCall) -> LedgerRow:
-        policy = self.policy
-        decision = decide(call, self._ask(call, caller), policy.revision)
-        row, is_new = self._books.store.transact(lambda tx: self._write(tx, call, decision, policy))
-        if is_new and isinstance(decision, Allow):
-            self._executor.execute(decision.permit)
-        return row
-
-    def _write(
-        self, tx: Transaction, call: ToolCall, decision: Decision, policy: ActivePolicy
-    ) -> tuple[LedgerRow, bool]:
-        raced = self._existing(tx, call)  # the fence and the id again, now inside the write
-        if raced is not None:
-            return raced, False
-        now_ms = self._books.now_ms()
-        allowed = isinstance(decision, Allow)
-        reasons = () if isinstance(decision, Allow) else decision.reasons
-        commitment = self._books.payloads.put(tx, call.arguments)
-        opening = Opening(
-            state="reserved" if allowed else "denied",
-            decision_id=decision.decision_id,
-            policy_revision=policy.revision,
-            reasons=reasons,
-            args_payload=commitment.payload_id,
-            deadline_ms=now_ms + int(RESERVED_SECONDS * 1000),
-            created_ms=now_ms,
-        )
-        ledger.open_call(tx, call, opening)
-        fields = {
-            "decision_id": decision.decision_id,
-            "verdict": "allow" if allowed else "deny",
-            "reasons": list(reasons),
-            "run_id": call.run.id if call.run else "",
-            "attempt": call.run.attempt if call.run else 0,
-            "step_key": call.step_key,
-            "effect": call.tool.effect,
-            "host": call.tool.host,
-            "definition_sha256": call.tool.definition_sha256,
-            "args_commitment": commitment.hmac_sha256,
-            "args_payload": commitment.payload_id,
-            "policy_revision": policy.revision,
-            "policy_sha256": policy.sha256,
-            "untrusted": {k[:64]: v[:256] for k, v in call.untrusted.items()},
-        }
-        self._books.recorder.append(tx, Entry("decision", call.caller, call.tool.id, call.call_id, fields))
-        row = ledger.find(tx, call.call_id)
+    def _current(self, call_id: str) -> LedgerRow:
+        row = self._rooms.store.read(lambda tables: tables.calls.get(call_id))
         if row is None:
-            raise RuntimeError("the row just written is not there")
-        return row, True
-
-    def _wait(self, row: LedgerRow) -> LedgerRow:
-        """Waits for a settled state, at most MAX_WAIT_SECONDS, and only with a free waiter's place."""
-        if not self._waiters.acquire(blocking=False):
-            return row
-        try:
-            end = time.monotonic() + MAX_WAIT_SECONDS
-            while True:
-                seen = self._outcomes.version()
-                current = self._books.store.read(lambda tx: ledger.find(tx, row.call_id))
-                left = end - time.monotonic()
-                if current is None or current.state in ledger.SETTLED or left <= 0:
-                    return current or row
-                self._outcomes.wait(seen, left)
-        finally:
-            self._waiters.release()
+            raise RuntimeUnavailable(detail=f"{call_id} is no longer in the ledger")
+        return row
 
     def _answer(self, row: LedgerRow) -> Answer:
-        if row.state not in ledger.SETTLED:
-            return Answer(row.call_id, "pending", row.decision_id)
-        result = b""
-        if row.result_payload:
-            result = self._books.store.read(lambda tx: self._books.payloads.get(tx, row.result_payload))
-        self._executor.forget(row.call_id)
-        return Answer(
-            row.call_id, row.state, row.decision_id, row.reason_ids, row.result_kind, result,
-            row.error_class, row.message,
-        )  # fmt: skip
+        base = Answer(row.call_id, row.state, row.decision_id)
+        if row.state is State.DENIED:
+            return replace(base, reasons=row.reasons, message=denial(row))
+        if row.state in _OPEN or row.result is None:
+            return replace(base, error_class=row.error_class)
+        sealed = row.result
+        data = self._rooms.store.read(lambda tables: self._rooms.vault.get(tables, sealed))
+        if row.state is State.DONE:
+            return replace(base, result_kind=row.result_kind, result=data)
+        return replace(base, error_class=row.error_class, message=data.decode())
+
+
+def denial(row: LedgerRow) -> str:
+    """The one line that a model sees: stable, without rule internals or argument values."""
+    reason = ", ".join(row.reasons)
+    if row.detail:
+        return f"denied [{row.decision_id}]: {reason} ({row.detail}); correct the arguments"
+    return f"denied [{row.decision_id}]: {reason}; do not retry"
+
+
+def _tool_name(asked: _Asked) -> str:
+    """An unknown tool's name goes into the log only when it is shaped like one."""
+    name = asked.request.tool
+    return name if calls.is_tool_id(name) else ""
+
+
+def _run_context(request: CallRequest) -> RunContext | None:
+    if not request.run_id:
+        return None
+    return RunContext(id=request.run_id, attempt=request.attempt, origin="start", labels={})

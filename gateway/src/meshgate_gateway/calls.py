@@ -1,134 +1,231 @@
-"""What is asked: strict reading of arguments, canonical bytes, and the call's id. Pure."""
+"""Bytes to a `ToolCall`, strictly. Pure: no clock, no input or output.
+
+What a lenient parser would let two readers understand differently is refused: duplicate keys,
+keys that differ only in case, NaN and infinities, integers no double can hold, deep nesting,
+anything past a size. What passes is written once as RFC 8785 and only those bytes travel on.
+"""
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import jsonschema
 import rfc8785
-from jsonschema.exceptions import best_match
+from jsonschema.protocols import Validator
 
-from meshgate_gateway.catalogue import Catalogue, Tool
-from meshgate_gateway.errors import Malformed, NotFound
+from meshgate_gateway.model import Tool
 
 MAX_ARGUMENTS_BYTES = 262_144  # 1/16 of gRPC's default 4 MiB receive limit
-MAX_DEPTH = 64
-MAX_KEY_BYTES = 256
-MAX_INTEGER = 2**53 - 1  # beyond it JSON numbers differ between readers (RFC 8785 §3.2.2.3)
+MAX_DEPTH = 32  # nested lists and objects; real tools stay below 10
+MAX_MEMBERS = 10_000  # keys and items in all; bounds the work of validation
+MAX_INTEGER = 2**53 - 1  # the largest whole number every JSON reader holds exactly (RFC 7493 §2.2)
+MAX_KEY_CHARACTERS = 256
+MAX_UNTRUSTED = 16
+MAX_UNTRUSTED_CHARACTERS = 1024
+
+_BACKSLASH, _QUOTE, _OPENING, _CLOSING = 0x5C, 0x22, b"[{", b"]}"
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_STEP_KEY = re.compile(r"[0-9a-f]{16,128}\Z")
+_UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
+_TOOL_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\.[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
+_LABEL = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
+_CALL_ID = re.compile(r"c[0-9a-f]{40}\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class RunRef:
-    """The run and attempt that a call claims to belong to; the ledger checks it."""
-
-    id: str
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """One exact call.
+class ArgumentsRefused(Exception):
+    """The arguments cannot be decided on.
 
     Attributes:
-        call_id: key of ledger, workflow, idempotency and audit.
-        arguments: RFC 8785 bytes; what is hashed, decided on, recorded and executed.
-        args: the same, parsed, for the policy's input.
-        untrusted: what the caller says of itself.
+        reason: stable id.
+        where: JSON path and rule; never a value.
     """
 
-    call_id: str
-    caller: str
-    run: RunRef | None
-    step_key: str
-    tool: Tool
-    arguments: bytes
-    args: Mapping[str, object]
-    args_sha256: str
-    untrusted: Mapping[str, str] = field(default_factory=dict)
+    def __init__(self, reason: str, where: str = "") -> None:
+        super().__init__(f"{reason} {where}".strip())
+        self.reason = reason
+        self.where = where
 
 
-def call_id(caller: str, run_id: str, step_key: str) -> str:
-    """The key of a call: stable over retries and redelivery, different for another caller or run."""
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """Arguments that passed every check."""
+
+    canonical: bytes
+    value: Mapping[str, object]
+    sha256: str
+
+
+def call_id(*, caller: str, run_id: str, step_key: str) -> str:
+    """The key of a call in ledger, runtime, tool and log; the same for the same step, for ever."""
     digest = hashlib.sha256()
     for part in (caller, run_id, step_key):
-        raw = part.encode()
-        digest.update(len(raw).to_bytes(4, "big") + raw)
+        data = part.encode()
+        digest.update(len(data).to_bytes(8, "big"))
+        digest.update(data)
     return "c" + digest.hexdigest()[:40]
 
 
-def find_tool(catalogue: Catalogue, name: str) -> Tool:
-    """The tool of that canonical id, exactly.
+def is_call_id(text: str) -> bool:
+    """True for the shape of a call id; does not say that the call exists."""
+    return _CALL_ID.match(text) is not None
+
+
+def is_run_id(text: str) -> bool:
+    """True for the shape of a run id."""
+    return _RUN_ID.match(text) is not None
+
+
+def is_tool_id(text: str) -> bool:
+    """True for the shape `host.tool`; does not say that the tool exists."""
+    return _TOOL_ID.match(text) is not None
+
+
+def is_step_key(text: str, *, in_run: bool) -> bool:
+    """Inside a run a hex digest, outside of one a UUIDv7 that the client made."""
+    return (_STEP_KEY if in_run else _UUID7).match(text) is not None
+
+
+def is_untrusted(labels: Mapping[str, str]) -> bool:
+    """True when what a caller says of itself is small and well-formed. It is never believed."""
+    return len(labels) <= MAX_UNTRUSTED and all(
+        _LABEL.match(key) and len(value) <= MAX_UNTRUSTED_CHARACTERS for key, value in labels.items()
+    )
+
+
+def parse_arguments(raw: bytes, tool: Tool, validator: Validator) -> Arguments:
+    """Parses, checks against the tool's schema, and canonicalises.
 
     Raises:
-        NotFound: there is none.
+        ArgumentsRefused: with a stable reason.
     """
-    tool = catalogue.tools.get(name)
-    if tool is None:
-        raise NotFound("tool_unknown", f"no tool host offers {name[:MAX_KEY_BYTES]!r}")
-    return tool
+    value = parse_strict(raw)
+    if not isinstance(value, dict):
+        raise ArgumentsRefused("arguments_not_an_object")
+    extra = _unknown_key(value, tool.schema)
+    if extra:
+        raise ArgumentsRefused("arguments_invalid", "$: a key that the tool does not have")
+    error = jsonschema.exceptions.best_match(validator.iter_errors(value))
+    if error is not None:
+        raise ArgumentsRefused("arguments_invalid", _where(error))
+    canonical = rfc8785.dumps(value)
+    if len(canonical) > MAX_ARGUMENTS_BYTES:
+        raise ArgumentsRefused("arguments_too_large")
+    return Arguments(canonical, value, hashlib.sha256(canonical).hexdigest())
 
 
-def read_arguments(tool: Tool, raw: bytes) -> tuple[bytes, dict[str, object]]:
-    """Parses strictly, validates against the tool's schema, and canonicalises.
+def _unknown_key(value: Mapping[str, object], schema: Mapping[str, object]) -> bool:
+    """A tool's arguments are closed unless its schema opens them: pydantic's default is silent."""
+    if "additionalProperties" in schema or "patternProperties" in schema:
+        return False
+    properties = schema.get("properties")
+    known = properties if isinstance(properties, Mapping) else {}
+    composed = any(word in schema for word in ("allOf", "anyOf", "oneOf", "$ref"))
+    return not composed and any(key not in known for key in value)
+
+
+def _where(error: jsonschema.ValidationError) -> str:
+    rule = error.validator if isinstance(error.validator, str) else ""
+    expected = error.validator_value if rule in ("type", "enum", "minimum", "maximum") else ""
+    if rule == "required" and isinstance(error.validator_value, list) and isinstance(error.instance, dict):
+        expected = ", ".join(str(key) for key in error.validator_value if key not in error.instance)
+    return f"{error.json_path}: {rule} {expected}".strip()[:200]
+
+
+def parse_strict(raw: bytes) -> object:
+    """One JSON value in UTF-8, read so that no other reader could read it differently.
 
     Raises:
-        Malformed: not one JSON object, duplicate or case-variant keys, NaN, too big, too deep,
-            an integer beyond 2^53, or not what the schema asks for.
+        ArgumentsRefused: with a stable reason.
     """
     if len(raw) > MAX_ARGUMENTS_BYTES:
-        raise _malformed(f"{len(raw)} bytes, at most {MAX_ARGUMENTS_BYTES} are allowed")
-    _check_depth(raw)
+        raise ArgumentsRefused("arguments_too_large")
+    if _nesting(raw) > MAX_DEPTH:
+        raise ArgumentsRefused("arguments_too_deep")
     try:
-        parsed = json.loads(raw.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise _malformed(f"not strict JSON: {error}") from error
-    if not isinstance(parsed, dict):
-        raise _malformed("not a JSON object")
-    misfit = best_match(tool.validator.iter_errors(parsed))
-    if misfit is not None:
-        raise _malformed(f"at {misfit.json_path}: {misfit.message[:300]}")
-    try:
-        return rfc8785.dumps(parsed), parsed
-    except (rfc8785.CanonicalizationError, RecursionError, UnicodeEncodeError) as error:
-        raise _malformed(f"has no canonical form: {error}") from error
+        text = raw.decode("utf-8")
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_constant=_no_constant,
+            parse_float=_float,
+            parse_int=_integer,
+        )
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArgumentsRefused("arguments_not_json") from error
+    _check_texts(value)
+    return value
 
 
-def _malformed(detail: str) -> Malformed:
-    return Malformed("arguments_invalid", f"the arguments are {detail}" if detail[:3] == "not" else detail)
-
-
-def _check_depth(raw: bytes) -> None:
-    """Bounds nesting before the parser recurses. Brackets inside strings are not counted."""
-    depth, in_string, escaped = 0, False, False
+def _nesting(raw: bytes) -> int:
+    """An upper bound of the depth, found without recursion; brackets in texts are skipped."""
+    depth = deepest = 0
+    in_text = escaped = False
     for byte in raw:
-        if in_string:
-            escaped, in_string = (not escaped and byte == 0x5C), (escaped or byte != 0x22)  # noqa: PLR2004
-        elif byte == 0x22:  # noqa: PLR2004 - a quote
-            in_string = True
-        elif byte in b"[{":
+        if in_text:
+            if escaped:
+                escaped = False
+            elif byte == _BACKSLASH:
+                escaped = True
+            elif byte == _QUOTE:
+                in_text = False
+        elif byte == _QUOTE:
+            in_text = True
+        elif byte in _OPENING:
             depth += 1
-            if depth > MAX_DEPTH:
-                raise _malformed(f"nested deeper than {MAX_DEPTH}")
-        elif byte in b"]}":
+            deepest = max(deepest, depth)
+        elif byte in _CLOSING:
             depth -= 1
+    return deepest
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    folded = {key.casefold() for key, _ in pairs}
-    if len(folded) != len(pairs):
-        raise ValueError("a key occurs twice, or differs from another by case only")
-    for _, value in pairs:
-        _check_number(value)
-    return dict(pairs)
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ArgumentsRefused("arguments_duplicate_key")
+    if len({key.casefold() for key in result}) != len(pairs):
+        raise ArgumentsRefused("arguments_case_variant_keys")
+    return result
 
 
-def _check_number(value: object) -> None:
-    if isinstance(value, list):
-        for item in value:
-            _check_number(item)
-    elif isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_INTEGER:
-        raise ValueError("an integer lies beyond 2^53")
+def _no_constant(_: str) -> object:
+    raise ArgumentsRefused("arguments_not_finite")
 
 
-def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON")
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ArgumentsRefused("arguments_not_finite")
+    if value.is_integer() and abs(value) > MAX_INTEGER:
+        raise ArgumentsRefused("arguments_integer_too_large")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > len(str(MAX_INTEGER)) + 1 or abs(int(text)) > MAX_INTEGER:
+        raise ArgumentsRefused("arguments_integer_too_large")
+    return int(text)
+
+
+def _check_texts(root: object) -> None:
+    """No lone surrogates, no endless keys, a bounded number of members."""
+    waiting, members = [root], 0
+    while waiting:
+        value = waiting.pop()
+        members += 1
+        if members > MAX_MEMBERS:
+            raise ArgumentsRefused("arguments_too_large")
+        if isinstance(value, dict):
+            if any(len(key) > MAX_KEY_CHARACTERS for key in value):
+                raise ArgumentsRefused("arguments_too_large")
+            waiting.extend(value)
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+        elif isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise ArgumentsRefused("arguments_not_json") from error

@@ -1,78 +1,59 @@
-"""Every tool and app of the mesh, frozen at start from a file the supervisor wrote."""
+"""The tools and apps of a mesh, frozen at start."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
 
-from jsonschema import Draft202012Validator
+from meshgate_gateway.errors import ConfigurationError
+from meshgate_gateway.model import Kind, Tool, ToolKind
 
-Effect = Literal["read", "reversible", "external", "irreversible", "memory"]
-DEFAULT_DEADLINE_SECONDS = 30
-
-
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """One tool as the operator declared and its host described it.
-
-    Attributes:
-        id: canonical, `host.tool`.
-        host: the app that runs it.
-        effect: the operator's word, never the tool's.
-        idempotent: takes the call's key, so it may run again after a crash.
-        deadline_seconds: from take to outcome.
-        definition_sha256: of name, description and schemas.
-        validator: of the arguments' JSON Schema.
-    """
-
-    id: str
-    host: str
-    kind: str
-    description: str
-    schema_json: str
-    effect: str
-    idempotent: bool
-    deadline_seconds: float
-    definition_sha256: str
-    validator: Draft202012Validator
+DEFAULT_DEADLINE_SECONDS = 30.0
+_EFFECTS = ("read", "reversible", "external", "irreversible", "memory")
+_REPEATS = ("allow", "same", "deny")
 
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Tools by id, and apps by name with their kind: crew, program or toolhost."""
+    """Tool id to tool, app name to kind."""
 
     tools: Mapping[str, Tool]
-    apps: Mapping[str, str]
+    apps: Mapping[str, Kind]
 
 
-def load(path: Path) -> Catalogue:
-    """Reads the file.
+def parse(text: bytes) -> Catalogue:
+    """Reads the catalogue.
 
     Raises:
-        OSError, ValueError, KeyError: it is missing or not a catalogue; the gateway must not start.
+        ConfigurationError: names the entry and what is wrong with it.
     """
-    content = json.loads(path.read_text())
-    tools = {name: _tool(name, row) for name, row in content["tools"].items()}
-    return Catalogue(tools=tools, apps={name: row["kind"] for name, row in content["apps"].items()})
+    try:
+        document = json.loads(text)
+        tools = {name: _tool(name, entry) for name, entry in document["tools"].items()}
+        apps = {name: Kind(entry["kind"]) for name, entry in document["apps"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigurationError(f"the catalogue cannot be read: {error!r}") from error
+    for tool in tools.values():
+        if tool.host not in apps:
+            raise ConfigurationError(f"tool {tool.id}: its host {tool.host!r} is no app of the catalogue")
+    return Catalogue(MappingProxyType(tools), MappingProxyType(apps))
 
 
-def _tool(name: str, row: Mapping[str, object]) -> Tool:
-    schema = row["schema"]
-    if not isinstance(schema, dict):
-        raise TypeError(f"the schema of {name} is no object")
-    # An argument the schema does not name is a mistake or an attempt, never noise.
-    schema = {"additionalProperties": False, **schema}
-    Draft202012Validator.check_schema(schema)
+def _tool(name: str, entry: Mapping[str, object]) -> Tool:
+    effect = str(entry.get("effect") or "irreversible")
+    repeat = str(entry.get("repeat") or ("allow" if effect == "read" else "same"))
+    schema = entry.get("schema")
+    if effect not in _EFFECTS or repeat not in _REPEATS or not isinstance(schema, dict):
+        raise ValueError(f"tool {name}: effect, repeat or schema is not valid")
     return Tool(
         id=name,
-        host=str(row["host"]),
-        kind=str(row.get("kind", "tool")),
-        description=str(row["description"]),
-        schema_json=json.dumps(schema, sort_keys=True),
-        effect=str(row["effect"]),
-        idempotent=row["idempotent"] is True,
-        deadline_seconds=float(str(row.get("deadline_seconds") or DEFAULT_DEADLINE_SECONDS)),
-        definition_sha256=str(row["definition_sha256"]),
-        validator=Draft202012Validator(schema),
+        host=str(entry["host"]),
+        kind=ToolKind(str(entry.get("kind") or "tool")),
+        description=str(entry.get("description") or ""),
+        schema=MappingProxyType(schema),
+        effect=effect,
+        idempotent=entry.get("idempotent") is True,
+        repeat=repeat,
+        deadline_seconds=float(str(entry.get("deadline_seconds") or DEFAULT_DEADLINE_SECONDS)),
+        definition_sha256=str(entry["definition_sha256"]),
     )

@@ -1,107 +1,135 @@
-"""Puts a gateway together from its parts; tests and benchmarks compose it with other parts."""
+"""Puts a gateway together from its parts; tests and benchmarks give others than `__main__`."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import logging
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import grpc
-from grpc_health.v1 import health_pb2_grpc
-from meshgate_identities.verification import Bundles, PeerVerifier
-from meshgate_wire import broker_pb2_grpc as rpc
 
-from meshgate_gateway.admin import Admin
-from meshgate_gateway.authenticate import Authenticator
-from meshgate_gateway.broker import ActivePolicy, Books, Broker
-from meshgate_gateway.catalogue import Catalogue
-from meshgate_gateway.execute import Executor, ToolRuntime
+from meshgate_gateway.adapters.services import AdminServicer, BrokerServicer, RunsServicer
+from meshgate_gateway.admin import SAMPLE, Admin
+from meshgate_gateway.authenticate import Door, Mesh, Verifier
+from meshgate_gateway.broker import WAIT_SECONDS, Broker, Rooms
+from meshgate_gateway.errors import StoreUnavailable
+from meshgate_gateway.execute import Executor, ToolRuntime, Waiters
+from meshgate_gateway.health import Health
 from meshgate_gateway.hosts import Hosts
-from meshgate_gateway.outcomes import Outcomes
-from meshgate_gateway.payloads import Payloads
-from meshgate_gateway.readiness import Readiness
+from meshgate_gateway.instances import RENEW_SECONDS, Instance
+from meshgate_gateway.payloads import Vault
+from meshgate_gateway.policy import PolicyEngine, PolicySlot
 from meshgate_gateway.record import Recorder
 from meshgate_gateway.runs import Runs
-from meshgate_gateway.server import SERVER_OPTIONS, AdminService, BrokerService, Door, RunsService
+from meshgate_gateway.server import Server, Services
 from meshgate_gateway.store import Store
 from meshgate_gateway.sweeper import Sweeper
 
-THREADS = 16  # measured best on 2 cores
-
-
-@dataclass(frozen=True, slots=True)
-class Mesh:
-    """What the gateway knows of its mesh."""
-
-    name: str
-    trust_domain: str
-    catalogue: Catalogue
-    operators: frozenset[str]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What differs between production, tests and benchmarks."""
+    """Everything with a second implementation."""
 
     store: Store
-    payload_key: bytes
-    policy: ActivePolicy
+    policy: PolicySlot
     runtime: ToolRuntime
-    bundles: Callable[[], Bundles]
-    version: str
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    verifier: Verifier
+    now_ms: Callable[[], int]
+    open_engine: Callable[[str, str], PolicyEngine]
 
 
 class Gateway:
-    """A composed gateway: a gRPC server, its sweeper and its readiness."""
+    """One gateway: a server, a health loop, and a housekeeper that renews and sweeps."""
 
-    def __init__(self, *, mesh: Mesh, parts: Parts, threads: int = THREADS) -> None:
-        self.outcomes = Outcomes()
-        recorder = Recorder(gateway=f"{mesh.name}/gateway", version=parts.version, clock=parts.clock)
-        self.books = Books(parts.store, recorder, Payloads(parts.payload_key), parts.clock)
+    def __init__(  # noqa: PLR0913 - one place composes
+        self,
+        *,
+        parts: Parts,
+        mesh: Mesh,
+        payload_key: bytes,
+        listen: str,
+        credentials: grpc.ServerCredentials,
+        threads: int,
+        probes: Mapping[str, Callable[[], object]] | None = None,
+        wait_seconds: float = WAIT_SECONDS,
+    ) -> None:
+        self._parts = parts
+        self._stop = threading.Event()
+        self._loops: list[threading.Thread] = []
+        self.instance = Instance(store=parts.store)
+        self.recorder = Recorder(instance=lambda: self.instance.name, now_ms=parts.now_ms)
+        vault = Vault(key=payload_key)
+        door = Door(verifier=parts.verifier, mesh=mesh, store=parts.store, recorder=self.recorder)
         executor = Executor(runtime=parts.runtime)
+        waiters = Waiters(limit=threads // 2)
+        self.hosts = Hosts(door, parts.store, vault, self.recorder, executor, waiters, parts.now_ms)
         self.broker = Broker(
-            books=self.books,
+            rooms=Rooms(door, parts.store, parts.policy, vault, self.recorder, executor, waiters),
             catalogue=mesh.catalogue,
-            policy=parts.policy,
-            executor=executor,
-            outcomes=self.outcomes,
-            waiters=threads // 2,
+            now_ms=parts.now_ms,
+            wait_seconds=wait_seconds,
         )
-        self.hosts = Hosts(books=self.books, outcomes=self.outcomes, executor=executor)
-        self.admin = Admin(books=self.books, broker=self.broker, operators=mesh.operators)
-        self.runs = Runs(store=parts.store, recorder=recorder, clock=parts.clock)
-        self.sweeper = Sweeper(books=self.books, outcomes=self.outcomes)
-        self.readiness = Readiness(books=self.books, broker=self.broker)
-        self.server = self._server(mesh, parts, threads)
+        self.sweeper = Sweeper(parts.store, self.hosts, executor, parts.now_ms)
+        runs = Runs(door, parts.store, vault, self.recorder, parts.now_ms)
+        self.health = Health(
+            probes={**self._own_probes(), **(probes or {})},
+            publish=lambda ready: self.server.serving(ready=ready),
+        )
+        admin = Admin(door, parts.store, parts.policy, self.recorder, self.health, parts.open_engine)
+        self.server = Server(
+            address=listen,
+            credentials=credentials,
+            door=door,
+            make=Services(
+                lambda guard: BrokerServicer(
+                    guard=guard, broker=self.broker, hosts=self.hosts, catalogue=mesh.catalogue
+                ),
+                lambda guard: RunsServicer(guard=guard, runs=runs),
+                lambda guard: AdminServicer(guard=guard, admin=admin),
+            ),
+            on_fault=self.health.fault,
+            threads=threads,
+        )
+
+    def _own_probes(self) -> dict[str, Callable[[], object]]:
+        return {
+            "store_unavailable": self._parts.store.probe,
+            "policy_unavailable": lambda: self._parts.policy.active.engine.evaluate(SAMPLE),
+        }
 
     def start(self) -> None:
-        """Starts serving; the port must have been added."""
-        self.readiness.start()
-        self.sweeper.start()
+        """Records the start, serves, and begins its loops."""
+        active = self._parts.policy.active
+        start = self.recorder.lifecycle(
+            event="gateway_started", fields={"policy": active.revision, "policy_digest": active.digest}
+        )
+        self._parts.store.write(lambda tables: tables.records.append(start))
         self.server.start()
+        for name, loop in (("health", lambda: self.health.run(self._stop)), ("keeper", self._keep)):
+            thread = threading.Thread(target=loop, name=name, daemon=True)
+            thread.start()
+            self._loops.append(thread)
 
-    def close(self, grace_seconds: float = 2.0) -> None:
-        """Stops serving, lets calls under way end, then stops the rest."""
-        self.readiness.close()
-        self.server.stop(grace_seconds).wait()
-        self.sweeper.close()
-        self.books.store.close()
+    def stop(self, grace_seconds: float = 5.0) -> None:
+        """Stops serving, then its loops; records the stop where the store still works."""
+        self._stop.set()
+        self.health.stop()
+        self.server.stop(grace_seconds)
+        for loop in self._loops:
+            loop.join(grace_seconds)
+        record = self.recorder.lifecycle(event="gateway_stopped", fields={})
+        try:
+            self._parts.store.write(lambda tables: tables.records.append(record))
+            self.instance.release()
+        except StoreUnavailable as error:
+            _log.warning("stopped without a record", extra={"detail": error.detail})
 
-    def _server(self, mesh: Mesh, parts: Parts, threads: int) -> grpc.Server:
-        verifier = PeerVerifier(bundles=parts.bundles, clock=parts.clock)
-        authenticator = Authenticator(
-            verifier=verifier, mesh=mesh.name, trust_domain=mesh.trust_domain, catalogue=mesh.catalogue
-        )
-        door = Door(authenticator=authenticator, books=self.books)
-        server = grpc.server(
-            ThreadPoolExecutor(threads, thread_name_prefix="call"), options=list(SERVER_OPTIONS)
-        )
-        broker = BrokerService(door=door, broker=self.broker, hosts=self.hosts, catalogue=mesh.catalogue)
-        admin = AdminService(
-            door=door, admin=self.admin, version=parts.version, readiness=self.readiness.reasons
-        )
-        rpc.add_BrokerServicer_to_server(broker, server)
-        rpc.add_RunsServicer_to_server(RunsService(door=door, runs=self.runs), server)
-        rpc.add_AdminServicer_to_server(admin, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self.readiness.servicer, server)
-        return server
+    def _keep(self) -> None:
+        while not self._stop.wait(RENEW_SECONDS):
+            try:
+                if not self.instance.renew():
+                    _log.warning("another gateway took this name", extra={"name_lost": self.instance.name})
+                self.sweeper.sweep()
+            except StoreUnavailable as error:
+                self.health.fault(error.reason)

@@ -1,59 +1,64 @@
-"""May this call happen? Builds the policy's input, judges its answer, mints permits. Pure."""
+"""Caller and call to a `Decision`. Pure: builds the policy input and judges the raw answer.
 
-import secrets
+The broker asks the engine in between. Only this module mints a `Permit`, and `execute` takes
+nothing else.
+
+Input fields, all checked before they get here: caller (certificate), call (catalogue, strict
+parse), run (store), time (gateway's clock). Unchecked on purpose: untrusted. Empty until their
+features exist: delegation, approval, budget.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from meshgate_identities.spiffe_id import SpiffeId
 from meshgate_policies.judge import judge
 
-from meshgate_gateway.calls import ToolCall
+from meshgate_gateway.model import Caller, LedgerRow, RunContext, State, ToolCall, ToolKind
 
-_MINT = object()  # only this module can construct a Permit
+_SEAL = object()
 
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """Proof that one exact call was allowed under one policy revision."""
+    """Proof that one exact call was allowed; cannot be made outside this module."""
 
-    call: ToolCall
+    call_id: str
+    caller: str
+    tool: str
+    host: str
     decision_id: str
-    policy_revision: str
-    _minted_by: object = None
+    seal: object
 
     def __post_init__(self) -> None:
-        """A permit made elsewhere is a bug, not an attack."""
-        if self._minted_by is not _MINT:
-            raise RuntimeError("only decide() mints permits")
+        if self.seal is not _SEAL:
+            raise RuntimeError("only decide mints a Permit")
 
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """The call may run."""
+    """The call may run, once it is on disk that it may."""
 
     permit: Permit
-
-    @property
-    def decision_id(self) -> str:
-        """The permit's."""
-        return self.permit.decision_id
+    obligations: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
 class Deny:
-    """The call must not run; reasons are stable ids, at least one."""
+    """A policy, or the catalogue, said no."""
 
-    decision_id: str
     reasons: tuple[str, ...]
 
 
 Decision = Allow | Deny
 
 
-def policy_input(call: ToolCall, caller: SpiffeId, time: str) -> dict[str, object]:
-    """What policy sees. Everything outside `untrusted` was verified by us."""
+def policy_input(
+    *, caller: Caller, call: ToolCall, arguments: Mapping[str, object], run: RunContext | None, time: str
+) -> dict[str, object]:
+    """What the rule sees: verified facts, and apart from them what the caller says of itself."""
     return {
         "caller": {
-            "spiffe_id": str(caller),
+            "spiffe_id": caller.spiffe_id,
             "trust_domain": caller.trust_domain,
             "namespace": caller.namespace,
             "app": caller.app,
@@ -61,15 +66,15 @@ def policy_input(call: ToolCall, caller: SpiffeId, time: str) -> dict[str, objec
         "call": {
             "tool": call.tool.id,
             "host": call.tool.host,
-            "kind": call.tool.kind,
             "effect": call.tool.effect,
-            "args": call.args,
-            "args_sha256": call.args_sha256,
+            "kind": call.tool.kind.value,
+            "args": dict(arguments),
+            "args_sha256": call.arguments_sha256,
             "definition_sha256": call.tool.definition_sha256,
         },
-        "run": {"id": call.run.id, "attempt": call.run.attempt, "origin": "start", "labels": {}}
-        if call.run
-        else None,
+        "run": None
+        if run is None
+        else {"id": run.id, "attempt": run.attempt, "origin": run.origin, "labels": dict(run.labels)},
         "delegation": [],
         "approval": None,
         "budget": {},
@@ -78,18 +83,23 @@ def policy_input(call: ToolCall, caller: SpiffeId, time: str) -> dict[str, objec
     }
 
 
-def decide(call: ToolCall, answer: object, policy_revision: str) -> Decision:
-    """Turns the engine's raw answer into a decision about exactly this call."""
-    verdict = judge(answer)
-    decision_id = "D-" + secrets.token_hex(8)
+def decide(*, caller: Caller, call: ToolCall, raw: object, decision_id: str) -> Decision:
+    """Judges the engine's raw answer; undefined or mistyped is a denial."""
+    verdict = judge(raw)
     if not verdict.allow:
-        return Deny(decision_id, verdict.reasons)
-    return Allow(Permit(call, decision_id, policy_revision, _MINT))
+        return Deny(verdict.reasons)
+    if call.tool.kind is not ToolKind.TOOL:
+        return Deny(("delegation_not_available",))
+    permit = Permit(call.call_id, caller.spiffe_id, call.tool.id, call.tool.host, decision_id, _SEAL)
+    return Allow(permit, verdict.obligations)
 
 
-def listed(answer: object) -> bool:
-    """Whether a tool is shown to the caller: it is allowed with no arguments given.
+def permit_of(row: LedgerRow) -> Permit:
+    """The permit again, of a call whose allow is on disk and that has not begun.
 
-    Narrower than what may be called: a grant that reads an argument is not shown yet.
+    Raises:
+        RuntimeError: the row is in any other state.
     """
-    return judge(answer).allow
+    if row.state is not State.RESERVED:
+        raise RuntimeError(f"a {row.state} call has no permit")
+    return Permit(row.call_id, row.caller, row.tool, row.host, row.decision_id, _SEAL)

@@ -1,45 +1,111 @@
-"""Failures of the gateway.
+"""Failures of the gateway. A denial is a value, never one of these.
 
-    GatewayError
-    ├── Refused       the request is wrong or not the caller's to make; recorded, no effect
-    │   ├── Malformed     it cannot be read
-    │   ├── NotFound      it names nothing that exists
-    │   └── Conflict      the state does not allow it (superseded, settled, other arguments)
-    └── Unavailable   no verdict: store, engine, Dapr or ourselves; nothing ran
+GatewayError
+├── Refused                 authenticated, and not to be served: recorded, then a gRPC status
+│   ├── InvalidRequest      malformed                              -> INVALID_ARGUMENT
+│   ├── NotPermitted        not the caller's to do                 -> PERMISSION_DENIED
+│   ├── Conflict            not in this state of things            -> FAILED_PRECONDITION
+│   └── Missing             the caller owns nothing of that name   -> NOT_FOUND
+├── Unauthenticated         no usable certificate                  -> UNAUTHENTICATED
+├── Unavailable             no verdict, nothing ran                -> UNAVAILABLE
+│   ├── StoreUnavailable
+│   ├── PolicyUnavailable
+│   └── RuntimeUnavailable
+└── ConfigurationError      before a port opens: the process exits
 
-A denial by policy is a value (`decide.Deny`), not an exception.
+Calling things in the wrong order is RuntimeError: a bug must not look like an attack.
 """
 
 
 class GatewayError(Exception):
-    """Root of the tree.
+    """Base of the gateway's failures."""
+
+
+class Refused(GatewayError):
+    """A request of an authenticated caller that is not served.
 
     Attributes:
-        reason: stable id.
-        detail: one line for a person.
+        reason: stable id, safe to show.
+        detail: for the record; holds no argument values.
+        call_id: the call it was about, or "".
+        tool: the tool it was about, or "".
+        recorded: True when the transaction that refused has already written the record.
     """
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
+    def __init__(
+        self, reason: str, *, detail: str = "", call_id: str = "", tool: str = "", recorded: bool = False
+    ) -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+        self.call_id = call_id
+        self.tool = tool
+        self.recorded = recorded
+
+
+class InvalidRequest(Refused):
+    """The request breaks the protocol."""
+
+
+class NotPermitted(Refused):
+    """The caller may not do this, whatever the state."""
+
+
+class Conflict(Refused):
+    """Not in the present state of the call or run."""
+
+
+class Missing(Refused):
+    """Nothing of that name belongs to the caller."""
+
+
+class Unauthenticated(GatewayError):
+    """The peer's certificate was not accepted.
+
+    Attributes:
+        reason: stable id of the rule that failed.
+        detail: for the record.
+    """
+
+    def __init__(self, reason: str, *, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
 
 
-class Refused(GatewayError):
-    """Not the caller's to make."""
-
-
-class Malformed(Refused):
-    """Cannot be read."""
-
-
-class NotFound(Refused):
-    """Names nothing that exists."""
-
-
-class Conflict(Refused):
-    """The state does not allow it."""
-
-
 class Unavailable(GatewayError):
-    """No verdict; the caller asks again with the same key."""
+    """No verdict was reached and nothing ran; ask again with the same key.
+
+    Attributes:
+        reason: stable id, sent as trailing metadata.
+    """
+
+    def __init__(self, reason: str, *, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class StoreUnavailable(Unavailable):
+    """The store could not make something durable, or could not be read."""
+
+    def __init__(self, *, detail: str = "") -> None:
+        super().__init__("store_unavailable", detail=detail)
+
+
+class PolicyUnavailable(Unavailable):
+    """The engine gave no answer."""
+
+    def __init__(self, *, detail: str = "") -> None:
+        super().__init__("policy_unavailable", detail=detail)
+
+
+class RuntimeUnavailable(Unavailable):
+    """The durable runtime did not accept a call; it is reserved and has not begun."""
+
+    def __init__(self, *, detail: str = "") -> None:
+        super().__init__("runtime_unavailable", detail=detail)
+
+
+class ConfigurationError(GatewayError):
+    """The configuration, catalogue or a key cannot be used."""

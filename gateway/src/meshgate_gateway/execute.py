@@ -1,71 +1,113 @@
-"""Starts what a Permit allows, and nothing else."""
+"""The fourth room: starts what a Permit names, and lets callers wait for its end.
 
-import logging
+Effects are at-least-once beneath us. What makes them once is the ledger: a started call can do
+nothing until its host takes it, and is taken once.
+"""
+
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from meshgate_gateway.decide import Permit
-from meshgate_gateway.errors import Unavailable
-from meshgate_gateway.ledger import LedgerRow
 
-REDISPATCH_SECONDS = 2.0  # a joined call is driven again after this, should its gateway have died
-
-log = logging.getLogger(__name__)
+RESTART_AFTER_SECONDS = 2.0  # a start younger than this is not doubted
 
 
 class ToolRuntime(Protocol):
-    """Carries a call's id to the tool's host, at least once.
+    """Delivers a call id to a host, at least once.
 
-    `dispatch` must be safe to repeat for the same id; it returns when the runtime has accepted
-    the id durably, not when the tool has run. It raises Unavailable when it cannot.
+    Durability: when `dispatch` returns, the delivery survives a crash. Concurrency: safe for
+    threads. The sweeper and the caller's next question retry.
     """
 
-    def dispatch(self, call_id: str, host: str) -> None:
-        """Hands the id over.
+    def dispatch(self, call_id: str, host: str, *, fresh: bool = False) -> None:
+        """Starts the call unless it is already under way.
+
+        Args:
+            call_id: the ledger's key; nothing else travels.
+            host: the app that owns the tool.
+            fresh: the ledger row was made by this very request, so nobody can have started it.
 
         Raises:
-            Unavailable: not accepted.
+            RuntimeUnavailable: not started, as far as we know.
         """
 
 
 class Executor:
-    """Dispatches permits, and joined calls whose first dispatch may have been lost."""
+    """Starts permitted calls; remembers what it started lately so that a join does not start again."""
 
     def __init__(self, *, runtime: ToolRuntime) -> None:
         self._runtime = runtime
+        self._started: dict[str, float] = {}
         self._lock = threading.Lock()
-        self._driven: dict[str, float] = {}
 
-    def execute(self, permit: Permit) -> None:
-        """Starts the permitted call.
-
-        Raises:
-            Unavailable: the runtime did not take it; the ledger row stays `reserved`.
-        """
-        self._drive(permit.call.call_id, permit.call.tool.host)
-
-    def drive_again(self, row: LedgerRow) -> None:
-        """Dispatches an already decided call once more, unless this process just did.
+    def start(self, permit: Permit, *, fresh: bool) -> None:
+        """Starts one exact call.
 
         Raises:
-            Unavailable: the runtime did not take it.
+            RuntimeUnavailable: the call stays reserved.
+            RuntimeError: not given a Permit.
         """
+        if not isinstance(permit, Permit):
+            raise RuntimeError("execute takes a Permit")  # noqa: TRY004 - wrong order, not wrong type
+        now = time.monotonic()
         with self._lock:
-            last = self._driven.get(row.call_id, 0.0)
-        if time.monotonic() - last > REDISPATCH_SECONDS:
-            self._drive(row.call_id, row.host)
+            last = self._started.get(permit.call_id)
+            if last is not None and now - last < RESTART_AFTER_SECONDS:
+                return
+            self._started[permit.call_id] = now
+        try:
+            self._runtime.dispatch(permit.call_id, permit.host, fresh=fresh)
+        except BaseException:
+            self.forget(permit.call_id)
+            raise
 
     def forget(self, call_id: str) -> None:
-        """Drops what is remembered of a settled call."""
+        """A settled call needs no memory."""
         with self._lock:
-            self._driven.pop(call_id, None)
+            self._started.pop(call_id, None)
 
-    def _drive(self, call_id: str, host: str) -> None:
+
+class Waiters:
+    """Callers that wait for a call to settle. At most `limit` wait at once, the rest ask again."""
+
+    def __init__(self, *, limit: int) -> None:
+        self._slots = threading.BoundedSemaphore(max(1, limit))
+        self._lock = threading.Lock()
+        self._events: dict[str, tuple[threading.Event, int]] = {}
+
+    @contextmanager
+    def expecting(self, call_id: str) -> Iterator[threading.Event]:
+        """An event that is set once the call settles after this point."""
         with self._lock:
-            self._driven[call_id] = time.monotonic()
+            event, count = self._events.get(call_id, (threading.Event(), 0))
+            self._events[call_id] = (event, count + 1)
         try:
-            self._runtime.dispatch(call_id, host)
-        except Unavailable:
-            self.forget(call_id)
-            raise
+            yield event
+        finally:
+            with self._lock:
+                event, count = self._events[call_id]
+                if count == 1:
+                    del self._events[call_id]
+                else:
+                    self._events[call_id] = (event, count - 1)
+
+    def settled(self, call_id: str) -> None:
+        """Wakes whoever waits for this call."""
+        with self._lock:
+            waiting = self._events.get(call_id)
+        if waiting is not None:
+            waiting[0].set()
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        """Waits if a slot is free; False when it is not, or time is up."""
+        if event.is_set():
+            return True
+        if not self._slots.acquire(blocking=False):
+            return False
+        try:
+            return event.wait(seconds)
+        finally:
+            self._slots.release()

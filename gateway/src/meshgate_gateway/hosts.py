@@ -1,157 +1,204 @@
-"""The tool host's side: TakeCall hands out the exact bytes once, FinishCall makes the outcome."""
+"""What a tool host may do: take a call that is its own, and settle what it took.
 
+Only `finish` makes an outcome. The caller's certificate says which host it is; an unknown,
+finished or foreign call is refused and recorded, so a forged or repeated delivery does nothing.
+"""
+
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
 
-from meshgate_identities.spiffe_id import SpiffeId
+from meshgate_gateway import calls, ledger
+from meshgate_gateway.authenticate import Door
+from meshgate_gateway.errors import Conflict, InvalidRequest, NotPermitted, Refused
+from meshgate_gateway.execute import Executor, Waiters
+from meshgate_gateway.model import Caller, Kind, LedgerRow, Outcome, Presented, ResultKind, State
+from meshgate_gateway.payloads import Vault
+from meshgate_gateway.record import Recorder
+from meshgate_gateway.store import Store, Tables
 
-from meshgate_gateway import ledger
-from meshgate_gateway.broker import Books
-from meshgate_gateway.errors import Conflict, NotFound, Refused
-from meshgate_gateway.execute import Executor
-from meshgate_gateway.ledger import LedgerRow, Settlement
-from meshgate_gateway.outcomes import Outcomes
-from meshgate_gateway.record import Entry
-from meshgate_gateway.store import Transaction
-
-R = TypeVar("R")
-MAX_MESSAGE = 2_000
-MAX_RESULT_BYTES = 1_048_576  # a quarter of gRPC's default receive limit
+MAX_RESULT_BYTES = 3_145_728  # below gRPC's default 4 MiB receive limit, with room for the rest
+MAX_MESSAGE_BYTES = 4096
+MAX_NAME_CHARACTERS = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a host needs to run one call."""
+    """A call handed to its host: the bytes that were decided on."""
 
     row: LedgerRow
-    take: int
     arguments: bytes
-    deadline_ms: int
+
+    @property
+    def taken_before(self) -> bool:
+        """True when an earlier take may have begun."""
+        return self.row.take > 1
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
-    """What a host says of a call it has taken."""
-
-    call_id: str
-    take: int
-    host_instance: str
-    settlement: Settlement
-    result: bytes
-
-
 class Hosts:
-    """TakeCall and FinishCall."""
+    """TakeCall and FinishCall without their wire."""
 
-    def __init__(self, *, books: Books, outcomes: Outcomes, executor: Executor) -> None:
-        self._books = books
-        self._outcomes = outcomes
-        self._executor = executor
+    door: Door
+    store: Store
+    vault: Vault
+    recorder: Recorder
+    executor: Executor
+    waiters: Waiters
+    now_ms: Callable[[], int]
 
-    def take(self, caller: SpiffeId, call_id: str, host_instance: str) -> Taken:
-        """Moves the call to `sent`.
-
-        A second take by another instance means that the first may have had its effect: only a
-        reading or idempotent tool runs again, anything else becomes `unknown` here.
-
-        Raises:
-            Refused: unknown, another host's, already settled, or not to be run again; recorded.
-        """
-
-        def work(tx: Transaction) -> Taken | Refused:
-            row = self._owned(tx, caller, call_id)
-            if row.state in ledger.SETTLED:
-                raise Conflict("call_settled", f"the call is {row.state}")
-            if row.state == "sent" and row.effect != "read" and not row.idempotent:
-                return self._give_up(tx, row)
-            deadline_ms = self._books.now_ms() + int(row.tool_seconds * 1000)
-            number = ledger.take(tx, row, host_instance, deadline_ms)
-            fields = {"take": number, "host_instance": host_instance, "decision_id": row.decision_id}
-            self._books.recorder.append(tx, Entry("take", str(caller), row.tool, call_id, fields))
-            arguments = self._books.payloads.get(tx, row.args_payload)
-            return Taken(row, number, arguments, deadline_ms)
-
-        taken = self._refusing(caller, call_id, lambda: self._books.store.transact(work))
-        if isinstance(taken, Refused):
-            self._outcomes.announce()
-            raise taken
-        return taken
-
-    def finish(self, caller: SpiffeId, finish: Finish) -> str:
-        """Settles the call, or confirms that it was settled in the same way.
+    def take(self, presented: Presented, *, call_id: str, host_instance: str) -> Taken:
+        """Moves a call reserved -> sent, durably, and hands out its exact arguments.
 
         Raises:
-            Refused: not taken by this instance and take, or settled otherwise; recorded.
+            NotPermitted: not this host's, or no such call.
+            Conflict: settled, superseded, or perhaps begun and not repeatable.
         """
 
-        def work(tx: Transaction) -> str:
-            row = self._owned(tx, caller, finish.call_id)
-            if row.take == 0 or (row.take, row.host_instance) != (finish.take, finish.host_instance):
-                raise Conflict("take_mismatch", f"take {finish.take} is not the one in force")
-            if row.state == finish.settlement.state and row.state != "unknown":
-                return row.state
-            if row.state not in ("sent", "unknown"):
-                raise Conflict("call_settled", f"the call is {row.state}")
-            return self._settle(tx, row, finish)
+        def serve(caller: Caller) -> Taken:
+            _check_names(call_id, host_instance)
+            found = self.store.write(lambda tables: self._take(tables, caller, call_id, host_instance))
+            if isinstance(found, Refused):
+                self.waiters.settled(call_id)
+                raise found
+            return found
 
-        state = self._refusing(caller, finish.call_id, lambda: self._books.store.transact(work))
-        self._outcomes.announce()
-        self._executor.forget(finish.call_id)
-        return state
+        return self.door.enter(presented, "TakeCall", serve)
 
-    def _settle(self, tx: Transaction, row: LedgerRow, finish: Finish) -> str:
-        commitment = self._books.payloads.put(tx, finish.result) if finish.settlement.result_kind else None
-        said = finish.settlement
-        settlement = Settlement(
-            state=said.state,
-            result_kind=said.result_kind,
-            result_payload=commitment.payload_id if commitment else "",
-            error_class=said.error_class[:128],
-            message=said.message[:MAX_MESSAGE],
+    def _take(self, tables: Tables, caller: Caller, call_id: str, instance: str) -> Taken | Refused:
+        row = _owned(tables, caller, call_id)
+        if row.state not in (State.RESERVED, State.SENT):
+            raise Conflict("call_settled", call_id=call_id, tool=row.tool, detail=f"it is {row.state}")
+        _fence(tables, row)
+        if row.state is State.SENT and not row.repeatable:
+            if row.host_instance == instance:
+                raise Conflict("call_taken", call_id=call_id, tool=row.tool, detail="by this process")
+            return self._ambiguous(tables, row)
+        after = ledger.taken(row, host_instance=instance, now_ms=self.now_ms())
+        _move(tables, row, after)
+        tables.records.append(self.recorder.take(caller=caller, row=after))
+        return Taken(after, self.vault.get(tables, row.arguments))
+
+    def _ambiguous(self, tables: Tables, row: LedgerRow) -> Conflict:
+        """It may have begun elsewhere and must not run twice: nobody knows, until somebody says."""
+        outcome = Outcome(State.UNKNOWN, b"the tool may have run; its outcome is not known", "", "lost_host")
+        self._settle(tables, row, outcome, by="gateway", cause="taken_before")
+        return Conflict("call_unknown", call_id=row.call_id, tool=row.tool, recorded=True)
+
+    def finish(
+        self, presented: Presented, *, call_id: str, take: int, host_instance: str, outcome: Outcome
+    ) -> State:
+        """Settles a taken call and wakes who waits. The same outcome again is no error.
+
+        Raises:
+            NotPermitted: not this host's, or no such call.
+            Conflict: never taken, another take, or settled otherwise.
+            InvalidRequest: a result that is too large or not what it says.
+        """
+
+        def serve(caller: Caller) -> State:
+            _check_names(call_id, host_instance)
+            checked = _checked(outcome)
+            state = self.store.write(lambda tables: self._finish(tables, caller, call_id, take, checked))
+            self.executor.forget(call_id)
+            self.waiters.settled(call_id)
+            return state
+
+        return self.door.enter(presented, "FinishCall", serve)
+
+    def _finish(self, tables: Tables, caller: Caller, call_id: str, take: int, outcome: Outcome) -> State:
+        row = _owned(tables, caller, call_id)
+        if row.take == 0:
+            raise Conflict("call_not_taken", call_id=call_id, tool=row.tool)
+        if take != row.take:
+            raise Conflict(
+                "take_superseded", call_id=call_id, tool=row.tool, detail=f"take {take}, now {row.take}"
+            )
+        if outcome.state is State.UNKNOWN and row.effect == "read":
+            outcome = replace(outcome, state=State.FAILED)  # nothing can have been changed
+        if row.state in ledger.SETTLED or row.state is outcome.state:
+            return self._again(tables, row, outcome)
+        return self._settle(tables, row, outcome, by=caller.spiffe_id).state
+
+    def _again(self, tables: Tables, row: LedgerRow, outcome: Outcome) -> State:
+        same = (
+            row.state is outcome.state
+            and row.result is not None
+            and self.vault.matches(tables, row.result, outcome.data)
         )
-        ledger.settle(tx, row, settlement)
-        record_outcome(self._books, tx, row, settlement, commitment.hmac_sha256 if commitment else "")
-        return settlement.state
+        if not same:
+            raise Conflict("call_settled", call_id=row.call_id, tool=row.tool, detail=f"it is {row.state}")
+        return row.state
 
-    def _give_up(self, tx: Transaction, row: LedgerRow) -> Refused:
-        message = "the tool's host died while the tool may have been running"
-        settlement = Settlement("unknown", error_class="host_lost", message=message)
-        ledger.settle(tx, row, settlement)
-        record_outcome(self._books, tx, row, settlement, "")
-        return Conflict("not_idempotent", "a second take of a tool that takes no key")
+    def expire(self, row: LedgerRow, outcome: Outcome, *, cause: str) -> bool:
+        """The sweeper's settlement; False when the call has moved on meanwhile."""
 
-    def _owned(self, tx: Transaction, caller: SpiffeId, call_id: str) -> LedgerRow:
-        row = ledger.find(tx, call_id)
-        if row is None or row.state == "denied":
-            raise NotFound("call_unknown", "no such call was allowed")
-        own = SpiffeId.parse(row.caller)
-        expected = SpiffeId.of_app(trust_domain=own.trust_domain, namespace=own.namespace, app=row.host)
-        if caller != expected:
-            raise Refused("call_of_another_host", "the tool belongs to another host")
-        return row
+        def work(tables: Tables) -> bool:
+            current = tables.calls.get(row.call_id)
+            if current != row:
+                return False
+            self._settle(tables, row, outcome, by="gateway", cause=cause)
+            return True
 
-    def _refusing(self, caller: SpiffeId, call_id: str, work: Callable[[], R]) -> R:
-        try:
-            return work()
-        except Refused as error:
-            self._books.refuse(str(caller), "", call_id, error)
-            raise
+        moved = self.store.write(work)
+        self.executor.forget(row.call_id)
+        self.waiters.settled(row.call_id)
+        return moved
+
+    def _settle(
+        self, tables: Tables, row: LedgerRow, outcome: Outcome, *, by: str, cause: str = ""
+    ) -> LedgerRow:
+        sealed = self.vault.put(tables, outcome.data)
+        after = ledger.settled(row, outcome, sealed, now_ms=self.now_ms())
+        _move(tables, row, after)
+        tables.records.append(self.recorder.outcome(row=after, by=by, cause=cause))
+        return after
 
 
-def record_outcome(
-    books: Books, tx: Transaction, row: LedgerRow, settlement: Settlement, commitment: str
-) -> None:
-    """Appends the outcome record, in the transaction that settles."""
-    fields = {
-        "decision_id": row.decision_id,
-        "state": settlement.state,
-        "error_class": settlement.error_class,
-        "result_commitment": commitment,
-        "result_payload": settlement.result_payload,
-        "take": row.take,
-        "host_instance": row.host_instance,
-        "run_id": row.run_id,
-        "duration_ms": books.now_ms() - row.created_ms,
-    }
-    books.recorder.append(tx, Entry("outcome", row.caller, row.tool, row.call_id, fields))
+def _check_names(call_id: str, host_instance: str) -> None:
+    if not calls.is_call_id(call_id):
+        raise InvalidRequest("call_id_invalid")
+    if not 0 < len(host_instance) <= MAX_NAME_CHARACTERS or not host_instance.isascii():
+        raise InvalidRequest("host_instance_invalid", call_id=call_id)
+
+
+def _owned(tables: Tables, caller: Caller, call_id: str) -> LedgerRow:
+    """The call, if the caller is the host that owns its tool; unknown and foreign look alike."""
+    row = tables.calls.get(call_id)
+    if row is None:
+        raise NotPermitted("call_not_owned", call_id=call_id, detail="no such call")
+    if caller.kind is not Kind.TOOLHOST or row.host != caller.app:
+        raise NotPermitted("call_not_owned", call_id=call_id, tool=row.tool, detail="another host's")
+    return row
+
+
+def _fence(tables: Tables, row: LedgerRow) -> None:
+    """A superseded attempt, or a run that ended, begins nothing new."""
+    if not row.run_id:
+        return
+    run = tables.runs.get(row.run_id)
+    if run is None or run.ended or run.attempt != row.attempt:
+        raise Conflict("attempt_superseded", call_id=row.call_id, tool=row.tool)
+
+
+def _move(tables: Tables, before: LedgerRow, after: LedgerRow) -> None:
+    if not tables.calls.move(before, after):
+        raise Conflict("call_moved", call_id=before.call_id, tool=before.tool)
+
+
+def _checked(outcome: Outcome) -> Outcome:
+    if outcome.state not in ledger.OUTCOMES:
+        raise InvalidRequest("outcome_missing")
+    if len(outcome.data) > MAX_RESULT_BYTES:
+        raise InvalidRequest("result_too_large", detail=f"{len(outcome.data)} bytes")
+    if outcome.state is not State.DONE:
+        if not outcome.error_class.isascii() or len(outcome.error_class) > MAX_NAME_CHARACTERS:
+            raise InvalidRequest("error_class_invalid")
+        return replace(outcome, data=outcome.data[:MAX_MESSAGE_BYTES].decode(errors="ignore").encode())
+    try:
+        text = outcome.data.decode()
+        if outcome.result_kind == ResultKind.JSON:
+            json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest("result_invalid", detail=f"not {outcome.result_kind}") from error
+    return outcome

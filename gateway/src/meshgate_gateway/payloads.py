@@ -1,52 +1,74 @@
-"""Clear text, encrypted at rest under a key outside the store; elsewhere only a commitment."""
+"""Clear text in one place: encrypted under a key outside the store, committed to with a salt."""
 
-import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass
+from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from meshgate_gateway.errors import Unavailable
-from meshgate_gateway.store import Transaction
+from meshgate_gateway.errors import ConfigurationError, StoreUnavailable
+from meshgate_gateway.model import Sealed
+from meshgate_gateway.store import PayloadRow, Tables
 
-SALT_BYTES = 32
-NONCE_BYTES = 12  # AES-GCM's
-
-
-@dataclass(frozen=True, slots=True)
-class Commitment:
-    """What records hold instead of clear text: the payload's id and HMAC-SHA-256(salt, bytes)."""
-
-    payload_id: str
-    hmac_sha256: str
+KEY_BYTES = 32
+_NONCE_BYTES = 12  # NIST SP 800-38D §8.2
+_SALT_BYTES = 32
 
 
-class Payloads:
-    """The `payloads` table. Erasing a row erases the text; the commitment still stands."""
+def load_key(path: Path) -> bytes:
+    """32 raw bytes or 64 hex digits.
 
-    def __init__(self, key: bytes) -> None:
+    Raises:
+        ConfigurationError: missing or of another size.
+    """
+    try:
+        data = path.read_bytes()
+        key = data if len(data) == KEY_BYTES else bytes.fromhex(data.decode().strip())
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"the payload key {path} cannot be read") from error
+    if len(key) != KEY_BYTES:
+        raise ConfigurationError(f"the payload key {path} is not {KEY_BYTES} bytes")
+    return key
+
+
+def commitment(salt: bytes, data: bytes) -> str:
+    """HMAC-SHA-256(salt, data), hex: proves equality to who holds the salt, tells nothing else."""
+    return hmac.digest(salt, data, "sha256").hex()
+
+
+class Vault:
+    """Seals and opens payloads. Safe for threads."""
+
+    def __init__(self, *, key: bytes) -> None:
         self._cipher = AESGCM(key)
 
-    def put(self, tx: Transaction, data: bytes, codec: str = "raw") -> Commitment:
-        """Stores bytes under a random id in the caller's transaction."""
-        payload_id = "p" + secrets.token_hex(16)
-        salt, nonce = secrets.token_bytes(SALT_BYTES), secrets.token_bytes(NONCE_BYTES)
-        sealed = self._cipher.encrypt(nonce, data, payload_id.encode())
-        tx.execute("INSERT INTO payloads VALUES (?, ?, ?, ?, ?)", (payload_id, codec, salt, nonce, sealed))
-        return Commitment(payload_id, hmac.new(salt, data, hashlib.sha256).hexdigest())
+    def put(self, tables: Tables, data: bytes, *, keep: bool = True) -> Sealed:
+        """Stores `data` encrypted; with `keep=False` only its commitment."""
+        payload_id = secrets.token_hex(16)
+        salt, nonce = secrets.token_bytes(_SALT_BYTES), secrets.token_bytes(_NONCE_BYTES)
+        sealed = self._cipher.encrypt(nonce, data, payload_id.encode()) if keep else None
+        tables.payloads.put(PayloadRow(payload_id, "raw", salt, nonce, sealed))
+        return Sealed(payload_id, commitment(salt, data), len(data))
 
-    def get(self, tx: Transaction, payload_id: str) -> bytes:
-        """The bytes of one id.
+    def get(self, tables: Tables, sealed: Sealed) -> bytes:
+        """The clear text again.
 
         Raises:
-            Unavailable: erased, edited, or under another key.
+            StoreUnavailable: it was erased, or does not decrypt under our key.
         """
-        rows = tx.execute("SELECT nonce, ciphertext FROM payloads WHERE id = ?", (payload_id,))
-        if not rows:
-            raise Unavailable("payload_missing", f"payload {payload_id} is not there")
+        row = tables.payloads.get(sealed.payload_id)
+        if row is None or row.data is None:
+            raise StoreUnavailable(detail=f"payload {sealed.payload_id} is not there")
         try:
-            return self._cipher.decrypt(rows[0][0], rows[0][1], payload_id.encode())
+            data = self._cipher.decrypt(row.nonce, row.data, row.id.encode())
         except InvalidTag as error:
-            raise Unavailable("payload_unreadable", f"payload {payload_id} does not decrypt") from error
+            raise StoreUnavailable(detail=f"payload {sealed.payload_id} does not decrypt") from error
+        if not hmac.compare_digest(commitment(row.salt, data), sealed.commitment):
+            raise StoreUnavailable(detail=f"payload {sealed.payload_id} is not what was committed to")
+        return data
+
+    def matches(self, tables: Tables, sealed: Sealed, data: bytes) -> bool:
+        """True when `data` is what was sealed; needs the salt only."""
+        row = tables.payloads.get(sealed.payload_id)
+        return row is not None and hmac.compare_digest(commitment(row.salt, data), sealed.commitment)

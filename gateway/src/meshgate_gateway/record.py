@@ -1,57 +1,149 @@
-"""Appends audit records inside the transaction of what they describe."""
+"""The records of the gateway: what goes into each kind. Holds no clear text.
+
+Every record names the gateway instance and the policy in force. Arguments and results appear
+as payload id and commitment. Not here: numbering and hashing, which the store does in the
+transaction that writes.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 
-from meshgate_audit.chain import GENESIS, AuditRecord, link
+from meshgate_gateway.model import AuditRecord, Caller, LedgerRow, Sealed, ToolCall
+from meshgate_gateway.policy import ActivePolicy
 
-from meshgate_gateway.store import Transaction
+VERSION = version("meshgate")
+SCHEMA = 1
+
+
+def time_text(now_ms: int) -> str:
+    """RFC 3339 in UTC with milliseconds."""
+    moment = datetime.fromtimestamp(now_ms / 1000, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{now_ms % 1000:03d}Z"
+
+
+def _sealed(sealed: Sealed | None) -> dict[str, object] | None:
+    if sealed is None:
+        return None
+    return {"payload": sealed.payload_id, "hmac_sha256": sealed.commitment, "bytes": sealed.size_bytes}
+
+
+def _who(caller: Caller) -> dict[str, object]:
+    return {
+        "caller": caller.spiffe_id,
+        "app": caller.app,
+        "certificate": {"serial": caller.serial_hex, "sha256": caller.leaf_sha256},
+        "peer": caller.address,
+    }
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """What is to be recorded.
-
-    Attributes:
-        kind: decision, outcome, take, refusal, authentication, policy, run or lifecycle.
-        caller: the SPIFFE ID, empty where none was proven.
-        fields: everything else; all of it is hashed. No clear text of arguments or results.
-    """
-
-    kind: str
-    caller: str
-    tool: str
-    call_id: str
-    fields: Mapping[str, object]
-
-
 class Recorder:
-    """Chains records. The writer's transactions are serial, so the head is read, not locked."""
+    """Builds records; stamps time, instance and version."""
 
-    def __init__(self, *, gateway: str, version: str, clock: Callable[[], datetime]) -> None:
-        self._gateway = gateway
-        self._version = version
-        self._clock = clock
+    instance: Callable[[], str]
+    now_ms: Callable[[], int]
 
-    def append(self, tx: Transaction, entry: Entry) -> AuditRecord:
-        """Adds one record after the newest."""
-        head = tx.execute("SELECT seq, hash FROM records ORDER BY seq DESC LIMIT 1")
-        seq, prev = (head[0][0], head[0][1]) if head else (0, GENESIS)
-        fields = {
-            **entry.fields,
-            "schema": 1,
-            "kind": entry.kind,
-            "caller": entry.caller,
-            "tool": entry.tool,
-            "call_id": entry.call_id,
-            "gateway": self._gateway,
-            "version": self._version,
-            "time": self._clock().astimezone(UTC).isoformat(timespec="microseconds"),
+    def _made(self, kind: str, body: Mapping[str, object]) -> AuditRecord:
+        stamp = {
+            "time": time_text(self.now_ms()),
+            "gateway": self.instance(),
+            "version": VERSION,
+            "schema": SCHEMA,
         }
-        record = link(seq + 1, prev, fields)
-        tx.execute(
-            "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (record.seq, record.hash, entry.kind, entry.caller, entry.tool, entry.call_id, record.body),
+        return AuditRecord(kind, {**stamp, **body})
+
+    def decision(
+        self, *, caller: Caller, call: ToolCall, row: LedgerRow, policy: ActivePolicy, obligations: object
+    ) -> AuditRecord:
+        """A policy was evaluated; written before anything runs."""
+        return self._made(
+            "decision",
+            {
+                **_who(caller),
+                **self._call(row),
+                "kind_of_call": call.tool.kind.value,
+                "allow": row.state == "reserved",
+                "reasons": list(row.reasons),
+                "obligations": obligations,
+                "policy": {"revision": policy.revision, "digest": policy.digest},
+                "untrusted": dict(call.untrusted),
+            },
         )
-        return record
+
+    def denied_unasked(self, *, caller: Caller, row: LedgerRow) -> AuditRecord:
+        """The call could not be put to a policy: unknown tool, or arguments nobody may decide on."""
+        body = {**_who(caller), **self._call(row), "reason": row.reasons[0], "detail": row.detail}
+        return self._made("refusal", {**body, "method": "CallTool"})
+
+    @staticmethod
+    def _call(row: LedgerRow) -> dict[str, object]:
+        return {
+            "call_id": row.call_id,
+            "decision_id": row.decision_id,
+            "tool": row.tool,
+            "host": row.host,
+            "effect": row.effect,
+            "definition_sha256": row.definition_sha256,
+            "run_id": row.run_id,
+            "attempt": row.attempt,
+            "step_key": row.step_key,
+            "arguments": _sealed(row.arguments),
+        }
+
+    def refusal(  # noqa: PLR0913 - one record, its fields
+        self, *, caller: Caller, method: str, reason: str, detail: str, call_id: str = "", tool: str = ""
+    ) -> AuditRecord:
+        """An authenticated request that was not served, or could not be."""
+        about = {"call_id": call_id, "tool": tool, "reason": reason, "detail": detail[:500]}
+        return self._made("refusal", {**_who(caller), "method": method, **about})
+
+    def authentication(self, *, address: str, method: str, reason: str, detail: str) -> AuditRecord:
+        """A certificate that passed the handshake and proves nothing to us."""
+        body = {"peer": address, "method": method, "reason": reason, "detail": detail[:500]}
+        return self._made("authentication", body)
+
+    def take(self, *, caller: Caller, row: LedgerRow) -> AuditRecord:
+        """A tool host fetched a call: from here on its effect may have begun."""
+        body = {
+            **_who(caller),
+            "call_id": row.call_id,
+            "decision_id": row.decision_id,
+            "tool": row.tool,
+            "take": row.take,
+            "host_instance": row.host_instance,
+        }
+        return self._made("take", body)
+
+    def outcome(self, *, row: LedgerRow, by: str, cause: str = "") -> AuditRecord:
+        """A call came to an end, or to nobody knows; written before anybody is told."""
+        return self._made(
+            "outcome",
+            {
+                "caller": row.caller,
+                "call_id": row.call_id,
+                "decision_id": row.decision_id,
+                "tool": row.tool,
+                "host": row.host,
+                "run_id": row.run_id,
+                "state": row.state.value,
+                "take": row.take,
+                "host_instance": row.host_instance,
+                "result_kind": row.result_kind,
+                "result": _sealed(row.result),
+                "error_class": row.error_class,
+                "settled_by": by,
+                "cause": cause,
+                "milliseconds": max(0, row.updated_ms - row.created_ms),
+            },
+        )
+
+    def policy(self, *, policy: ActivePolicy, by: str, operator: str) -> AuditRecord:
+        """A policy came into force."""
+        body = {"caller": by, "operator": operator, "revision": policy.revision, "digest": policy.digest}
+        return self._made("policy", body)
+
+    def lifecycle(self, *, event: str, caller: str = "", fields: Mapping[str, object]) -> AuditRecord:
+        """Start, stop, and the steps of runs."""
+        return self._made("lifecycle", {"event": event, "caller": caller, **fields})

@@ -1,136 +1,156 @@
-"""Runs and their attempts. A run belongs to one app; its newest attempt alone may act."""
+"""Runs: start, attempts with a fencing number, heartbeat, finish.
 
-import hashlib
+Every check, that the caller is the run's app and that the attempt is the current one, is made
+in the transaction that writes. The gateway marks and refuses; it never starts anything.
+"""
+
+import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 
-from meshgate_identities.spiffe_id import SpiffeId
+from meshgate_gateway import calls
+from meshgate_gateway.authenticate import Door
+from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted
+from meshgate_gateway.model import Caller, Kind, Presented, Run
+from meshgate_gateway.payloads import Vault
+from meshgate_gateway.record import Recorder
+from meshgate_gateway.store import Store, Tables
 
-from meshgate_gateway.errors import Conflict, NotFound, Refused
-from meshgate_gateway.record import Entry, Recorder
-from meshgate_gateway.store import Store, Transaction
+RUNNERS = frozenset({Kind.CREW, Kind.PROGRAM, Kind.AGENT})
+ENDS = frozenset({"completed", "failed", "cancelled"})
+MAX_INPUT_BYTES = 1_048_576  # a quarter of gRPC's default receive limit
+MAX_DETAIL_CHARACTERS = 2000
 
-ENDED = frozenset({"completed", "failed", "cancelled"})
-MAX_RUN_ID = 128
+
+def require(tables: Tables, *, caller: Caller, run_id: str, attempt: int) -> Run:
+    """The run, if it is the caller's, lives, and the attempt is its current one.
+
+    Raises:
+        Missing: no such run, or another app's: the caller cannot tell which.
+        Conflict: superseded, or ended.
+    """
+    run = owned(tables, caller=caller, run_id=run_id)
+    if run.ended:
+        raise Conflict("run_ended", detail=f"{run_id} is {run.state}")
+    if run.attempt == 0 or run.attempt != attempt:
+        raise Conflict("attempt_superseded", detail=f"{run_id}: attempt {attempt}, now {run.attempt}")
+    return run
+
+
+def owned(tables: Tables, *, caller: Caller, run_id: str) -> Run:
+    """The run, if it is the caller's.
+
+    Raises:
+        Missing: no such run, or another app's.
+    """
+    run = tables.runs.get(run_id) if calls.is_run_id(run_id) else None
+    if run is None:
+        raise Missing("run_unknown", detail="no such run")
+    if run.app != caller.spiffe_id:
+        raise Missing("run_unknown", detail=f"{run_id} belongs to {run.app}")
+    return run
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One durable execution."""
-
-    run_id: str
-    app: str
-    state: str
-    attempt: int
-
-
-def check_attempt(tx: Transaction, caller: str, run_id: str, attempt: int) -> None:
-    """The fence: only the run's own app, and only with the newest attempt of a living run.
-
-    Raises:
-        NotFound, Refused, Conflict: no such run, another app's, ended or superseded.
-    """
-    run = _find(tx, run_id)
-    if run.app != caller:
-        raise Refused("run_of_another_app", "the run belongs to another app")
-    if run.attempt != attempt:
-        raise Conflict("superseded", f"attempt {attempt} was superseded by {run.attempt}")
-    if run.state in ENDED:
-        raise Conflict("run_ended", f"the run is {run.state}")
-
-
-def _find(tx: Transaction, run_id: str) -> Run:
-    rows = tx.execute("SELECT run_id, app, state, attempt FROM runs WHERE run_id = ?", (run_id,))
-    if not rows:
-        raise NotFound("run_unknown", "there is no such run")
-    return Run(*rows[0])
-
-
 class Runs:
-    """Start, attempt, heartbeat, finish; each checked in the transaction that writes."""
+    """The Runs service without its wire."""
 
-    def __init__(self, *, store: Store, recorder: Recorder, clock: Callable[[], datetime]) -> None:
-        self._store = store
-        self._recorder = recorder
-        self._clock = clock
+    door: Door
+    store: Store
+    vault: Vault
+    recorder: Recorder
+    now_ms: Callable[[], int]
 
-    def start(self, caller: SpiffeId, run_id: str, run_input: bytes) -> str:
-        """Starts a run for the caller itself; the same id and input give the same run.
+    def start(self, presented: Presented, *, run_id: str, input_json: bytes) -> Run:
+        """An app starts a run of itself; the same id again is the same run."""
 
-        Raises:
-            Conflict: the id belongs to another app or another input.
-        """
-        if not 0 < len(run_id) <= MAX_RUN_ID:
-            raise Refused("run_id_invalid", f"a run id has 1 to {MAX_RUN_ID} characters")
-        app, digest = str(caller), hashlib.sha256(run_input).hexdigest()
-        created = self._clock().astimezone(UTC).isoformat(timespec="milliseconds")
+        def serve(caller: Caller) -> Run:
+            if caller.kind not in RUNNERS:
+                raise NotPermitted("run_not_permitted", detail=f"a {caller.kind} has no runs")
+            chosen = run_id or f"run-{uuid.uuid4().hex}"
+            if not calls.is_run_id(chosen):
+                raise InvalidRequest("run_id_invalid")
+            if len(input_json) > MAX_INPUT_BYTES:
+                raise InvalidRequest("input_too_large")
+            return self.store.write(lambda tables: self._insert(tables, caller, chosen, input_json))
 
-        def work(tx: Transaction) -> str:
-            rows = tx.execute("SELECT app, input_sha256, state FROM runs WHERE run_id = ?", (run_id,))
-            if rows:
-                if (rows[0][0], rows[0][1]) != (app, digest):
-                    raise Conflict("run_id_taken", "the run id belongs to another app or another input")
-                return str(rows[0][2])
-            tx.execute(
-                "INSERT INTO runs (run_id, app, input_sha256, state, attempt, created)"
-                " VALUES (?, ?, ?, 'pending', 0, ?)",
-                (run_id, app, digest, created),
+        return self.door.enter(presented, "StartRun", serve)
+
+    def _insert(self, tables: Tables, caller: Caller, run_id: str, input_json: bytes) -> Run:
+        if tables.runs.get(run_id) is not None:
+            return owned(tables, caller=caller, run_id=run_id)
+        now = self.now_ms()
+        sealed = self.vault.put(tables, input_json) if input_json else None
+        run = Run(run_id, caller.spiffe_id, "pending", 0, "", now, now, now, 0, "", sealed)
+        tables.runs.insert(run)
+        self._note(tables, "run_started", run)
+        return run
+
+    def start_attempt(self, presented: Presented, *, run_id: str, launcher: str) -> Run:
+        """A launcher begins to work on a run: every older attempt is superseded from here on."""
+
+        def work(tables: Tables, caller: Caller) -> Run:
+            run = owned(tables, caller=caller, run_id=run_id)
+            if run.ended:
+                raise Conflict("run_ended", detail=f"{run_id} is {run.state}")
+            if run.attempt and run.launcher == launcher:
+                return run
+            now = self.now_ms()
+            after = replace(
+                run,
+                state="running",
+                attempt=run.attempt + 1,
+                launcher=launcher,
+                updated_ms=now,
+                heartbeat_ms=now,
             )
-            self._record(tx, app, run_id, "started", 0)
-            return "pending"
+            return self._moved(tables, run, after, "attempt_started")
 
-        return self._store.transact(work)
+        def serve(caller: Caller) -> Run:
+            if not 0 < len(launcher) <= 128 or not launcher.isascii():  # noqa: PLR2004 - a random id
+                raise InvalidRequest("launcher_invalid")
+            return self.store.write(lambda tables: work(tables, caller))
 
-    def start_attempt(self, caller: SpiffeId, run_id: str) -> int:
-        """Gives the next fencing number; every earlier attempt is superseded from here on."""
+        return self.door.enter(presented, "StartAttempt", serve)
 
-        def work(tx: Transaction) -> int:
-            run = _find(tx, run_id)
-            check_attempt(tx, str(caller), run_id, run.attempt)
-            tx.execute(
-                "UPDATE runs SET attempt = attempt + 1, state = 'running', heartbeat_ms = ? WHERE run_id = ?",
-                (self._now_ms(), run_id),
-            )
-            self._record(tx, str(caller), run_id, "attempt", run.attempt + 1)
-            return run.attempt + 1
+    def heartbeat(self, presented: Presented, *, run_id: str, attempt: int, steps: int) -> Run:
+        """The current attempt lives."""
 
-        return self._store.transact(work)
+        def work(tables: Tables, caller: Caller) -> Run:
+            run = require(tables, caller=caller, run_id=run_id, attempt=attempt)
+            now = self.now_ms()
+            after = replace(run, heartbeat_ms=now, updated_ms=now, steps=max(steps, run.steps))
+            tables.runs.move(run, after)
+            return after
 
-    def heartbeat(self, caller: SpiffeId, run_id: str, attempt: int, steps: int) -> str:
-        """Notes that the attempt lives; answers the run's state."""
+        return self.door.enter(
+            presented, "Heartbeat", lambda caller: self.store.write(lambda tables: work(tables, caller))
+        )
 
-        def work(tx: Transaction) -> str:
-            check_attempt(tx, str(caller), run_id, attempt)
-            tx.execute(
-                "UPDATE runs SET heartbeat_ms = ?, steps = ? WHERE run_id = ?",
-                (self._now_ms(), steps, run_id),
-            )
-            return _find(tx, run_id).state
+    def finish(self, presented: Presented, *, run_id: str, attempt: int, state: str, detail: str) -> Run:
+        """The current attempt ends the run; the same end again is no error."""
 
-        return self._store.transact(work)
+        def work(tables: Tables, caller: Caller) -> Run:
+            run = owned(tables, caller=caller, run_id=run_id)
+            if run.ended and run.attempt == attempt and run.state == state:
+                return run
+            run = require(tables, caller=caller, run_id=run_id, attempt=attempt)
+            after = replace(run, state=state, detail=detail[:MAX_DETAIL_CHARACTERS], updated_ms=self.now_ms())
+            return self._moved(tables, run, after, "run_finished")
 
-    def finish(self, caller: SpiffeId, run_id: str, attempt: int, state: str, detail: str) -> str:
-        """Ends the run; ending it twice in the same way is one end."""
-        if state not in ENDED:
-            raise Refused("run_state_invalid", f"a run ends as one of {', '.join(sorted(ENDED))}")
+        def serve(caller: Caller) -> Run:
+            if state not in ENDS:
+                raise InvalidRequest("state_invalid")
+            return self.store.write(lambda tables: work(tables, caller))
 
-        def work(tx: Transaction) -> str:
-            run = _find(tx, run_id)
-            if (run.app, run.attempt, run.state) == (str(caller), attempt, state):
-                return state
-            check_attempt(tx, str(caller), run_id, attempt)
-            tx.execute(
-                "UPDATE runs SET state = ?, detail = ? WHERE run_id = ?", (state, detail[:4000], run_id)
-            )
-            self._record(tx, str(caller), run_id, state, attempt)
-            return state
+        return self.door.enter(presented, "FinishRun", serve)
 
-        return self._store.transact(work)
+    def _moved(self, tables: Tables, before: Run, after: Run, event: str) -> Run:
+        if not tables.runs.move(before, after):
+            raise Conflict("run_changed", detail=before.run_id)
+        self._note(tables, event, after)
+        return after
 
-    def _now_ms(self) -> int:
-        return int(self._clock().timestamp() * 1000)
-
-    def _record(self, tx: Transaction, app: str, run_id: str, event: str, attempt: int) -> None:
-        fields = {"run_id": run_id, "event": event, "attempt": attempt}
-        self._recorder.append(tx, Entry("run", app, "", "", fields))
+    def _note(self, tables: Tables, event: str, run: Run) -> None:
+        fields = {"run_id": run.run_id, "attempt": run.attempt, "state": run.state, "steps": run.steps}
+        tables.records.append(self.recorder.lifecycle(event=event, caller=run.app, fields=fields))

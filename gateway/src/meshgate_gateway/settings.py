@@ -1,52 +1,86 @@
-"""The gateway's configuration file, read once. A bad one ends the process before a port opens."""
+"""The gateway's configuration, read once from one file."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from meshgate_gateway.errors import ConfigurationError
+
+DEFAULT_THREADS = 32  # half of them may wait for outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class OpaSettings:
+    """Where the engine listens, and which bundle it was started on."""
+
+    socket: str
+    token_file: str
+    revision: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class DaprSettings:
+    """The gateway's own sidecar."""
+
+    grpc_port: int
+    api_token_file: Path
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the supervisor wrote for this process; paths are absolute."""
+    """Everything a gateway needs to start."""
 
     mesh: str
     trust_domain: str
     listen: str
-    workload_api: Path
-    database: Path
+    workload_api: str
+    sqlite: Path
     payload_key_file: Path
-    opa_socket: str
-    opa_token_file: Path
-    policy_revision: str
-    policy_sha256: str
-    dapr_grpc_port: int
-    dapr_token_file: Path
+    opa: OpaSettings
+    dapr: DaprSettings
     catalogue: Path
-    operators: tuple[str, ...]
+    operators: frozenset[str]
     ready_file: Path
+    threads: int
 
 
 def load(path: Path) -> Settings:
-    """Reads the file.
+    """Reads the configuration.
 
     Raises:
-        OSError, ValueError, KeyError: missing, not JSON, or a key is absent.
+        ConfigurationError: names the missing key.
     """
-    raw = json.loads(path.read_text())
-    return Settings(
-        mesh=raw["mesh"],
-        trust_domain=raw["trust_domain"],
-        listen=raw["listen"],
-        workload_api=Path(raw["workload_api"]),
-        database=Path(raw["store"]["sqlite"]),
-        payload_key_file=Path(raw["payload_key_file"]),
-        opa_socket=raw["opa"]["socket"],
-        opa_token_file=Path(raw["opa"]["token_file"]),
-        policy_revision=raw["opa"]["revision"],
-        policy_sha256=raw["opa"]["digest"],
-        dapr_grpc_port=int(raw["dapr"]["grpc_port"]),
-        dapr_token_file=Path(raw["dapr"]["api_token_file"]),
-        catalogue=Path(raw["catalogue"]),
-        operators=tuple(raw["operators"]),
-        ready_file=Path(raw["ready_file"]),
-    )
+    try:
+        raw = json.loads(path.read_bytes())
+        return Settings(
+            mesh=str(raw["mesh"]),
+            trust_domain=str(raw["trust_domain"]),
+            listen=str(raw["listen"]),
+            workload_api=str(raw["workload_api"]),
+            sqlite=Path(raw["store"]["sqlite"]),
+            payload_key_file=Path(raw["payload_key_file"]),
+            opa=OpaSettings(**{name: str(raw["opa"][name]) for name in OpaSettings.__slots__}),
+            dapr=DaprSettings(int(raw["dapr"]["grpc_port"]), Path(raw["dapr"]["api_token_file"])),
+            catalogue=Path(raw["catalogue"]),
+            operators=frozenset(map(str, raw.get("operators", ()))),
+            ready_file=Path(raw["ready_file"]),
+            threads=int(raw.get("threads", DEFAULT_THREADS)),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{path}: {error!r}") from error
+
+
+def read_token(path: Path) -> str:
+    """A token from its file.
+
+    Raises:
+        ConfigurationError: missing or empty.
+    """
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"the token {path} cannot be read") from error
+    if not token:
+        raise ConfigurationError(f"the token {path} is empty")
+    return token

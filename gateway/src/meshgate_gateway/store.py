@@ -1,42 +1,170 @@
-"""The port to the gateway's database."""
+"""The store's ports. `adapters/sqlite_store.py` is the first implementation.
+
+Durability: when `write` returns, everything its work did is on disk; when it raises, either
+nothing was stored or, for StoreUnavailable alone, it is not known. Concurrency: works run one
+after the other, each atomic; several may share one commit. Nobody retries inside: the caller
+of the gateway asks again with the same key.
+"""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from meshgate_audit.chain import Head
+
+from meshgate_gateway.model import AuditRecord, LedgerRow, Run, State
 
 T = TypeVar("T")
-Row = Sequence[Any]
 
 
-class Transaction(Protocol):
-    """Statements that become durable together. `?` marks a parameter."""
+@dataclass(frozen=True, slots=True)
+class PayloadRow:
+    """One encrypted clear text. `data` is None when only the commitment was kept."""
 
-    def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
-        """Runs one statement and returns its rows."""
+    id: str
+    codec: str
+    salt: bytes
+    nonce: bytes
+    data: bytes | None
 
-    def changed(self, sql: str, parameters: Sequence[object] = ()) -> int:
-        """Runs one statement and returns how many rows it changed: the compare-and-set's answer."""
+
+@dataclass(frozen=True, slots=True)
+class RecordQuery:
+    """Which records; empty fields match all."""
+
+    after_seq: int = 0
+    limit: int = 1000
+    caller: str = ""
+    tool: str = ""
+    call_id: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CallQuery:
+    """Which calls; empty fields match all. Newest first."""
+
+    run_id: str = ""
+    states: tuple[State, ...] = ()
+    updated_before_ms: int = 0
+    limit: int = 1000
+
+
+class RecordTable(Protocol):
+    """The chained log."""
+
+    def append(self, record: AuditRecord) -> Head:
+        """Numbers, links, hashes and stores one record."""
+
+    def query(self, query: RecordQuery) -> Sequence[tuple[int, bytes]]:
+        """Sequence numbers and canonical bytes, oldest first."""
+
+    def head(self) -> Head:
+        """The newest record."""
+
+
+class CallTable(Protocol):
+    """The ledger."""
+
+    def insert(self, row: LedgerRow) -> bool:
+        """Stores a new call; False when the id is taken."""
+
+    def get(self, call_id: str) -> LedgerRow | None:
+        """One call."""
+
+    def move(self, before: LedgerRow, after: LedgerRow) -> bool:
+        """Compare-and-set on state and take number; False when somebody was quicker."""
+
+    def query(self, query: CallQuery) -> Sequence[LedgerRow]:
+        """Calls that match, newest first."""
+
+
+class RunTable(Protocol):
+    """Runs and their fencing numbers."""
+
+    def insert(self, run: Run) -> bool:
+        """Stores a new run; False when the id is taken."""
+
+    def get(self, run_id: str) -> Run | None:
+        """One run."""
+
+    def move(self, before: Run, after: Run) -> bool:
+        """Compare-and-set on state and attempt."""
+
+    def list(self, limit: int) -> Sequence[Run]:
+        """Newest first."""
+
+
+class PayloadTable(Protocol):
+    """Clear text, encrypted."""
+
+    def put(self, row: PayloadRow) -> None:
+        """Stores one payload."""
+
+    def get(self, payload_id: str) -> PayloadRow | None:
+        """One payload, or None when it was erased."""
+
+
+class InstanceTable(Protocol):
+    """Who is which gateway; times are the store's own."""
+
+    def claim(self, *, name: str, holder: str, lease_ms: int) -> bool:
+        """Takes or renews a name; False while another holder's lease runs."""
+
+    def release(self, *, name: str, holder: str) -> None:
+        """Gives a name back at once."""
+
+
+class Tables(Protocol):
+    """What a work may touch, inside one transaction."""
+
+    @property
+    def records(self) -> RecordTable:
+        """The log."""
+
+    @property
+    def calls(self) -> CallTable:
+        """The ledger."""
+
+    @property
+    def runs(self) -> RunTable:
+        """Runs."""
+
+    @property
+    def payloads(self) -> PayloadTable:
+        """Payloads."""
+
+    @property
+    def instances(self) -> InstanceTable:
+        """Leases."""
+
+    def counts(self) -> dict[str, int]:
+        """Calls by state."""
 
 
 class Store(Protocol):
-    """A durable store.
+    """The gateway's only memory."""
 
-    `transact` returns only after its work is on disk; many callers may share one sync. Work may
-    raise: then nothing of it is kept and the exception comes back. Nobody retries inside.
-    """
-
-    def transact(self, work: Callable[[Transaction], T]) -> T:
-        """Runs `work` in one durable transaction.
+    def write(self, work: Callable[[Tables], T]) -> T:
+        """Runs `work` in one transaction and returns once it is durable.
 
         Raises:
-            Unavailable: the database failed; nothing was written.
+            StoreUnavailable: it may or may not be stored.
         """
 
-    def read(self, work: Callable[[Transaction], T]) -> T:
-        """Runs `work` without writing. Sees every transaction that returned before.
+    def read(self, work: Callable[[Tables], T]) -> T:
+        """Runs `work` on committed state; it must not write.
 
         Raises:
-            Unavailable: the database failed.
+            StoreUnavailable: nothing could be read.
+        """
+
+    def probe(self) -> None:
+        """Reopens after a failure, checks the newest records, and writes.
+
+        Raises:
+            StoreUnavailable: still not usable.
         """
 
     def close(self) -> None:
-        """Releases the database."""
+        """Ends the store; later calls raise StoreUnavailable."""

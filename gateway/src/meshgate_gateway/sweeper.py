@@ -1,75 +1,58 @@
-"""Settles what nobody finished in time. It never decides and never runs anything."""
+"""Settles what a dead gateway, a lost host or a vanished caller left open. Never decides.
 
-import logging
-import threading
+reserved, old enough to be forgotten by the live path  -> started again (the runtime checks)
+reserved, older than anybody's patience                -> failed: never_started
+sent, past its deadline and a grace                    -> read: failed (timeout), else unknown
+"""
 
-from meshgate_gateway import ledger
-from meshgate_gateway.broker import Books
-from meshgate_gateway.errors import Conflict, Unavailable
-from meshgate_gateway.hosts import record_outcome
-from meshgate_gateway.ledger import LedgerRow, Settlement
-from meshgate_gateway.outcomes import Outcomes
-from meshgate_gateway.store import Transaction
+from collections.abc import Callable
+from dataclasses import dataclass
 
-PERIOD_SECONDS = 1.0
-GRACE_MS = 2_000  # for a FinishCall that is on its way at the deadline
-BATCH = 100
+from meshgate_gateway.decide import permit_of
+from meshgate_gateway.errors import RuntimeUnavailable
+from meshgate_gateway.execute import Executor
+from meshgate_gateway.hosts import Hosts
+from meshgate_gateway.model import LedgerRow, Outcome, State
+from meshgate_gateway.store import CallQuery, Store
 
-log = logging.getLogger(__name__)
-
-
-def verdict(row: LedgerRow) -> Settlement:
-    """How an overdue call ends: certainly not begun, read in vain, or unknown."""
-    if row.state == "reserved":
-        return Settlement("failed", error_class="never_started", message="no tool host took the call in time")
-    if row.effect == "read":
-        return Settlement("failed", error_class="timeout", message="the tool did not answer in time")
-    return Settlement(
-        "unknown", error_class="timeout", message="the tool did not answer in time; its effect is not known"
-    )
+RESTART_AFTER_MS = 10_000  # a lease: by then whoever reserved it would have started it
+PATIENCE_MS = 600_000  # ten step deadlines of 60 s
+GRACE_MS = 5_000  # a host's FinishCall may be on its way
+MAX_PER_SWEEP = 500
 
 
+@dataclass(frozen=True, slots=True)
 class Sweeper:
-    """A thread that looks once a second."""
+    """One pass at a time; two gateways that sweep the same row meet at its compare-and-set."""
 
-    def __init__(self, *, books: Books, outcomes: Outcomes) -> None:
-        self._books = books
-        self._outcomes = outcomes
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
-
-    def start(self) -> None:
-        """Begins sweeping."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stops after the sweep under way."""
-        self._stop.set()
-        self._thread.join(timeout=5)
+    store: Store
+    hosts: Hosts
+    executor: Executor
+    now_ms: Callable[[], int]
 
     def sweep(self) -> int:
-        """Settles every overdue call once; returns how many."""
-        limit_ms = self._books.now_ms() - GRACE_MS
-        rows = self._books.store.read(lambda tx: ledger.overdue(tx, limit_ms, BATCH))
-        return sum(self._settle(row) for row in rows)
+        """One pass; returns how many calls it touched."""
+        now = self.now_ms()
+        query = CallQuery(states=(State.RESERVED, State.SENT), limit=MAX_PER_SWEEP)
+        rows = self.store.read(lambda tables: tables.calls.query(query))
+        return sum(self._settle(row, now) for row in rows)
 
-    def _settle(self, row: LedgerRow) -> int:
-        settlement = verdict(row)
-
-        def work(tx: Transaction) -> None:
-            ledger.settle(tx, row, settlement)
-            record_outcome(self._books, tx, row, settlement, "")
-
+    def _settle(self, row: LedgerRow, now: int) -> bool:
+        if row.state is State.SENT:
+            if now < row.deadline_at_ms + GRACE_MS:
+                return False
+            state = State.FAILED if row.effect == "read" else State.UNKNOWN
+            message = b"the tool did not finish before its deadline"
+            return self.hosts.expire(row, Outcome(state, message, "", "timeout"), cause="deadline")
+        age = now - row.updated_ms
+        if age > PATIENCE_MS:
+            message = b"no tool host took the call; it has not begun"
+            outcome = Outcome(State.FAILED, message, "", "never_started")
+            return self.hosts.expire(row, outcome, cause="never_started")
+        if age < RESTART_AFTER_MS:
+            return False
         try:
-            self._books.store.transact(work)
-        except Conflict:  # somebody finished it meanwhile: the better end
-            return 0
-        self._outcomes.announce()
-        return 1
-
-    def _run(self) -> None:
-        while not self._stop.wait(PERIOD_SECONDS):
-            try:
-                self.sweep()
-            except Unavailable as error:
-                log.warning("sweeper.store_unavailable", extra={"detail": error.detail})
+            self.executor.start(permit_of(row), fresh=False)
+        except RuntimeUnavailable:
+            return False  # the next sweep tries again; nothing was begun
+        return True

@@ -1,1 +1,1 @@
-"""Runs real tools behind the gateway, where no agent can reach them."""
+"""Runs real tools behind the gateway: an app of its own, with the tools' credentials and nothing else."""

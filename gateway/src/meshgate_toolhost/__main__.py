@@ -1,7 +1,11 @@
-"""`meshgate-toolhost --config FILE`: loads tools, says what they are, serves deliveries until SIGTERM."""
+"""Starts a tool host from one configuration file. Bad configuration ends it before a port opens.
+
+    meshgate-toolhost --config FILE [--describe]
+
+`--describe` writes the definitions file and ends: what a scan or a build asks for.
+"""
 
 import argparse
-import asyncio
 import json
 import logging
 import os
@@ -9,86 +13,114 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-from dapr.conf import settings as dapr_settings
-from dapr.ext.workflow import WorkflowActivityContext, WorkflowRuntime
-from meshgate_identities.source import IdentitySource
-from meshgate_identities.tls import RotatingChannel
-from meshgate_wire import broker_pb2_grpc as rpc
+from meshgate_toolhost import definitions, loader, settings
+from meshgate_toolhost.errors import LedgerUnavailable, SettingsInvalid, SidecarUnavailable, ToolNotLoadable
+from meshgate_toolhost.model import LoadedTool
+from meshgate_toolhost.settings import Settings
 
-from meshgate_toolhost import loader
-from meshgate_toolhost.definitions import definitions
-from meshgate_toolhost.finished import Finished
-from meshgate_toolhost.invoke import Invoker
-from meshgate_toolhost.settings import Settings, load
+SIDECAR_SECONDS = 60.0  # daprd may start after us
 
-ACTIVITY = "invoke"
-DELIVERIES = 64  # at once; each waits for a tool
+# Read when CrewAI is imported; what the manifest names for this host comes first.
+QUIET = {
+    "CREWAI_DISABLE_TELEMETRY": "true",
+    "CREWAI_DISABLE_TRACKING": "true",
+    "CREWAI_DISABLE_VERSION_CHECK": "true",
+    "CREWAI_TRACING_ENABLED": "false",
+    "PYTHON_DOTENV_DISABLED": "1",
+}
+
+_log = logging.getLogger("meshgate_toolhost")
+
+
+class _Lines(logging.Formatter):
+    """A constant message, then the record's own fields."""
+
+    _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {key: value for key, value in vars(record).items() if key not in self._PLAIN}
+        line = super().format(record)
+        return f"{line} {json.dumps(fields, default=str)}" if fields else line
+
+
+def serve(argv: list[str] | None = None) -> int:
+    """Runs until SIGTERM or SIGINT; 0 after a clean stop, 1 when it could not start."""
+    parser = argparse.ArgumentParser(prog="meshgate-toolhost", description=__doc__.split("\n")[0])
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--describe", action="store_true", help="write the definitions and end")
+    chosen = parser.parse_args(argv)
+    _configure_logging()
+    stop = threading.Event()
+    try:
+        config = settings.load(chosen.config)
+        settings.refuse_interception()
+        with ExitStack() as stack:
+            tools = load_tools(config, stack)
+            definitions.write(config.definitions_file, tools)
+            if not chosen.describe:
+                # After the tools: importing CrewAI may install handlers of its own.
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(number, lambda *_: stop.set())
+                _run(config, tools, stop)
+    except (SettingsInvalid, ToolNotLoadable, LedgerUnavailable, SidecarUnavailable) as error:
+        if stop.is_set():
+            return 0
+        _log.error("the tool host cannot start: %s", error)
+        return 1
+    return 0
+
+
+def load_tools(config: Settings, stack: ExitStack) -> Mapping[str, LoadedTool]:
+    """Loads the host's tools, in the folder where they will run.
+
+    Raises:
+        ToolNotLoadable: an entry gives no tool.
+    """
+    for folder in (config.project_root / "src", config.project_root):
+        if folder.is_dir() and str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    os.chdir(config.working_folder)
+    tools = loader.load_all(
+        host=config.app, written=config.tools, project_root=config.project_root, withheld=config.withheld
+    )
+    if config.mcp is None:
+        return tools
+    from meshgate_toolhost import mcp_server
+
+    return {**tools, **mcp_server.load(host=config.app, command=config.mcp.command, stack=stack)}
+
+
+def _run(config: Settings, tools: Mapping[str, LoadedTool], stop: threading.Event) -> None:
+    from meshgate_toolhost.host import Host
+
+    config.ready_file.unlink(missing_ok=True)
+    host = Host.connect(config, tools)
+    left = host.start(stop, patience_seconds=SIDECAR_SECONDS)
+    definitions.write_private(config.ready_file, "ready\n")
+    _log.info("serving", extra={"tools": sorted(tools), "undelivered": left})
+    stop.wait()
+    config.ready_file.unlink(missing_ok=True)
+    host.close()
+
+
+def _configure_logging() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def main() -> None:
-    """Starts one tool host; a tool that cannot be loaded ends the process."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, required=True)
-    settings = load(parser.parse_args().config)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    tools = _load_tools(settings)
-    source = IdentitySource(socket_path=settings.workload_api)
-    source.start()
-    channel = RotatingChannel(
-        source=source, target=settings.gateway_target, server_name=settings.gateway_name
-    )
-    invoker = Invoker(
-        stub=lambda: rpc.BrokerStub(channel.channel),
-        tools=tools,
-        finished=Finished(settings.finished_db),
-        max_result_bytes=settings.max_result_bytes,
-    )
-    threading.Thread(target=invoker.resend, name="resend", daemon=True).start()
-    runtime = _serve(settings, invoker)
-    settings.ready_file.write_text(f"{os.getpid()}\n")
-    stop.wait()
-    runtime.shutdown()
-    os._exit(0)  # a tool that hangs past its deadline must not hold the process
-
-
-def _load_tools(settings: Settings) -> Mapping[str, loader.LoadedTool]:
-    os.environ["MESHGATE_PROJECT_ROOT"] = str(settings.project_root)
-    for folder in (settings.project_root / "src", settings.project_root):
-        if folder.is_dir():
-            sys.path.insert(0, str(folder))
-    loaded = [loader.load(settings.app, entry, settings.project_root) for entry in settings.tools]
-    tools = {tool.id: tool for tool in loaded}
-    if len(tools) != len(loaded):
-        raise SystemExit(f"toolhost {settings.app}: two entries have the same tool id; give one a `name:`")
-    if settings.cwd:
-        os.chdir(settings.cwd)
-    temporary = settings.definitions_file.with_suffix(".part")
-    temporary.write_text(json.dumps(definitions(loaded)))
-    temporary.replace(settings.definitions_file)
-    return tools
-
-
-def _serve(settings: Settings, invoker: Invoker) -> WorkflowRuntime:
-    # The SDK keeps its token in one process-wide setting.
-    dapr_settings.DAPR_API_TOKEN = settings.dapr_token_file.read_text().strip()
-    runtime = WorkflowRuntime(host="127.0.0.1", port=str(settings.dapr_grpc_port))
-    pool = ThreadPoolExecutor(DELIVERIES, thread_name_prefix="delivery")
-
-    async def invoke(_context: WorkflowActivityContext, job: Any) -> None:
-        call_id = job.get("call_id") if isinstance(job, dict) else None
-        if isinstance(call_id, str):
-            await asyncio.get_running_loop().run_in_executor(pool, invoker.invoke, call_id)
-
-    runtime.register_activity(invoke, name=ACTIVITY)
-    runtime.start()
-    return runtime
+    """`serve`, then the process ends at once: a tool that hangs, or left a thread, cannot hold it."""
+    status = serve()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,21 @@
-"""What a tool may know of the call it serves."""
+"""What a tool may ask of the host while it runs.
+
+from meshgate_toolhost.context import idempotency_key
+
+def refund(order: str, amount: int) -> str:
+    return payments.refund(order, amount, key=idempotency_key())
+"""
 
 from contextvars import ContextVar
 
-_key: ContextVar[str] = ContextVar("meshgate_idempotency_key", default="")
+_KEY: ContextVar[str | None] = ContextVar("meshgate_idempotency_key", default=None)
 
 
-def idempotency_key() -> str:
-    """The call's stable key, to hand to a back end that takes one; empty outside a call."""
-    return _key.get()
+def idempotency_key() -> str | None:
+    """The key of the call under way: the same whenever this call is run again; None outside a call."""
+    return _KEY.get()
 
 
 def set_idempotency_key(key: str) -> None:
-    """Sets the key for the code that runs in this context."""
-    _key.set(key)
+    """For the host alone: sets the key in the current context."""
+    _KEY.set(key)

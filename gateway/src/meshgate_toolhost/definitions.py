@@ -1,31 +1,63 @@
-"""What the mesh is told about a tool, and the digest that pins it."""
+"""What the host serves, as data: written for the supervisor before any port is opened."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Mapping
+from pathlib import Path
 
-from meshgate_toolhost.loader import LoadedTool
+import rfc8785
+
+from meshgate_toolhost.errors import ToolNotLoadable
+from meshgate_toolhost.model import LoadedTool
 
 
-def definition_digest(tool: LoadedTool) -> str:
-    """Hex SHA-256 over id, description, schema and identity: a change of any is another tool."""
+def digest(tool: LoadedTool) -> str:
+    """SHA-256, hex, over the RFC 8785 form of id, description and both schemas.
+
+    A call is decided on for one definition; a host that has another refuses to run it.
+
+    Raises:
+        ToolNotLoadable: a schema that is no JSON.
+    """
     content = {
-        "id": tool.id,
+        "name": tool.tool_id,
         "description": tool.description,
         "schema": tool.schema,
-        "identity": dict(tool.identity),
+        "result_schema": tool.result_schema,
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    try:
+        return hashlib.sha256(rfc8785.dumps(content)).hexdigest()  # type: ignore[arg-type]
+    except (rfc8785.CanonicalizationError, UnicodeError) as error:
+        raise ToolNotLoadable(tool.tool_id, f"its schema has no canonical form: {error}") from error
 
 
-def definitions(tools: Iterable[LoadedTool]) -> Mapping[str, object]:
-    """The content of the definitions file, by tool id."""
+def describe_all(tools: Mapping[str, LoadedTool]) -> dict[str, dict[str, object]]:
+    """The content of the definitions file."""
     return {
-        tool.id: {
+        tool_id: {
             "description": tool.description,
             "schema": tool.schema,
-            "identity": dict(tool.identity),
-            "definition_sha256": definition_digest(tool),
+            "result_schema": tool.result_schema,
+            "identity": tool.identity,
+            "definition_sha256": digest(tool),
         }
-        for tool in tools
+        for tool_id, tool in sorted(tools.items())
     }
+
+
+def write(path: Path, tools: Mapping[str, LoadedTool]) -> None:
+    """Writes the definitions, whole or not at all, readable by their owner alone."""
+    write_private(path, json.dumps(describe_all(tools), indent=2, ensure_ascii=False) + "\n")
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replaces a file in one step, mode 0600."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

@@ -1,180 +1,192 @@
-"""One delivery of one call id: take, run, remember, finish. Nothing runs without a take."""
+"""One delivery of a call id: take, run, write down, finish.
 
-import contextvars
-import json
+A delivery is only a hint. What counts is the gateway's answer to TakeCall; so a forged, repeated
+or stale delivery has no effect here.
+"""
+
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import grpc
-from meshgate_wire import broker_pb2 as pb
-from meshgate_wire import broker_pb2_grpc as rpc
+from meshgate_toolhost import definitions, results
+from meshgate_toolhost.delivery import Delivery
+from meshgate_toolhost.errors import CallRefused, GatewayUnavailable, LedgerUnavailable
+from meshgate_toolhost.execution import Execution, Job, parse_arguments
+from meshgate_toolhost.finished import FinishedLedger
+from meshgate_toolhost.gateway import Gateway
+from meshgate_toolhost.model import Failure, Finished, LoadedTool, Outcome, TakenCall
 
-from meshgate_toolhost import context
-from meshgate_toolhost.definitions import definition_digest
-from meshgate_toolhost.errors import BadResult
-from meshgate_toolhost.finished import Finished
-from meshgate_toolhost.loader import LoadedTool
-from meshgate_toolhost.results import MAX_RESULT_BYTES, encode
+TAKE_PATIENCE_SECONDS = 20.0  # a gateway that restarts is back within; else Dapr delivers again
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 1.0
+TAKEN_BY_US = "call_taken"  # the gateway's reason for a second take by one and the same process
 
-RPC_SECONDS = 5.0
-FINISH_SECONDS = 60.0
-BACKOFF_SECONDS = 0.2
-KINDS = {"text": pb.RESULT_KIND_TEXT, "json": pb.RESULT_KIND_JSON}
-RETRY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
-
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """A call that this host has taken."""
+class Limits:
+    """Limits of one tool in this host.
 
-    call_id: str
-    taken: pb.TakeCallResponse
+    Attributes:
+        deadline_seconds: None: the gateway's deadline alone.
+    """
+
+    deadline_seconds: float | None = None
+    max_result_bytes: int = results.MAX_RESULT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
     tool: LoadedTool
+    digest: str
+    limits: Limits
 
 
 class Invoker:
-    """Serves deliveries. Safe for threads; each delivery blocks its own."""
+    """Serves deliveries; every method may be called from any thread."""
 
-    def __init__(
-        self, *, stub: Callable[[], rpc.BrokerStub], tools: Mapping[str, LoadedTool], finished: Finished,
-        max_result_bytes: Mapping[str, int],
-    ) -> None:  # fmt: skip
-        self._stub = stub
-        self._tools = tools
-        self._digests = {name: definition_digest(tool) for name, tool in tools.items()}
+    def __init__(  # noqa: PLR0913 - one place composes the host
+        self,
+        *,
+        tools: Mapping[str, LoadedTool],
+        limits: Mapping[str, Limits],
+        gateway: Gateway,
+        finished: FinishedLedger,
+        delivery: Delivery,
+        instance: str,
+        withheld: tuple[str, ...] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._tools = {
+            tool_id: _Served(tool, definitions.digest(tool), limits.get(tool_id, Limits()))
+            for tool_id, tool in tools.items()
+        }
+        self._gateway = gateway
         self._finished = finished
-        self._max_result_bytes = max_result_bytes
-        self._instance = uuid.uuid4().hex
+        self._delivery = delivery
+        self._instance = instance
+        self._withheld = withheld
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._under_way: dict[str, threading.Event] = {}
+        self._stop = threading.Event()
 
-    def resend(self) -> None:
-        """Tells the gateway the outcomes that an earlier process could not."""
-        for call_id, message in self._finished.all():
-            self._send(pb.FinishCallRequest.FromString(message), call_id)
+    def close(self) -> None:
+        """Lets waiting takes give up."""
+        self._stop.set()
 
     def invoke(self, call_id: str) -> None:
-        """Handles one delivery of an id. A refused take is the end of it: nothing runs.
+        """Serves one delivery. A second one of a call under way waits for the first.
 
         Raises:
-            grpc.RpcError: the gateway could not be reached; the delivery is repeated by Dapr.
+            GatewayUnavailable: no verdict on the call; nothing ran.
+            LedgerUnavailable: nothing ran.
         """
-        unheard = self._finished.find(call_id)
-        if unheard is not None:
-            self._send(pb.FinishCallRequest.FromString(unheard), call_id)
+        with self._lock:
+            other = self._under_way.get(call_id)
+            if other is None:
+                mine = self._under_way[call_id] = threading.Event()
+        if other is not None:
+            other.wait()
             return
-        taken = self._take(call_id)
-        if taken is None:
-            return
-        tool = self._tools.get(taken.tool)
-        if tool is None or self._digests[taken.tool] != taken.definition_sha256:
-            failure = pb.ToolFailure(
-                error_class="definition_changed", message="the tool is not the one that was decided on"
-            )
-            self._finish(call_id, taken, pb.FinishCallRequest(failure=failure))
-            return
-        self._run_within_deadline(Work(call_id, taken, tool))
+        try:
+            self._serve(call_id)
+        finally:
+            with self._lock:
+                del self._under_way[call_id]
+            mine.set()
 
-    def _take(self, call_id: str) -> pb.TakeCallResponse | None:
-        request = pb.TakeCallRequest(call_id=call_id, host_instance=self._instance)
-        end = time.monotonic() + FINISH_SECONDS
+    def _serve(self, call_id: str) -> None:
+        self._finished.check()
+        known = self._finished.get(call_id)
+        if known is not None and known.outcome is not None and self._delivery.deliver(known):
+            return
+        # Asked even when the call is known to be over: it is the gateway that records a replay.
+        try:
+            call = self._take(call_id, fresh=known is None)
+        except CallRefused as error:
+            _log.warning("call.refused", extra={"call_id": call_id, "reason": error.reason})
+            return
+        outcome = self._known_outcome(known) if known is not None else self._run(call)
+        self._settle(call, outcome)
+
+    def _take(self, call_id: str, *, fresh: bool) -> TakenCall:
+        pause = FIRST_PAUSE_SECONDS
+        unanswered = False
+        give_up = time.monotonic() + TAKE_PATIENCE_SECONDS
         while True:
             try:
-                return self._stub().TakeCall(request, timeout=RPC_SECONDS)
-            except grpc.RpcError as error:
-                if error.code() not in RETRY:
-                    log.warning(
-                        "invoke.take_refused", extra={"call_id": call_id, "status": error.code().name}
-                    )
-                    return None
-                if time.monotonic() > end:
+                return self._gateway.take(call_id, self._instance)
+            except CallRefused as error:
+                if unanswered and fresh and error.reason == TAKEN_BY_US:
+                    self._never_started(call_id)
+                raise
+            except GatewayUnavailable:
+                unanswered = True
+                if time.monotonic() + pause > give_up or self._stop.wait(pause):
                     raise
-            time.sleep(BACKOFF_SECONDS)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-    def _run_within_deadline(self, work: Work) -> None:
-        """Runs the body on a thread of its own: a body that hangs must not hold the delivery.
+    def _never_started(self, call_id: str) -> None:
+        """Our own take went through and its answer was lost: we know that nothing began.
 
-        Past the deadline the call is settled as failed (read) or unknown; should the body still
-        end, its outcome follows as a late FinishCall.
+        A call that may not be repeated is taken once, so this was take 1.
         """
-        done = threading.Event()
-        copied = contextvars.copy_context()
-        settled = threading.Lock()
+        failure = Failure("never_started", "the connection was lost before the tool began")
+        finished = Finished(call_id, 1, self._instance, failure)
+        self._finished.record(finished)
+        self._delivery.deliver_or_keep(finished)
 
-        def body() -> None:
-            outcome = copied.run(self._run, work)
-            with settled:
-                self._finish(work.call_id, work.taken, outcome)
-                done.set()
+    def _known_outcome(self, known: Finished) -> Outcome:
+        """It ran here before; never again, whatever the gateway has forgotten."""
+        if known.outcome is not None:
+            return known.outcome
+        return Failure(
+            "already_finished", "this call ran before; its result is no longer here", ambiguous=True
+        )
 
-        threading.Thread(target=body, name=f"tool-{work.call_id[:8]}", daemon=True).start()
-        left = work.taken.deadline_unix_ms / 1000 - time.time()
-        if done.wait(max(left, 0.0)):
-            return
-        if settled.acquire(blocking=False):
-            try:
-                failure = pb.ToolFailure(
-                    error_class="timeout",
-                    message="the tool did not answer in time",
-                    ambiguous=work.taken.effect != "read",
-                )
-                self._send(self._message(work, pb.FinishCallRequest(failure=failure)), None)
-            finally:
-                settled.release()
-        else:
-            done.wait(FINISH_SECONDS)
+    def _run(self, call: TakenCall) -> Outcome:
+        job = self._verified(call)
+        if isinstance(job, Failure):
+            return job
+        served = self._tools[call.tool]
+        seconds = call.deadline_unix_ms / 1000 - self._clock()
+        if served.limits.deadline_seconds is not None:
+            seconds = min(seconds, served.limits.deadline_seconds)
+        if seconds <= 0:
+            return Failure("timeout", "its deadline had passed before it began")
+        execution = Execution(job, on_late=lambda outcome: self._settle(call, outcome))
+        execution.start()
+        outcome = execution.wait(seconds)
+        if outcome is not None:
+            return outcome
+        _log.warning("tool.timeout", extra={"call_id": call.call_id, "tool": call.tool})
+        return Failure("timeout", "no answer before its deadline", ambiguous=call.effect != "read")
 
-    def _run(self, work: Work) -> pb.FinishCallRequest:
-        context.set_idempotency_key(work.taken.idempotency_key)
-        arguments: dict[str, Any] = json.loads(work.taken.arguments_json)
+    def _verified(self, call: TakenCall) -> Job | Failure:
+        """Nothing runs that is not exactly what was decided on."""
+        served = self._tools.get(call.tool)
+        if served is None:
+            return Failure("tool_missing", "its tool host does not have this tool")
+        if served.digest != call.definition_sha256:
+            return Failure("definition_changed", "the tool's definition is not the one that was decided on")
+        if call.taken_before and not (call.idempotent or call.effect == "read"):
+            return Failure("interrupted", "an earlier attempt may have had its effect", ambiguous=True)
         try:
-            value = work.tool.call(**arguments)
-        except (Exception, SystemExit) as error:  # a tool may raise anything; that is its outcome
-            return _raised(work, error)
-        limit = self._max_result_bytes.get(work.tool.id, MAX_RESULT_BYTES)
+            arguments = parse_arguments(call.arguments_json)
+        except ValueError:
+            return Failure("arguments_invalid", "the arguments are no JSON object")
+        return Job(call, served.tool, arguments, served.limits.max_result_bytes, self._withheld)
+
+    def _settle(self, call: TakenCall, outcome: Outcome) -> None:
+        """Writes the outcome down, then delivers it, now or later."""
+        finished = Finished(call.call_id, call.take, self._instance, outcome)
         try:
-            kind, data = encode(value, limit)
-        except BadResult as error:
-            return _failure(error.error_class, str(error))
-        return pb.FinishCallRequest(result=pb.ToolResult(kind=KINDS[kind], data=data))
-
-    def _message(self, work: Work, outcome: pb.FinishCallRequest) -> pb.FinishCallRequest:
-        outcome.call_id, outcome.take, outcome.host_instance = work.call_id, work.taken.take, self._instance
-        return outcome
-
-    def _finish(self, call_id: str, taken: pb.TakeCallResponse, outcome: pb.FinishCallRequest) -> None:
-        outcome.call_id, outcome.take, outcome.host_instance = call_id, taken.take, self._instance
-        self._finished.write(call_id, outcome.SerializeToString())
-        self._send(outcome, call_id)
-
-    def _send(self, message: pb.FinishCallRequest, kept_as: str | None) -> None:
-        """Sends until the gateway has an opinion; what it never hears stays in `finished`."""
-        end = time.monotonic() + FINISH_SECONDS
-        while time.monotonic() < end:
-            try:
-                self._stub().FinishCall(message, timeout=RPC_SECONDS)
-            except grpc.RpcError as error:
-                if error.code() in RETRY:
-                    time.sleep(BACKOFF_SECONDS)
-                    continue
-                log.warning(
-                    "invoke.finish_refused", extra={"call_id": message.call_id, "status": error.code().name}
-                )
-            if kept_as:
-                self._finished.drop(kept_as)
-            return
-        log.error("invoke.finish_not_heard", extra={"call_id": message.call_id})
-
-
-def _failure(error_class: str, message: str) -> pb.FinishCallRequest:
-    return pb.FinishCallRequest(failure=pb.ToolFailure(error_class=error_class, message=message[:1000]))
-
-
-def _raised(work: Work, error: BaseException) -> pb.FinishCallRequest:
-    log.warning("invoke.tool_raised", extra={"tool": work.tool.id, "error": type(error).__name__})
-    return _failure("tool_raised", f"{type(error).__name__}: {error}")
+            self._finished.record(finished)
+        except LedgerUnavailable as error:
+            # The effect has happened: the gateway must still hear of it.
+            _log.error("ledger.unavailable", extra={"call_id": call.call_id, "error": str(error)})
+        self._delivery.deliver_or_keep(finished)

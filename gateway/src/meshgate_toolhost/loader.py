@@ -1,148 +1,127 @@
-"""From a manifest entry to a tool: something with a name, a description, a schema and a call."""
+"""From the manifest's entries to tools that can be run.
 
-import importlib
-import importlib.util
+CrewAI's objects are recognised by their shape: a host whose entries are plain functions never
+imports CrewAI.
+"""
+
+import asyncio
 import inspect
 import re
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
-from meshgate_agents.child import tool_identity
-from pydantic import TypeAdapter, create_model
+from meshgate_agents.child.tool_identity import describe
 
+from meshgate_toolhost import entries
+from meshgate_toolhost.entries import Entry, EntryKind
 from meshgate_toolhost.errors import ToolNotLoadable
+from meshgate_toolhost.functions import FunctionTool
+from meshgate_toolhost.model import Arguments, LoadedTool, Schema
+
+_TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedTool:
-    """One tool.
+def load_all(
+    *, host: str, written: Iterable[object], project_root: Path, withheld: tuple[str, ...] = ()
+) -> Mapping[str, LoadedTool]:
+    """Loads every entry. The project's folders must be on `sys.path` already.
 
-    Attributes:
-        id: canonical, `host.name`.
-        schema: JSON Schema of its arguments.
-        identity: how an agent's live object is recognised as this tool.
-        call: runs the body with keyword arguments; may raise anything.
-    """
-
-    id: str
-    description: str
-    schema: Mapping[str, object]
-    identity: Mapping[str, str]
-    call: Callable[..., object]
-
-
-def load(host: str, entry: object, root: Path) -> LoadedTool:
-    """Loads one entry of `toolhosts.<host>.tools`.
+    Args:
+        host: our app's name; tools are called `host.name`.
+        written: the manifest's entries.
+        project_root: what scripts and paths are relative to.
+        withheld: values of secrets, kept out of identities.
 
     Raises:
-        ToolNotLoadable: says what the entry should look like.
+        ToolNotLoadable: an entry gives no tool, or two give the same one.
     """
-    if isinstance(entry, str):
-        return _wrap(host, _resolve(entry, root), entry, None)
-    if isinstance(entry, dict):
-        name = entry.get("name")
-        if "class" in entry:
-            made = _construct(entry, root)
-            return _wrap(host, made, str(entry["class"]), name)
-        for key in ("factory", "function"):
-            if key in entry:
-                found = _resolve(str(entry[key]), root)
-                return _wrap(host, found() if key == "factory" else found, str(entry[key]), name)
-    raise ToolNotLoadable(
-        f"{entry!r}: write 'module:name', {{class: 'module:Class', config: {{...}}}}"
-        " or {factory: 'module:function'}"
-    )
+    tools: dict[str, LoadedTool] = {}
+    for one in written:
+        entry = entries.parse(one)
+        tool = _load(entry, host, project_root, withheld)
+        if tool.tool_id in tools:
+            raise ToolNotLoadable(one, f"a second {tool.tool_id}; give one of them another `name:`")
+        tools[tool.tool_id] = tool
+    return tools
 
 
-def _construct(entry: Mapping[str, Any], root: Path) -> object:
-    kind = _resolve(str(entry["class"]), root)
-    config = {key: value for key, value in (entry.get("config") or {}).items() if value is not None}
-    try:
-        return kind(**config)
-    except Exception as error:
-        raise ToolNotLoadable(
-            f"{entry['class']}: its constructor failed with config {config}: {error}"
-        ) from error
+def _load(entry: Entry, host: str, root: Path, withheld: tuple[str, ...]) -> LoadedTool:
+    live = _live_object(entry, entries.resolve(entry, root))
+    identity = describe(live, withheld=withheld, root=str(root))
+    tool_id = f"{host}.{entry.name or _default_name(entry, identity)}"
+    if _is_crewai_tool(live):
+        return _crewai_tool(live, tool_id, identity)
+    if inspect.isroutine(live):
+        function = FunctionTool.of(live, entry.written)
+        return LoadedTool(
+            tool_id, function.description, function.schema, function.result_schema, identity, function.run
+        )
+    raise ToolNotLoadable(entry.written, f"a {type(live).__qualname__} is neither a tool nor a function")
 
 
-def _resolve(reference: str, root: Path) -> Any:
-    module_name, _, attribute = reference.partition(":")
-    if not attribute:
-        raise ToolNotLoadable(f"{reference!r}: write 'module:name'")
-    module = _script(module_name, root) if module_name.endswith(".py") else _module(module_name)
-    found: Any = module
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise ToolNotLoadable(f"{reference}: {module_name} has no {attribute}")
-        found = getattr(found, part)
+def _live_object(entry: Entry, found: object) -> object:
+    """Builds what has to be built; the project's own code may raise here, and that is shown as it is."""
+    if entry.kind is EntryKind.FACTORY:
+        if not callable(found):
+            raise ToolNotLoadable(entry.written, "the factory cannot be called")
+        return found()
+    if entry.kind is EntryKind.CLASS and not isinstance(found, type):
+        raise ToolNotLoadable(entry.written, f"{entry.attribute} is no class; write the reference alone")
+    if entry.kind is EntryKind.FUNCTION and isinstance(found, type):
+        raise ToolNotLoadable(entry.written, f"{entry.attribute} is a class; write `class:`")
+    if isinstance(found, type):
+        if not hasattr(found, "_run"):
+            raise ToolNotLoadable(entry.written, f"{entry.attribute} is no subclass of BaseTool")
+        try:
+            return found(**entry.config)
+        except (TypeError, ValueError) as error:
+            raise ToolNotLoadable(entry.written, f"cannot be built: {error}") from error
     return found
 
 
-def _module(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ToolNotLoadable(f"cannot import {name}: {error}") from error
+def _default_name(entry: Entry, identity: dict[str, str]) -> str:
+    """`lookup_order` for a function, `file_read` for FileReadTool."""
+    name = identity["qualname"].rsplit(":", 1)[-1].rsplit(".", 1)[-1]
+    if identity["kind"] == "class" and name != "Tool":
+        name = name.removesuffix("Tool")
+    name = snake_case(name)
+    if not _TOOL_NAME.fullmatch(name):
+        raise ToolNotLoadable(entry.written, f"{name!r} cannot be a tool's name; write `name:`")
+    return name
 
 
-def _script(name: str, root: Path) -> ModuleType:
-    """Loads an entry script under another name than __main__, so that its main guard stays shut."""
-    module_name = "meshgate_entry_" + re.sub(r"\W", "_", name)
-    if module_name in sys.modules:
-        return sys.modules[module_name]
-    spec = importlib.util.spec_from_file_location(module_name, root / name)
-    if spec is None or spec.loader is None or not (root / name).is_file():
-        raise ToolNotLoadable(f"there is no file {root / name}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    spec.loader.exec_module(module)
-    return module
+def snake_case(name: str) -> str:
+    """`PDFSearch` -> `pdf_search`, `get-time` -> `get_time`."""
+    split = re.sub(r"([A-Z]+)([A-Z][a-z])|([a-z0-9])([A-Z])", r"\1\3_\2\4", name)
+    return re.sub(r"[^A-Za-z0-9]+", "_", split).strip("_").lower()
 
 
-def _wrap(host: str, found: Any, reference: str, name: str | None) -> LoadedTool:
-    if inspect.isclass(found):
-        found = found()
-    if hasattr(found, "args_schema") and callable(getattr(found, "run", None)):
-        return _crewai_tool(host, found, name)
-    if inspect.isfunction(found):
-        return _function(host, found, name)
-    raise ToolNotLoadable(f"{reference} is {type(found).__name__}, not a tool or a function")
+def _is_crewai_tool(live: object) -> bool:
+    return all(hasattr(live, name) for name in ("args_schema", "run", "_run", "description"))
 
 
-def _crewai_tool(host: str, tool: Any, name: str | None) -> LoadedTool:
-    identity = tool_identity.describe(tool)
-    own = identity["qualname"].rpartition(":")[2]
-    short = name or (own if identity["kind"] == "function" else snake(own.removesuffix("Tool")))
+def _crewai_tool(live: object, tool_id: str, identity: dict[str, str]) -> LoadedTool:
+    tool: object = live
+    arguments_model = tool.args_schema  # type: ignore[attr-defined]
+    result_model = getattr(tool, "result_schema", None)
+    if getattr(tool, "max_usage_count", None) is not None:
+        # CrewAI counts per task; here it would count for the life of the process.
+        tool.max_usage_count = None  # type: ignore[attr-defined]
+
+    def run(arguments: Arguments) -> object:
+        result = tool.run(**arguments)  # type: ignore[attr-defined]
+        return asyncio.run(result) if inspect.iscoroutine(result) else result
+
     return LoadedTool(
-        id=f"{host}.{short}",
-        description=str(tool.description),
-        schema=tool.args_schema.model_json_schema(),
+        tool_id=tool_id,
+        description=str(tool.description),  # type: ignore[attr-defined]
+        schema=closed(arguments_model.model_json_schema()),
+        result_schema=result_model.model_json_schema(mode="serialization") if result_model else None,
         identity=identity,
-        call=tool.run,
+        run=run,
     )
 
 
-def _function(host: str, function: Callable[..., object], name: str | None) -> LoadedTool:
-    """A plain function: its type hints are its schema. CrewAI is not needed."""
-    parameters = inspect.signature(function, eval_str=True).parameters.values()
-    fields: dict[str, Any] = {
-        p.name: (Any if p.annotation is p.empty else p.annotation, ... if p.default is p.empty else p.default)
-        for p in parameters
-    }
-    qualname = f"{tool_identity.module_name(function)}:{function.__qualname__}"
-    return LoadedTool(
-        id=f"{host}.{name or function.__name__}",
-        description=inspect.getdoc(function) or "",
-        schema=TypeAdapter(create_model(function.__name__, **fields)).json_schema(),
-        identity={"kind": "function", "qualname": qualname, "name": function.__name__, "fields_sha256": ""},
-        call=function,
-    )
-
-
-def snake(name: str) -> str:
-    """`ScrapeWebsite` becomes `scrape_website`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+def closed(schema: Schema) -> Schema:
+    """Arguments that a tool does not declare are refused, unless it says that it takes any."""
+    return {"additionalProperties": False, **schema}

@@ -6,9 +6,19 @@ import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, overload
 
 SO_PEERPIDFD = 77  # Linux 6.5; not named in Python's socket module yet
 _UCRED = struct.Struct("3i")
+
+
+class Connected(Protocol):
+    """A connected Unix socket: Python's own, or asyncio's guarded view of one."""
+
+    @overload
+    def getsockopt(self, level: int, optname: int, /) -> int: ...
+    @overload
+    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +69,33 @@ def _stat(pid: int) -> list[str]:
     return text.rpartition(")")[2].split()
 
 
-def peer(sock: socket.socket) -> Peer:
-    """Names the connected process.
+def has_ended(pidfd: int) -> bool:
+    """Whether the process of a pidfd has ended, reaped or not: its pidfd is then readable."""
+    poll = select.poll()  # not select(), which fails on descriptors above 1023
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def check_kernel() -> None:
+    """Asks whether this kernel can name a socket's peer safely.
+
+    Raises:
+        OSError: it cannot; Linux 6.5 is needed.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX)
+    with ours, theirs:
+        try:
+            os.close(ours.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD))
+        except OSError as error:
+            problem = "the kernel gives no SO_PEERPIDFD; Linux 6.5 or newer is needed"
+            raise OSError(error.errno, problem) from error
+
+
+def peer(sock: Connected) -> Peer:
+    """Names the process that connected, as the kernel noted it when it did.
 
     The pidfd pins the process while its start time is read, so a reused pid cannot take its place.
+    Does not see who holds the descriptor now: a socket handed on still speaks for its opener.
 
     Raises:
         ProcessLookupError: it ended already.
@@ -72,7 +105,7 @@ def peer(sock: socket.socket) -> Peer:
     pidfd = sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
     try:
         found = process(pid)
-        if select.select([pidfd], [], [], 0)[0]:  # readable means that the process has ended
+        if has_ended(pidfd):
             raise ProcessLookupError(pid)
     finally:
         os.close(pidfd)

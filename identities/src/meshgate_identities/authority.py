@@ -17,7 +17,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from meshgate_identities.spiffe_id import SpiffeId
+from meshgate_identities.errors import AuthorityUnusable
+from meshgate_identities.spiffe_id import SCHEME, SpiffeId
+from meshgate_identities.verification import MAX_LIFE
 
 ROOT_LIFE = timedelta(days=3650)
 SVID_LIFE = timedelta(hours=1)
@@ -45,19 +47,20 @@ class DevelopmentAuthority:
     """Issues P-256 SVIDs under a root kept in `directory` (0700, key 0600).
 
     The root is made once and kept: what an earlier start issued stays verifiable.
+
+    Raises:
+        AuthorityUnusable: the root on disk is of another trust domain, has expired, or its two
+            files do not belong together.
     """
 
     def __init__(self, *, directory: Path, trust_domain: str) -> None:
+        SpiffeId.of_app(trust_domain=trust_domain, namespace="any", app="any")  # refuses bad domains
         self.trust_domain = trust_domain
         self._directory = directory
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_directory(directory)
         if not (directory / "root.crt").exists():
             self._make_root()
-        self._root = x509.load_pem_x509_certificate((directory / "root.crt").read_bytes())
-        key = load_pem_private_key((directory / "root.key").read_bytes(), None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise TypeError(f"{directory / 'root.key'} is no EC key; remove the folder to make a new root")
-        self._key = key
+        self._root, self._key = self._load()
 
     @property
     def bundle_der(self) -> bytes:
@@ -72,9 +75,15 @@ class DevelopmentAuthority:
     def issue(
         self, *, spiffe_id: SpiffeId, dns_names: Sequence[str] = (), ttl: timedelta = SVID_LIFE
     ) -> IssuedSvid:
-        """Issues one SVID with a key of its own. Does not check who asks."""
+        """Issues one SVID with a key of its own. Does not check who asks.
+
+        Raises:
+            ValueError: the ID lies outside our trust domain, or no verifier would take the life.
+        """
         if spiffe_id.trust_domain != self.trust_domain:
             raise ValueError(f"{spiffe_id} lies outside {self.trust_domain}")
+        if not timedelta(0) < ttl <= MAX_LIFE - BACKDATE:
+            raise ValueError(f"a life of {ttl} is not within 0 to {MAX_LIFE - BACKDATE}")
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(str(spiffe_id))]
@@ -104,13 +113,29 @@ class DevelopmentAuthority:
             not_after=leaf.not_valid_after_utc,
         )
 
+    def _load(self) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+        advice = f"remove {self._directory} to make a new root"
+        try:
+            root = x509.load_pem_x509_certificate((self._directory / "root.crt").read_bytes())
+            key = load_pem_private_key((self._directory / "root.key").read_bytes(), None)
+            san = root.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except (OSError, ValueError, TypeError, x509.ExtensionNotFound) as error:
+            raise AuthorityUnusable(f"the root cannot be read ({error}); {advice}") from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or root.public_key() != key.public_key():
+            raise AuthorityUnusable(f"root.key does not belong to root.crt; {advice}")
+        if san.get_values_for_type(x509.UniformResourceIdentifier) != [f"{SCHEME}{self.trust_domain}"]:
+            raise AuthorityUnusable(f"root.crt is not of trust domain {self.trust_domain}; {advice}")
+        if root.not_valid_after_utc <= datetime.now(UTC) + MAX_LIFE:
+            raise AuthorityUnusable(f"root.crt ends {root.not_valid_after_utc}; {advice}")
+        return root, key
+
     def _make_root(self) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
         name = x509.Name(
             [x509.NameAttribute(NameOID.COMMON_NAME, f"meshgate development root {self.trust_domain}")]
         )
-        uri = x509.UniformResourceIdentifier(f"spiffe://{self.trust_domain}")
+        uri = x509.UniformResourceIdentifier(f"{SCHEME}{self.trust_domain}")
         root = (
             x509.CertificateBuilder()
             .subject_name(name)
@@ -143,6 +168,14 @@ def _key_usage(*, ca: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+def make_private_directory(path: Path) -> None:
+    """Makes a folder, and whatever is missing above it, for its owner only."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(mode=0o700, exist_ok=True)
+    path.chmod(0o700)
 
 
 def write_private(path: Path, data: bytes) -> None:

@@ -3,7 +3,9 @@
 IdentityError
 ├── InvalidSpiffeId        text that is no SPIFFE ID, with the clause it breaks
 ├── AuthenticationFailed   a peer whose certificate proves nothing
-└── IdentityUnavailable    this process has no valid SVID now
+├── IdentityUnavailable    this process has no valid SVID now
+├── InvalidEntry           a registration entry that must not be used
+└── AuthorityUnusable      the development root on disk is not one to issue from
 """
 
 
@@ -41,3 +43,11 @@ class AuthenticationFailed(IdentityError):
 
 class IdentityUnavailable(IdentityError):
     """No unexpired SVID is at hand: the Workload API is away or refuses this process."""
+
+
+class InvalidEntry(IdentityError):
+    """A registration entry is ill-formed or contradicts another. The message names the field."""
+
+
+class AuthorityUnusable(IdentityError):
+    """The root on disk cannot issue. The message says which file and what to do."""

@@ -42,8 +42,15 @@ class SpiffeId:
 
     @classmethod
     def of_app(cls, *, trust_domain: str, namespace: str, app: str) -> "SpiffeId":
-        """The ID that this mesh gives to an app."""
-        return cls.parse(f"{SCHEME}{trust_domain}/ns/{namespace}/{app}")
+        """The ID that this mesh gives to an app.
+
+        Raises:
+            InvalidSpiffeId: a part is empty, holds a slash or another illegal character.
+        """
+        made = cls.parse(f"{SCHEME}{trust_domain}/ns/{namespace}/{app}")
+        if (made.trust_domain, made.namespace, made.app) != (trust_domain, namespace, app):
+            raise InvalidSpiffeId(str(made), "a part holds a slash")  # "a/b" would be another's name
+        return made
 
     @classmethod
     def parse(cls, text: str) -> "SpiffeId":

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 
+from meshgate_identities.errors import IdentityUnavailable
 from meshgate_identities.source import IdentitySnapshot, IdentitySource
 
 DRAIN_SECONDS = 30.0  # an old channel lives this long after a rotation, for calls under way
@@ -74,8 +75,16 @@ class RotatingChannel:
         self._target, self._server_name, self._options = target, server_name, options
         self._lock = threading.Lock()
         self._closed = False
-        self._channel = secure_channel(source=source, target=target, server_name=server_name, options=options)
-        source.subscribe(self._rotate)
+        self._draining: dict[grpc.Channel, threading.Timer] = {}
+        with self._lock:  # a rotation that comes meanwhile waits for the first channel
+            self._unsubscribe = source.subscribe(self._rotate)
+            try:
+                self._channel = secure_channel(
+                    source=source, target=target, server_name=server_name, options=options
+                )
+            except IdentityUnavailable:
+                self._unsubscribe()
+                raise
 
     @property
     def channel(self) -> grpc.Channel:
@@ -83,10 +92,15 @@ class RotatingChannel:
         return self._channel
 
     def close(self) -> None:
-        """Closes the current channel; rotations after this open none."""
+        """Closes all channels, draining ones too; rotations after this open none."""
+        self._unsubscribe()
         with self._lock:
             self._closed = True
-            self._channel.close()
+            draining, self._draining = self._draining, {}
+        for old, timer in draining.items():
+            timer.cancel()
+            old.close()
+        self._channel.close()
 
     def _rotate(self, snapshot: IdentitySnapshot) -> None:
         with self._lock:
@@ -94,6 +108,12 @@ class RotatingChannel:
                 return
             old = self._channel
             self._channel = _channel(snapshot, self._target, self._server_name, self._options)
-        timer = threading.Timer(DRAIN_SECONDS, old.close)
-        timer.daemon = True
+            timer = threading.Timer(DRAIN_SECONDS, self._drained, [old])
+            timer.daemon = True
+            self._draining[old] = timer
         timer.start()
+
+    def _drained(self, old: grpc.Channel) -> None:
+        with self._lock:
+            self._draining.pop(old, None)
+        old.close()

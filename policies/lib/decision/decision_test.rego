@@ -2,60 +2,166 @@ package meshgate_test
 
 import data.meshgate
 
-_ask(app, tool, args) := decision if {
-	decision := meshgate.decision with input as {
-		"caller": {"app": app},
-		"call": {"tool": tool, "args": args},
-	}
-		with data.mesh.agents as {
-			"desk_one": {
-				"allow": {"orders.lookup", "orders.refund", "orders.purge"},
-				"approve": {"orders.pay"},
-				"deny": {"orders.purge", {"tool": "orders.refund", "reason": "closed_today"}},
-			},
-			"plain": {"allow": {"orders.lookup"}},
-		}
+_agents := {
+	"desk_one": {
+		"allow": {"orders.lookup", "orders.refund", "orders.purge", "orders.both", "orders.narrow"},
+		"approve": {"orders.pay", "orders.both", "orders.drop"},
+		"deny": {"orders.purge", "orders.drop", {"tool": "orders.refund", "reason": "closed_today"}},
+		"obligations": {"orders.narrow": {"narrow": {}}},
+	},
+	"plain": {"allow": {"orders.lookup"}},
+	"only_deny": {"deny": {"orders.lookup"}},
 }
+
+_input(app, tool) := {
+	"caller": {"app": app},
+	"call": {"tool": tool, "kind": "tool", "args": {}},
+}
+
+_ask(app, tool) := decision if {
+	decision := meshgate.decision with input as _input(app, tool) with data.mesh.agents as _agents
+}
+
+_ask_with(policy) := decision if {
+	decision := meshgate.decision with input as _input("desk", "orders.lookup") with data.mesh.agents as {"desk": policy}
+}
+
+_nothing(reasons) := {"allow": false, "approval": null, "obligations": {}, "reasons": reasons}
 
 test_granted_is_allowed if {
-	_ask("plain", "orders.lookup", {}) == {"allow": true, "approval": null, "obligations": {}, "reasons": []}
+	_ask("plain", "orders.lookup") == {"allow": true, "approval": null, "obligations": {}, "reasons": []}
 }
 
-test_dash_in_app_finds_its_package if _ask("desk-one", "orders.lookup", {}).allow
+test_dash_in_app_finds_its_package if _ask("desk-one", "orders.lookup").allow
 
-test_not_granted_is_denied if {
-	d := _ask("plain", "orders.refund", {})
-	not d.allow
-	d.reasons == ["tool_not_granted"]
+test_not_granted_is_denied if _ask("plain", "orders.refund") == _nothing(["tool_not_granted"])
+
+test_unknown_caller_is_denied if _ask("stranger", "orders.lookup") == _nothing(["no_policy_for_caller"])
+
+test_deny_only_is_no_grant if {
+	_ask("only-deny", "orders.refund") == _nothing(["tool_not_granted"])
 }
 
-test_unknown_caller_is_denied if {
-	d := _ask("stranger", "orders.lookup", {})
-	not d.allow
-	d.reasons == ["no_policy_for_caller"]
+test_approve_only_is_a_policy if {
+	d := _ask_with({"approve": {"orders.lookup"}})
+	d.reasons == ["approval_required"]
 }
 
-test_deny_wins if {
-	d := _ask("desk-one", "orders.purge", {})
-	not d.allow
-	d.reasons == ["denied_by_rule"]
-}
+test_deny_wins if _ask("desk-one", "orders.purge") == _nothing(["denied_by_rule"])
 
-test_deny_gives_its_reason if _ask("desk-one", "orders.refund", {}).reasons == ["closed_today"]
+test_deny_gives_its_reason if _ask("desk-one", "orders.refund") == _nothing(["closed_today"])
 
 test_approval_is_no_allow if {
-	d := _ask("desk-one", "orders.pay", {})
+	_ask("desk-one", "orders.pay") == {
+		"allow": false,
+		"approval": {"tool": "orders.pay"},
+		"obligations": {},
+		"reasons": ["approval_required"],
+	}
+}
+
+test_approve_beats_allow if {
+	d := _ask("desk-one", "orders.both")
 	not d.allow
-	d.reasons == ["approval_required"]
-	d.approval == {"tool": "orders.pay"}
+	d.approval == {"tool": "orders.both"}
+}
+
+test_denied_call_asks_nobody if {
+	_ask("desk-one", "orders.drop") == _nothing(["approval_required", "denied_by_rule"])
+}
+
+test_obligations_are_passed_on if _ask("desk-one", "orders.narrow").obligations == {"narrow": {}}
+
+test_empty_input_is_denied if {
+	d := meshgate.decision with input as {} with data.mesh.agents as _agents
+	d == _nothing(["kind_unknown", "no_policy_for_caller"])
+}
+
+test_no_policies_at_all_is_denied if {
+	d := meshgate.decision with input as _input("plain", "orders.lookup") with data.mesh as {}
+	d == _nothing(["no_policy_for_caller"])
+}
+
+test_caller_that_is_no_text_is_denied if {
+	d := meshgate.decision with input as _input(["plain"], "orders.lookup") with data.mesh.agents as _agents
+	d == _nothing(["no_policy_for_caller"])
+}
+
+test_tool_that_is_no_text_is_denied if {
+	d := meshgate.decision with input as _input("plain", {"a"}) with data.mesh.agents as _agents
+	d == _nothing(["tool_not_granted"])
+}
+
+test_unknown_kind_is_denied if {
+	called := json.patch(
+		_input("plain", "orders.lookup"),
+		[{"op": "replace", "path": "/call/kind", "value": "shell"}],
+	)
+	d := meshgate.decision with input as called with data.mesh.agents as _agents
+	d == _nothing(["kind_unknown"])
+}
+
+test_delegation_is_a_known_kind if {
+	called := json.patch(
+		_input("plain", "orders.lookup"),
+		[{"op": "replace", "path": "/call/kind", "value": "delegate"}],
+	)
+	d := meshgate.decision with input as called with data.mesh.agents as _agents
+	d.allow
 }
 
 test_role_in_untrusted_grants_nothing if {
-	d := meshgate.decision with input as {
-		"caller": {"app": "stranger"},
-		"call": {"tool": "orders.lookup", "args": {}},
-		"untrusted": {"app": "plain", "role": "plain"},
+	called := object.union(
+		_input("stranger", "orders.lookup"),
+		{"untrusted": {"app": "plain", "role": "plain", "caller": {"app": "plain"}}},
+	)
+	d := meshgate.decision with input as called with data.mesh.agents as _agents
+	d == _nothing(["no_policy_for_caller"])
+}
+
+test_deny_by_reason_denies_everything if {
+	d := _ask_with({"allow": {"orders.lookup"}, "deny": {"closed_today"}})
+	d == _nothing(["closed_today"])
+}
+
+test_deny_of_another_tool_spares_this_one if {
+	d := _ask_with({
+		"allow": {"orders.lookup"},
+		"deny": {"orders.refund", {"tool": "orders.purge", "reason": "closed_today"}},
+	})
+	d.allow
+}
+
+test_deny_by_free_text_denies_without_it if {
+	d := _ask_with({"allow": {"orders.lookup"}, "deny": {"Closed. Ask Bob!"}})
+	d == _nothing(["denied_by_rule"])
+}
+
+test_deny_by_pattern_denies if {
+	every pattern in ["orders.*", {"tool": "orders.*"}, {"tool": {"orders.lookup"}}, {"reason": 7}, {}] {
+		d := _ask_with({"allow": {"orders.lookup"}, "deny": {pattern}})
+		d == _nothing(["denied_by_rule"])
 	}
-		with data.mesh.agents as {"plain": {"allow": {"orders.lookup"}}}
-	not d.allow
+}
+
+test_deny_object_without_tool_denies_everything if {
+	d := _ask_with({"allow": {"orders.lookup"}, "deny": {{"reason": "closed_today"}}})
+	d == _nothing(["closed_today"])
+}
+
+test_sets_of_another_type_are_invalid if {
+	every policy in [
+		{"allow": true},
+		{"allow": {"orders.lookup": true}},
+		{"allow": ["orders.lookup"]},
+		{"allow": {"orders.lookup"}, "deny": true},
+		{"allow": {"orders.lookup"}, "deny": false},
+		{"allow": {"orders.lookup"}, "deny": {7}},
+		{"allow": {"orders.lookup"}, "approve": {}},
+		{"allow": {"orders.lookup"}, "approve": {"orders.*"}},
+	] {
+		d := _ask_with(policy)
+		not d.allow
+		"policy_invalid" in d.reasons
+	}
 }

@@ -1,10 +1,13 @@
 """The strict reading of the engine's answer: anything but a well-formed allow is a denial. Pure."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 KNOWN_OBLIGATIONS: frozenset[str] = frozenset()  # none yet; an unknown one denies
-_KEYS = {"allow", "approval", "obligations", "reasons"}
+MAX_REASONS = 32  # a model reads them in one line
+_KEYS = frozenset({"allow", "approval", "obligations", "reasons"})
+_REASON_ID = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,10 +17,13 @@ class Verdict:
     Attributes:
         allow: true only for a whole, well-formed allow without approval or unknown obligation.
         reasons: stable ids, empty exactly when allowed.
+        approval: what a person would have to agree to, where that alone is missing.
+        obligations: what the gateway must keep; empty unless allowed.
     """
 
     allow: bool
     reasons: tuple[str, ...]
+    approval: Mapping[str, object] | None = None
     obligations: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -25,20 +31,33 @@ INVALID = Verdict(allow=False, reasons=("policy_invalid",))
 
 
 def judge(raw: object) -> Verdict:
-    """Reads one answer of `data.meshgate.decision`; undefined or mistyped is `policy_invalid`."""
-    if not isinstance(raw, dict) or set(raw) != _KEYS:
+    """Reads one answer of `data.meshgate.decision`; undefined or mistyped is `policy_invalid`.
+
+    Args:
+        raw: the decoded JSON value, or the engine's UNDEFINED.
+    """
+    if not isinstance(raw, dict) or frozenset(raw) != _KEYS or not _well_typed(raw):
         return INVALID
-    allow, reasons, obligations = raw["allow"], raw["reasons"], raw["obligations"]
-    if not isinstance(allow, bool) or not isinstance(obligations, dict):
-        return INVALID
-    if not isinstance(reasons, list) or not all(isinstance(r, str) and r for r in reasons):
-        return INVALID
-    if allow and reasons:
+    allow, approval, obligations = raw["allow"], raw["approval"], raw["obligations"]
+    reasons = tuple(raw["reasons"])
+    if allow != (not reasons):
         return INVALID
     if not allow:
-        return Verdict(allow=False, reasons=tuple(reasons) or INVALID.reasons)
-    if raw["approval"] is not None:
-        return Verdict(allow=False, reasons=("approval_required",))
-    if not set(obligations) <= KNOWN_OBLIGATIONS:
+        return Verdict(allow=False, reasons=reasons, approval=approval)
+    if approval is not None:
+        return Verdict(allow=False, reasons=("approval_required",), approval=approval)
+    if not KNOWN_OBLIGATIONS.issuperset(obligations):
         return Verdict(allow=False, reasons=("obligation_unknown",))
     return Verdict(allow=True, reasons=(), obligations=obligations)
+
+
+def _well_typed(raw: Mapping[str, object]) -> bool:
+    reasons = raw["reasons"]
+    return (
+        isinstance(raw["allow"], bool)
+        and isinstance(raw["obligations"], dict)
+        and (raw["approval"] is None or isinstance(raw["approval"], dict))
+        and isinstance(reasons, list)
+        and len(reasons) <= MAX_REASONS
+        and all(isinstance(reason, str) and _REASON_ID.fullmatch(reason) for reason in reasons)
+    )

@@ -1,66 +1,176 @@
-"""How OPA is called: the server's arguments, and one-shot commands."""
+"""How an OPA server is started and looked at. Starting and stopping it is the supervisor's.
 
+A new bundle is activated by a second OPA, started cold on a new socket and probed: an OPA that
+watches its file activates what it never verified. Then a new engine takes the old one's place, and
+the first OPA is stopped when its last answer is out.
+"""
+
+import hashlib
+import http.client
 import json
-import subprocess
-from collections.abc import Sequence
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from meshgate_policies.engine import UnixConnection
-from meshgate_policies.errors import PolicyInvalid
+from meshgate_policies import resources
+from meshgate_policies.command import Command, argument_list
+from meshgate_policies.engine import DECISION_TARGET, UNDEFINED, OpaEngine
+from meshgate_policies.errors import PolicyUnavailable
+from meshgate_policies.judge import judge
 
-COMMAND_SECONDS = 60
-# They reach outside, or hand the environment to policy, or give no two equal answers.
-FORBIDDEN_BUILTINS = frozenset(
-    {
-        "http.send",
-        "opa.runtime",
-        "net.lookup_ip_addr",
-        "rand.intn",
-        "uuid.rfc4122",
-        "trace",
-        "rego.parse_module",
+READY_SECONDS = 10.0  # a cold start takes 0.1 s on an idle machine
+PROBE_SECONDS = 2.0
+POLL_SECONDS = 0.02
+_REFUSED: Final = http.client.UNAUTHORIZED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpaProcess:
+    """One OPA server on a Unix socket. Pure: nothing is started or written here.
+
+    Attributes:
+        opa: how OPA is called.
+        socket_path: at most 107 bytes, in a folder that only we can enter.
+        bundle: from `bundle.build`.
+        authz: folder into which `authz_files` were written, one per process.
+    """
+
+    opa: Command
+    socket_path: Path
+    bundle: Path
+    authz: Path
+
+    def argv(self) -> list[str]:
+        """Starts cold on its bundle; no network listener, no update check, tokens demanded."""
+        return [
+            *argument_list(self.opa), "run", "--server",
+            "--bundle", str(self.bundle), str(self.authz),
+            "--addr", f"unix://{self.socket_path}", "--unix-socket-perm", "600",
+            "--authentication=token", "--authorization=basic",
+            "--skip-version-check", "--log-level=error",
+        ]  # fmt: skip
+
+    def env(self) -> dict[str, str]:
+        """The whole environment: flags can come from OPA_* variables, so none is inherited."""
+        return {}
+
+
+def authz_files(*, gateway_token: str, supervisor_token: str) -> dict[str, str]:
+    """The guard's bundle: file name to text. Holds digests, no token.
+
+    Raises:
+        ValueError: a token is empty, or both are the same.
+    """
+    if not gateway_token or not supervisor_token or gateway_token == supervisor_token:
+        raise ValueError("the gateway and the supervisor need a token each")
+    digests = {
+        "gateway_token_sha256": hashlib.sha256(gateway_token.encode()).hexdigest(),
+        "supervisor_token_sha256": hashlib.sha256(supervisor_token.encode()).hexdigest(),
     }
-)
+    return {
+        ".manifest": json.dumps({"roots": ["system/authz", "authz"]}),
+        "authz.rego": (resources.library() / "authz" / "authz.rego").read_text(),
+        "data.json": json.dumps({"authz": digests}),
+    }
 
 
-def server_argv(*, opa: Sequence[str], socket_path: Path, bundle: Path) -> list[str]:
-    """Starts cold on one bundle, on a socket that only we may open, with token authentication."""
-    return [
-        *opa, "run", "--server", "--bundle", str(bundle), "--addr", f"unix://{socket_path}",
-        "--unix-socket-perm", "600", "--authentication=token", "--authorization=basic",
-        "--disable-telemetry", "--log-level=error", "--skip-known-schema-check",
-    ]  # fmt: skip
+def write_authz(folder: Path, *, gateway_token: str, supervisor_token: str) -> Path:
+    """Writes `authz_files` into a folder of mode 0700 and returns it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files = authz_files(gateway_token=gateway_token, supervisor_token=supervisor_token)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
 
 
-def healthy(socket_path: Path, supervisor_token: str) -> bool:
-    """Whether an OPA answers on the socket."""
-    connection = UnixConnection(str(socket_path), 1.0)
+def healthy(socket_path: Path, supervisor_token: str, *, timeout_seconds: float = 1.0) -> bool:
+    """Whether an OPA answers on the socket. Says nothing about its bundle: `probe` does."""
     try:
-        connection.request("GET", "/health", headers={"Authorization": f"Bearer {supervisor_token}"})
-        return connection.getresponse().status == 200  # noqa: PLR2004 - HTTP OK
-    except OSError:
+        return _status(socket_path, supervisor_token, "GET", "/health", timeout_seconds) == http.client.OK
+    except (OSError, http.client.HTTPException):
         return False
+
+
+def probe(
+    *,
+    socket_path: Path,
+    gateway_token: str,
+    supervisor_token: str,
+    ready_seconds: float = READY_SECONDS,
+    alive: Callable[[], bool] = lambda: True,
+) -> None:
+    """Waits until a cold OPA is up, then shows that it decides and that it is guarded.
+
+    Args:
+        socket_path: of the new OPA.
+        gateway_token: must reach the decision, and nothing else.
+        supervisor_token: must reach health.
+        ready_seconds: how long to wait for the first answer.
+        alive: says whether the process still runs, so that a dead one is not waited for.
+
+    Raises:
+        PolicyUnavailable: it is not up in time, or a sample went wrong; do not switch to it.
+    """
+    deadline = time.monotonic() + ready_seconds
+    while not healthy(socket_path, supervisor_token):
+        if not alive():
+            raise PolicyUnavailable("OPA ended before it was ready; its log says why")
+        if time.monotonic() > deadline:
+            raise PolicyUnavailable(f"OPA was not ready within {ready_seconds:g} s")
+        time.sleep(POLL_SECONDS)
+    _probe_decision(socket_path, gateway_token)
+    try:
+        _probe_guard(socket_path, gateway_token)
+    except (OSError, http.client.HTTPException) as error:
+        raise PolicyUnavailable(f"OPA stopped answering while it was probed: {error!r}") from error
+
+
+def _probe_decision(socket_path: Path, gateway_token: str) -> None:
+    """A caller nobody knows is denied for just that reason: the library is loaded, whole and strict."""
+    engine = OpaEngine(socket_path=str(socket_path), token=gateway_token, timeout_seconds=PROBE_SECONDS)
+    try:
+        raw = engine.evaluate({"caller": {"app": ""}, "call": {"tool": "", "kind": "tool"}})
+    finally:
+        engine.close()
+    verdict = judge(raw)
+    if verdict.allow or verdict.reasons != ("no_policy_for_caller",):
+        shown = "undefined" if raw is UNDEFINED else ", ".join(verdict.reasons)
+        raise PolicyUnavailable(f"OPA decided a sample wrongly ({shown}): is this our bundle?")
+
+
+def _probe_guard(socket_path: Path, gateway_token: str) -> None:
+    for token, method, target in (
+        ("", "POST", DECISION_TARGET),
+        (gateway_token, "GET", "/v1/config"),
+        (gateway_token, "GET", "/v1/policies"),
+        (gateway_token, "GET", "/v1/data"),
+    ):
+        status = _status(socket_path, token, method, target, PROBE_SECONDS)
+        if status != _REFUSED:
+            raise PolicyUnavailable(f"OPA answers {method} {target} with {status}, {_REFUSED:d} was expected")
+
+
+def _status(socket_path: Path, token: str, method: str, target: str, timeout_seconds: float) -> int:
+    connection = _UnixConnection(str(socket_path), timeout_seconds)
+    try:
+        connection.request(method, target, headers={"Authorization": f"Bearer {token}"})
+        return connection.getresponse().status
     finally:
         connection.close()
 
 
-def run(opa: Sequence[str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs one OPA command; the caller judges its status."""
-    return subprocess.run(
-        [*opa, *arguments], check=False, capture_output=True, text=True, timeout=COMMAND_SECONDS
-    )
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP/1.1 over a Unix socket, for the few requests where speed does not matter."""
 
+    def __init__(self, path: str, timeout_seconds: float) -> None:
+        super().__init__("opa", timeout=timeout_seconds)
+        self._path = path
 
-def capabilities(opa: Sequence[str]) -> str:
-    """This OPA's capabilities without the forbidden built-ins, as JSON.
-
-    Raises:
-        PolicyInvalid: OPA does not tell them.
-    """
-    done = run(opa, "capabilities", "--current")
-    if done.returncode != 0:
-        raise PolicyInvalid(f"opa capabilities failed: {done.stderr[-500:]}")
-    known = json.loads(done.stdout)
-    known["builtins"] = [b for b in known["builtins"] if b["name"] not in FORBIDDEN_BUILTINS]
-    known["allow_net"] = []
-    return json.dumps(known)
+    def connect(self) -> None:
+        """Connects to the socket's path; the host name is never looked up."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)

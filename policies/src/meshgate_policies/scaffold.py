@@ -1,8 +1,46 @@
 """The first policy of an app: exactly the tools it holds, and a test for each."""
 
+import re
 from collections.abc import Sequence
 
-from meshgate_policies.names import package_name
+from meshgate_policies.names import package_path
+
+_HEADER = """\
+# What the app `{app}` may do. Nothing else is allowed.
+# A grant is narrowed by its arguments:
+#   allow contains "orders.refund" if input.call.args.amount <= 50
+# A call that a person must agree to:
+#   approve contains "orders.refund" if input.call.args.amount > 50
+package {package}
+"""
+_TEST_HEADER = """\
+package {package}
+
+import data.{policy} as policy
+import data.meshgate
+
+_call(tool) := {{
+	"caller": {{"app": "{app}"}},
+	"call": {{"tool": tool, "kind": "tool", "args": {{}}}},
+}}
+"""
+_MAY = """
+test_may_{name} if meshgate.decision.allow with input as _call("{tool}")
+"""
+_MAY_NOT = """
+test_may_nothing_else if {
+	decision := meshgate.decision with input as _call("some.tool_nobody_granted")
+	not decision.allow
+	decision.reasons == ["tool_not_granted"]
+}
+
+test_another_app_may_not_use_this_policy if {
+	every tool in policy.allow {
+		decision := meshgate.decision with input as _call(tool) with input.caller.app as "nobody-else"
+		decision.reasons == ["no_policy_for_caller"]
+	}
+}
+"""
 
 
 def agent_package(app: str, tools: Sequence[str]) -> tuple[str, str]:
@@ -10,35 +48,33 @@ def agent_package(app: str, tools: Sequence[str]) -> tuple[str, str]:
 
     Args:
         app: the app's id, such as `refund-desk`.
-        tools: canonical tool ids, such as `orders.refund`.
+        tools: canonical tool ids, such as `orders.refund`; the reserved `crewai.` ones too, if held.
 
     Returns:
-        The text of `<app>.rego` and of `<app>_test.rego`.
+        The text of the policy and of its test; `file_names` says where they go.
     """
-    package = f"mesh.agents.{package_name(app)}"
-    grants = "\n\n".join(f'allow contains "{tool}"' for tool in sorted(tools))
-    policy = f"""# What the app `{app}` may do. Nothing else is allowed.
-# Narrow a grant by its arguments, for example:
-#   allow contains "orders.refund" if input.call.args.amount <= 50
-package {package}
-
-{grants}
-"""
-    cases = "\n\n".join(_case(package_name(app), tool) for tool in sorted(tools))
-    test = f"""package {package}_test
-
-import data.{package}
-
-{cases}
-
-test_nothing_else if {{
-	not "a.tool_nobody_granted" in {package_name(app)}.allow
-}}
-"""
-    return policy, test
+    granted = sorted(set(tools))
+    package = package_path(app)
+    policy = _HEADER.format(app=app, package=package)
+    policy += "".join(f'\nallow contains "{tool}"\n' for tool in granted)
+    if not granted:
+        policy += "\nallow := set()\n"
+    test = _TEST_HEADER.format(app=app, package=package_path(app, under="mesh.tests"), policy=package)
+    test += "".join(_MAY.format(name=name, tool=tool) for tool, name in _test_names(granted))
+    return policy, test + _MAY_NOT
 
 
-def _case(package: str, tool: str) -> str:
-    name = tool.replace(".", "_").replace("-", "_")
-    asked = f'with input as {{"call": {{"tool": "{tool}", "args": {{}}}}}}'
-    return f'test_may_{name} if {{\n\t"{tool}" in {package}.allow {asked}\n}}'
+def file_names(app: str) -> tuple[str, str]:
+    """Names of the two files of an app; a file that ends in `_test.rego` is never deployed."""
+    return f"{app}.rego", f"{app}_test.rego"
+
+
+def _test_names(tools: Sequence[str]) -> list[tuple[str, str]]:
+    """A name per tool; two tools whose names fall together are told apart by a number."""
+    seen: dict[str, int] = {}
+    named = []
+    for tool in tools:
+        name = re.sub(r"[^A-Za-z0-9]", "_", tool)
+        seen[name] = seen.get(name, 0) + 1
+        named.append((tool, name if seen[name] == 1 else f"{name}_{seen[name]}"))
+    return named

@@ -1,1 +1,1 @@
-"""The refund desk: reads tickets, looks up orders, pays refunds."""
+"""A refund desk: reads customers' tickets, looks their orders up, pays money back."""

@@ -1,39 +1,52 @@
-"""What the desk can do. Ordinary CrewAI tools."""
+"""What the desk can do."""
 
 import json
 import os
 import sqlite3
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 from crewai.tools import tool
 
-DATA = Path(__file__).resolve().parents[1] / "data"
+TICKETS = Path("tickets")
+ORDERS = Path("orders.db")
+TIMEOUT_SECONDS = 10
 
 
 @tool
-def list_tickets() -> str:
-    """Lists the files of all open tickets, one per line."""
-    return "\n".join(f"tickets/{path.name}" for path in sorted((DATA / "tickets").glob("*.txt")))
+def list_tickets() -> list[str]:
+    """List the paths of the open tickets."""
+    return sorted(str(path) for path in TICKETS.glob("*.txt"))
 
 
 @tool
-def lookup_order(order_id: str) -> str:
-    """Finds an order: what was paid, and with which card."""
-    with sqlite3.connect(DATA / "orders.db") as database:
-        row = database.execute("SELECT amount, card FROM orders WHERE id = ?", (order_id,)).fetchone()
-    if row is None:
-        return f"there is no order {order_id}"
-    return json.dumps({"order_id": order_id, "amount": row[0], "card": row[1]})
+def lookup_order(order_id: str) -> dict:
+    """Look an order up: who bought what, and the total that was paid."""
+    database = sqlite3.connect(f"file:{ORDERS}?mode=ro", uri=True)
+    try:
+        database.row_factory = sqlite3.Row
+        row = database.execute(
+            "SELECT order_id, customer, item, total FROM orders WHERE order_id = ?", (order_id,)
+        ).fetchone()
+    finally:
+        database.close()
+    return dict(row) if row else {"error": f"there is no order {order_id}"}
 
 
 @tool
-def refund(order_id: str, amount: int, card: str) -> str:
-    """Pays an amount back to a card through the payment service."""
+def refund(order_id: str, amount: float, card: str = "original") -> dict:
+    """Pay money back for an order, to the card that paid it unless another card is given."""
     request = urllib.request.Request(
         os.environ["PAYMENT_URL"] + "/refunds",
         data=json.dumps({"order_id": order_id, "amount": amount, "card": card}).encode(),
-        headers={"Authorization": "Bearer " + os.environ["PAYMENT_KEY"]},
+        headers={
+            "Authorization": f"Bearer {os.environ['PAYMENT_KEY']}",
+            "Content-Type": "application/json",
+        },
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return answer.read().decode()
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        return {"error": f"the payment service answered {error.code}"}

@@ -1,87 +1,53 @@
-"""The child's side of the launcher's socket: length-prefixed JSON, one connection per thread."""
+"""The way to the launcher: one connection per request, so threads and forks need no care.
 
-from __future__ import annotations
+An answer that does not come is never turned into text for a model: the process ends instead.
+"""
 
-import json
 import os
 import socket
-import struct
-import threading
+import sys
+from typing import NoReturn
+
+from .framing import BadFrame, Message, receive, send
 
 SOCKET_VARIABLE = "MESHGATE_SOCKET"
-MAX_FRAME = 8 * 1024 * 1024
-_LENGTH = struct.Struct(">I")
-_local = threading.local()
+FAILED = 125  # exit status of a failure of ours, as env(1) and docker(1) use it
 
 
-class BrokerGone(BaseException):
-    """The launcher is away or ended the attempt.
-
-    A BaseException on purpose: CrewAI turns ordinary ones into text for the model, and "could not
-    ask" must never become that.
-    """
-
-
-def ask(request: dict[str, object]) -> dict[str, object]:
-    """Sends one request and waits for its answer.
-
-    Raises:
-        BrokerGone: no answer will come; the program cannot go on.
-    """
+def end_process(reason: str) -> NoReturn:
+    """Ends this process now, past every handler, with one line on stderr."""
     try:
-        connection = _connection()
-        write_frame(connection, request)
-        answer = read_frame(connection)
-    except OSError as error:
-        _local.connection = None
-        raise BrokerGone(f"the launcher is gone: {error}") from error
-    if answer is None:
-        _local.connection = None
-        raise BrokerGone("the launcher ended the attempt")
-    return answer
+        sys.stdout.flush()
+        os.write(2, f"meshgate: {reason}\n".encode("utf-8", "replace"))
+    finally:
+        os._exit(FAILED)  # also when the streams are closed
 
 
-def _connection() -> socket.socket:
-    # A forked child must not share its parent's connection: frames would mix.
-    if getattr(_local, "connection", None) is None or _local.pid != os.getpid():
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.connect(os.environ[SOCKET_VARIABLE])
-        _local.connection, _local.pid = connection, os.getpid()
-    connection_of_thread: socket.socket = _local.connection
-    return connection_of_thread
+class Channel:
+    """Sends requests to the launcher. Safe for threads; survives fork."""
+
+    def __init__(self, *, socket_path: str) -> None:
+        self._path = socket_path
+
+    def ask(self, request: Message) -> Message:
+        """Sends one request and waits for its answer, for as long as the launcher needs.
+
+        Ends the process when the launcher is gone or refuses this process.
+        """
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                connection.connect(self._path)
+                send(connection, request)
+                answer = receive(connection)
+        except (OSError, BadFrame) as error:
+            end_process(f"the launcher does not answer ({type(error).__name__}: {error})")
+        if answer is None:
+            end_process("the launcher closed the connection without an answer")
+        if answer.get("state") == "end":
+            end_process(str(answer.get("text", "the launcher ended this run")))
+        return answer
 
 
-def write_frame(connection: socket.socket, content: dict[str, object]) -> None:
-    """Writes one frame: four bytes of length, then JSON."""
-    data = json.dumps(content).encode()
-    if len(data) > MAX_FRAME:
-        raise ValueError(f"a frame of {len(data)} bytes is over the limit of {MAX_FRAME}")
-    connection.sendall(_LENGTH.pack(len(data)) + data)
-
-
-def read_frame(connection: socket.socket) -> dict[str, object] | None:
-    """Reads one frame; None when the other side has closed."""
-    head = _exactly(connection, _LENGTH.size)
-    if head is None:
-        return None
-    (length,) = _LENGTH.unpack(head)
-    if length > MAX_FRAME:
-        raise OSError(f"a frame of {length} bytes is over the limit of {MAX_FRAME}")
-    data = _exactly(connection, length)
-    if data is None:
-        return None
-    content = json.loads(data)
-    if not isinstance(content, dict):
-        raise OSError("a frame is not a JSON object")
-    return content
-
-
-def _exactly(connection: socket.socket, count: int) -> bytes | None:
-    parts = []
-    while count:
-        part = connection.recv(count)
-        if not part:
-            return None
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
+def from_environment() -> Channel:
+    """The channel named by MESHGATE_SOCKET; without the variable every request ends the process."""
+    return Channel(socket_path=os.environ.get(SOCKET_VARIABLE, ""))

@@ -1,173 +1,165 @@
-"""Every CrewAI tool's body is replaced by a question to the broker. Class level, fail closed.
+"""Class-level interception of CrewAI's tools: no body of a brokered tool runs in this process.
 
-Only what runs in this process is changed, and that is not the security boundary: the boundary is
-that this process holds no credential and no route to what a tool acts on.
+The patch lies on classes, not on objects or lists of tools, so that every route ends here: crews,
+agents and tasks alone, flows that call `tool.run()`, functions that the LLM layer runs. A brokered
+tool's own method is never called, so nothing nests and nothing needs to be told apart; a tool of
+CrewAI's own runs as it is (`internal_tools`).
 """
 
-from __future__ import annotations
-
+import asyncio
 import functools
 import inspect
-import json
-import sys
+import weakref
+from collections.abc import Callable
 from typing import Any
 
-from . import channel, step_keys, tool_identity
+from .brokering import Broker, Prepared, failure
+from .internal_tools import reserved_id
 
-METHODS = ("run", "_run", "arun", "_arun")
-MARK = "__meshgate_brokered__"
-# CrewAI's own tools that act inside this process. What a coworker does inside a delegation is
-# brokered call by call; the delegation itself becomes a brokered call when agents are split.
-INTERNAL = ("crewai.tools.agent_tools.", "crewai.tools.memory_tools")
+METHODS = ("_run", "_arun", "run", "arun")
+CLAIMING = ("run", "arun")  # these count against max_usage_count, as CrewAI's own do
 
-_keys = step_keys.StepKeys()
+_ours: "weakref.WeakSet[Callable[..., Any]]" = weakref.WeakSet()
 
 
-def install(base_tool: Any) -> None:
-    """Wraps every subclass of `BaseTool`, those that exist and those to come."""
-    root = base_tool.BaseTool
-    original = root.__init_subclass__.__func__
-
-    def init_subclass(cls: type, **kwargs: Any) -> None:
-        original(cls, **kwargs)
-        wrap(cls)
-
-    root.__init_subclass__ = classmethod(init_subclass)  # type: ignore[arg-type]
-    pending = list(root.__subclasses__())
-    while pending:
-        cls = pending.pop()
-        pending.extend(cls.__subclasses__())
-        wrap(cls)
-    channel.ask({"op": "report", "python": sys.version.split()[0], "crewai": _crewai_version()})
+def is_ours(function: object) -> bool:
+    """Whether a function is one of our replacements, by identity: attributes can be copied."""
+    return callable(function) and getattr(function, "__hash__", None) is not None and function in _ours
 
 
-def wrap(cls: type) -> None:
-    """Replaces the bodies that this class itself defines."""
+def defined(tool_class: type, name: str) -> object:
+    """What a class has under a name, first in its MRO, without binding; None when absent."""
+    for owner in tool_class.__mro__:
+        if name in owner.__dict__:
+            return owner.__dict__[name]
+    return None
+
+
+def is_intercepted(tool: object) -> bool:
+    """Whether every way into a tool object is ours."""
+    own = getattr(tool, "__dict__", {})
+    return all(name not in own and is_ours(defined(type(tool), name)) for name in METHODS)
+
+
+def intercept(base_tool: type, broker: Broker) -> None:
+    """Puts ours in the place of the methods of BaseTool and of all its subclasses, now and later.
+
+    Raises:
+        RuntimeError: BaseTool is not what we know, so nothing may run.
+    """
+    missing = [name for name in METHODS if not callable(base_tool.__dict__.get(name))]
+    hook = base_tool.__dict__.get("__init_subclass__")
+    if missing or not isinstance(hook, classmethod):
+        raise RuntimeError(f"this CrewAI is not supported: BaseTool lacks {missing or '__init_subclass__'}")
+    original_hook = hook.__func__
+
+    def on_subclass(cls: Any, /, **kwargs: Any) -> None:
+        original_hook(cls, **kwargs)
+        _intercept_class(cls, broker)
+
+    replace(base_tool, "__init_subclass__", classmethod(on_subclass))
+    for name in ("_arun", "run", "arun"):  # `_run` is abstract and stays so
+        replace(base_tool, name, _replacement(base_tool.__dict__[name], name, broker))
+    for subclass in below(base_tool):
+        _intercept_class(subclass, broker)
+
+
+def intercept_structured(structured_tool: type) -> None:
+    """Refuses a CrewStructuredTool around a plain function, which no class patch reaches."""
+    for name in ("invoke", "ainvoke"):
+        replace(structured_tool, name, _guarded(structured_tool.__dict__[name]))
+
+
+def below(owner: type) -> list[type]:
+    """All subclasses, however deep."""
+    direct: list[type] = owner.__subclasses__()
+    return [found for sub in direct for found in (sub, *below(sub))]
+
+
+def replace(owner: Any, name: str, value: object) -> None:
+    """Sets an attribute of a class or module that is not ours."""
+    setattr(owner, name, value)
+
+
+def _intercept_class(tool_class: type, broker: Broker) -> None:
     for name in METHODS:
-        body = cls.__dict__.get(name)
-        if body is not None and callable(body) and not hasattr(body, MARK):
-            setattr(cls, name, _brokered(cls, name, body))
+        method = defined(tool_class, name)  # may come from a mixin that is no BaseTool
+        if method is not None and not is_ours(method) and not _abstract(method):
+            replace(tool_class, name, _replacement(method, name, broker))
 
 
-def is_internal(tool: Any) -> bool:
-    """Whether the tool is CrewAI's own and runs here as it is."""
-    return type(tool).__module__.startswith(INTERNAL)
+def _abstract(method: object) -> bool:
+    return bool(getattr(method, "__isabstractmethod__", False))
 
 
-def _brokered(cls: type, name: str, body: Any) -> Any:
-    """The replacement of one method; the original runs for internal tools only."""
+def _replacement(original: Any, name: str, broker: Broker) -> Callable[..., Any]:
+    """Our function for one method; keeps signature, annotations and being async."""
+    plain = inspect.isfunction(original)
+    call_original = original if plain else (lambda tool, *a, **k: original.__get__(tool, type(tool))(*a, **k))
+    claims = name in CLAIMING
 
-    def replaces(tool: Any) -> bool:
-        first = next(c for c in type(tool).__mro__ if name in c.__dict__)
-        # A super() call from a subclass that was brokered cannot happen: its body never runs.
-        return first is cls and not is_internal(tool)
+    def sync(tool: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if reserved_id(type(tool)):
+            return call_original(tool, *args, **kwargs)
+        prepared = _prepare(tool, broker, (args, kwargs), claims=claims)
+        return broker.settle(prepared) if isinstance(prepared, Prepared) else prepared
 
-    wrapper: Any
-    if inspect.iscoroutinefunction(body):
+    async def awaited(tool: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if reserved_id(type(tool)):
+            return await call_original(tool, *args, **kwargs)
+        prepared = _prepare(tool, broker, (args, kwargs), claims=claims)
+        return (
+            await asyncio.to_thread(broker.settle, prepared) if isinstance(prepared, Prepared) else prepared
+        )
 
-        @functools.wraps(body)
-        async def run_async(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if not replaces(self):
-                return await body(self, *args, **kwargs)
-            import asyncio
-
-            return await asyncio.to_thread(call, self, body, args, kwargs)
-
-        wrapper = run_async
-    else:
-
-        @functools.wraps(body)
-        def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if not replaces(self):
-                return body(self, *args, **kwargs)
-            return call(self, body, args, kwargs)
-
-        wrapper = run
-    setattr(wrapper, MARK, True)
-    return wrapper
+    ours = awaited if asyncio.iscoroutinefunction(original) or name in ("_arun", "arun") else sync
+    if plain:
+        functools.update_wrapper(ours, original)
+    _ours.add(ours)
+    return ours
 
 
-def call(tool: Any, body: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """One brokered call: what the gateway answers, or a ToolFailure; never the tool's body."""
-    identity = tool_identity.describe(tool)
-    try:
-        arguments = bind(tool, body, args, kwargs)
-    except (TypeError, ValueError) as error:
-        return _failure(f"the arguments do not fit the tool: {error}", "arguments_invalid")
-    answer = channel.ask(
-        {
-            "op": "call",
-            "identity": identity,
-            "arguments": arguments,
-            "step_key": _keys.next("tool", identity["qualname"] + identity["fields_sha256"], arguments),
-            "untrusted": _untrusted(),
-        }
-    )
-    if answer["state"] == "done":
-        return answer["text"] if answer["kind"] == "text" else json.loads(str(answer["text"]))
-    return _failure(str(answer["message"]), str(answer.get("code") or answer["state"]))
+def _prepare(
+    tool: Any, broker: Broker, given: tuple[tuple[Any, ...], dict[str, Any]], *, claims: bool
+) -> Any:
+    args, kwargs = given
+    prepared = broker.prepare(tool=tool, body=_body(tool), args=args, kwargs=kwargs)
+    if claims and isinstance(prepared, Prepared):
+        spent = tool._claim_usage()  # noqa: SLF001 - CrewAI's own count, as its `run` keeps it
+        if spent is not None:
+            return spent
+    return prepared
 
 
-def bind(tool: Any, body: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The call's arguments by name, as JSON, whatever the route gave: positions, defaults, models."""
+def _body(tool: Any) -> Callable[..., Any]:
+    """The function whose parameters name positional arguments."""
     function = getattr(tool, "func", None)
-    target = function if callable(function) else functools.partial(body, tool)
-    if args:
-        bound = inspect.signature(target).bind_partial(*args, **kwargs)
-        kwargs = dict(bound.arguments)
-        for parameter in inspect.signature(target).parameters.values():
-            if parameter.kind is parameter.VAR_KEYWORD:
-                kwargs.update(kwargs.pop(parameter.name, {}))
-    schema = getattr(tool, "args_schema", None)
-    if schema is None:
-        return json.loads(json.dumps(kwargs, allow_nan=False))
-    known = {name: value for name, value in kwargs.items() if name in schema.model_fields}
-    if len(known) != len(kwargs) and not _passes_context(kwargs, known):
-        raise ValueError(f"unknown argument {sorted(set(kwargs) - set(known))[0]!r}")
-    return schema.model_validate(known).model_dump(mode="json")
+    if callable(function):
+        body: Callable[..., Any] = function
+        return body
+    method: Callable[..., Any] = inspect.unwrap(type(tool)._run)  # noqa: SLF001 - CrewAI's name of it
+    return method
 
 
-def _passes_context(kwargs: dict[str, Any], known: dict[str, Any]) -> bool:
-    """CrewAI adds its own keyword to some calls; the model did not ask for it."""
-    return set(kwargs) - set(known) <= {"security_context"}
+def _guarded(original: Callable[..., Any]) -> Callable[..., Any]:
+    def refused(tool: Any) -> Any:
+        if is_bound_to_tool(tool.func):
+            return None
+        return failure(
+            f"refused: {tool.name!r} wraps a plain function; make it a tool with crewai.tools.tool"
+        )
+
+    @functools.wraps(original)
+    def sync(tool: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return refused(tool) or original(tool, *args, **kwargs)
+
+    @functools.wraps(original)
+    async def awaited(tool: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return refused(tool) or await original(tool, *args, **kwargs)
+
+    return awaited if asyncio.iscoroutinefunction(original) else sync
 
 
-def _failure(message: str, code: str) -> Any:
-    from crewai.tools.tool_failure import ToolFailure
-
-    del code  # the message names the reason already; CrewAI would print it a second time
-    return ToolFailure(message=message, retryable=False)
-
-
-def _untrusted() -> dict[str, Any]:
-    """What CrewAI says of the moment; shown to people, never a ground for a decision."""
-    try:
-        from crewai.context import get_current_task_id
-
-        return {"task": str(get_current_task_id() or "")}
-    except ImportError:
-        return {}
-
-
-def _crewai_version() -> str:
-    from importlib.metadata import version
-
-    return version("crewai")
-
-
-def install_hook(dispatch: Any) -> None:
-    """The second net: a hook that stops any tool whose class was not wrapped."""
-    aborted = dispatch.HookAborted
-
-    def check(context: Any) -> None:
-        try:
-            structured = context.tool
-            tool = getattr(structured, "_original_tool", None)
-            body = getattr(type(tool), "_run", None) if tool is not None else None
-            safe = tool is not None and (is_internal(tool) or hasattr(body, MARK))
-        except Exception as error:
-            raise aborted("meshgate could not check this tool") from error
-        if not safe:
-            raise aborted("this tool is not brokered by meshgate; do not retry")
-
-    dispatch.on(dispatch.InterceptionPoint.PRE_TOOL_CALL)(check)
+def is_bound_to_tool(function: object) -> bool:
+    """Whether a callable is a bound method of ours, so that calling it ends at the broker."""
+    return is_ours(getattr(function, "__func__", None))

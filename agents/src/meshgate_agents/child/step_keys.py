@@ -1,35 +1,56 @@
-"""Deterministic keys of steps: the same program gives the same keys in every attempt. Pure."""
+"""Step keys: the same step of the same program has the same key in every attempt. Pure.
 
-from __future__ import annotations
+A key is a hash of (scope, turn, kind, content, occurrence). Nothing that is drawn at random or
+that depends on the order of arrival enters.
+"""
 
 import hashlib
-import json
-import threading
+from collections.abc import Iterable
+
+VERSION = b"meshgate.step.v1"
 
 
-class StepKeys:
-    """Counts equal calls of one process; nothing that CrewAI draws at random enters a key.
+def digest(parts: Iterable[bytes]) -> str:
+    """SHA-256 over length-prefixed parts, so that no two lists of parts collide by joining.
 
-    This version knows one scope, the program. Kickoff, task and agent scopes and turns come with
-    durable runs.
+    Returns:
+        64 lower-case hex digits.
     """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._seen: dict[str, int] = {}
-
-    def next(self, kind: str, subject: str, content: object) -> str:
-        """The key of the next step of that kind, subject and content."""
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        digest = _digest("program", kind, subject, text)
-        with self._lock:
-            occurrence = self._seen[digest] = self._seen.get(digest, 0) + 1
-        return _digest(digest, str(occurrence))
-
-
-def _digest(*parts: str) -> str:
-    digest = hashlib.sha256()
+    hasher = hashlib.sha256()
     for part in parts:
-        raw = part.encode()
-        digest.update(len(raw).to_bytes(4, "big") + raw)
-    return digest.hexdigest()
+        hasher.update(len(part).to_bytes(8, "big"))
+        hasher.update(part)
+    return hasher.hexdigest()
+
+
+def content_digest(*, subject: str, content: bytes) -> str:
+    """What a step is about: `subject` names the tool or model, `content` its canonical input."""
+    return digest([subject.encode("utf-8", "surrogatepass"), content])
+
+
+def step_key(*, scope: Iterable[str], turn: int, kind: str, content: str, occurrence: str) -> str:
+    """The key of one step.
+
+    Args:
+        scope: openings from the program down, each a stable text.
+        turn: model replies so far in the scope.
+        kind: `tool`, `model` or `delegation`.
+        content: from `content_digest`.
+        occurrence: tells equal steps of a turn apart: the model's tool-call id where there is
+            one, else the position among the equal ones.
+
+    Returns:
+        64 lower-case hex digits.
+    """
+    path = [opening.encode("utf-8", "surrogatepass") for opening in scope]
+    return digest(
+        [
+            VERSION,
+            str(len(path)).encode(),
+            *path,
+            str(turn).encode(),
+            kind.encode(),
+            content.encode(),
+            occurrence.encode("utf-8", "surrogatepass"),
+        ]
+    )

@@ -1,69 +1,200 @@
-"""Which tool is this object? The same answer in the agent's process and in the tool host.
+"""Which tool a live object is: one rule for the agent's side and for the tool host.
 
-Standard library only: the agent may run in an interpreter where meshgate is not installed.
+The agent's side asks "which manifest entry is this object?", the host says "this is what I
+serve". Both call `describe`, so the answers are equal exactly when the tools are. Standard
+library only, Python >= 3.10; CrewAI's objects are recognised by their shape.
+
+What `fields_sha256` does not see: values that are not JSON (clients, connections, callables)
+and private attributes. Two tools that differ only there look like one.
 """
 
-from __future__ import annotations
-
+import enum
 import hashlib
 import json
+import math
 import os
+import pathlib
+import re
 import sys
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-# What every CrewAI tool has, or what says nothing about which tool it is.
-_COMMON_FIELDS = frozenset(
+WITHHELD = "meshgate:withheld"  # what an agent's process sees in place of a host's secret
+PROJECT = "meshgate:project"  # stands for the project root at the start of a path
+PROJECT_ROOT_VARIABLE = "MESHGATE_PROJECT_ROOT"
+SCRIPT_MODULE_PREFIX = "_meshgate_script_"  # the tool host's name for an entry script it loaded
+MAX_DEPTH = 32  # deeper values are no constructor arguments anyone writes
+
+MIN_PARTIAL_SECRET = 8  # characters; a shorter secret is only recognised as a whole value
+
+_WRAPPERS = ("Tool", "CrewStructuredTool")
+_MAIN_NAMES = ("__main__", "__mp_main__")
+# What CrewAI's own base class carries: it changes how a tool is shown or counted, or moves
+# while the program runs, never what the tool does.
+_NOT_IDENTITY = frozenset(
     {
-        "name", "description", "args_schema", "result_schema", "cache_function", "func", "env_vars",
-        "result_as_answer", "max_usage_count", "current_usage_count", "description_updated",
-        "tool_type", "package_dependencies",
+        "name",
+        "description",
+        "env_vars",
+        "args_schema",
+        "result_schema",
+        "description_updated",
+        "cache_function",
+        "result_as_answer",
+        "max_usage_count",
+        "tool_failure_policy",
+        "current_usage_count",
+        "tool_type",
+        "func",
     }
-)  # fmt: skip
+)
 
 
-def describe(tool: object) -> dict[str, str]:
-    """Names a live CrewAI tool object.
+class _NotJson(Exception):
+    """A value that has no place in the digest."""
+
+
+def describe(tool: Any, *, withheld: Iterable[str] = (), root: str | None = None) -> dict[str, str]:
+    """Describes a live tool object or a plain function.
+
+    Args:
+        tool: a CrewAI tool (an `@tool` object or an instance of a BaseTool subclass), or a function.
+        withheld: values of secrets; where a field holds one, the digest is made as an agent,
+            who sees `meshgate:withheld` there, would make it.
+        root: the project's root folder; by default MESHGATE_PROJECT_ROOT, else the working folder.
 
     Returns:
-        `kind` (function or class), `qualname` (`module:qualname`, or `file.py:qualname` for what
-        the entry script defines), `name` (what the model sees; not an identity) and
-        `fields_sha256` over the constructor fields that are JSON.
+        `kind` ("function", "class" or "mcp"), `qualname` ("module:qualname", or "path/of/script.py:name"
+        for what an entry script defines), `name` (what the tool calls itself), `fields_sha256`.
     """
-    function = getattr(tool, "func", None)
-    is_function = callable(function) and type(tool).__name__ == "Tool"
-    subject: Any = function if is_function else type(tool)
+    base = root or os.environ.get(PROJECT_ROOT_VARIABLE) or os.getcwd()  # noqa: PTH109 - plain text
+    if type(tool).__module__.startswith("crewai.tools.mcp") and hasattr(tool, "original_tool_name"):
+        return describe_mcp(str(tool.server_name), str(tool.original_tool_name))
+    fields = _fields(tool, tuple(filter(None, withheld)), base)
+    inner = getattr(tool, "func", None)
+    if _is_function(tool):
+        kind, definition = "function", tool
+    elif callable(inner) and _wraps_functions(type(tool)):
+        kind, definition = "function", inner
+    else:
+        kind, definition = "class", type(tool)
+        if callable(inner):
+            fields["func"] = _qualname(inner, base)
+    name = getattr(tool, "name", None) or getattr(tool, "__name__", "")
     return {
-        "kind": "function" if is_function else "class",
-        "qualname": f"{module_name(subject)}:{subject.__qualname__}",
-        "name": str(getattr(tool, "name", "")),
-        "fields_sha256": _fields_digest({} if is_function else _fields(tool)),
+        "kind": kind,
+        "qualname": _qualname(definition, base),
+        "name": str(name),
+        "fields_sha256": _digest(fields),
     }
 
 
-def module_name(subject: object) -> str:
-    """The module of a class or function; the entry script by its path below the project."""
-    name = getattr(subject, "__module__", "")
-    module = sys.modules.get(name)
-    path = getattr(module, "__file__", None)
-    if name not in ("__main__", "__mp_main__") and not name.startswith("meshgate_entry_"):
+def describe_mcp(server: str, tool: str) -> dict[str, str]:
+    """Describes a tool of an MCP server.
+
+    Args:
+        server: the command line that starts it, joined with underscores: CrewAI's name for it.
+        tool: the tool's name on that server.
+    """
+    plain = re.sub(r"[^A-Za-z0-9]+", "_", server).strip("_").lower()
+    return {"kind": "mcp", "qualname": f"{plain}:{tool}", "name": tool, "fields_sha256": _digest({})}
+
+
+def _is_function(tool: Any) -> bool:
+    return callable(tool) and hasattr(tool, "__qualname__") and not isinstance(tool, type)
+
+
+def _wraps_functions(kind: type) -> bool:
+    """CrewAI's own wrappers, which add nothing to the function that they hold."""
+    return kind.__module__.startswith("crewai.tools.") and kind.__qualname__.split("[")[0] in _WRAPPERS
+
+
+def _qualname(definition: Any, base: str) -> str:
+    """`module:qualname`; a partial or a callable object counts as its class."""
+    if not hasattr(definition, "__qualname__"):
+        definition = type(definition)
+    return f"{_module_name(str(definition.__module__), base)}:{definition.__qualname__}"
+
+
+def _module_name(name: str, base: str) -> str:
+    """The module's name, alike in a process where it is the entry script and in one where it is not."""
+    if name not in _MAIN_NAMES and not name.startswith(SCRIPT_MODULE_PREFIX):
         return name
-    root = os.environ.get("MESHGATE_PROJECT_ROOT") or os.getcwd()
-    return os.path.relpath(os.path.abspath(path), os.path.realpath(root)) if path else name
+    module = sys.modules.get(name)
+    specification = getattr(module, "__spec__", None)
+    if name in _MAIN_NAMES and specification is not None:
+        return str(specification.name)  # python -m package.module
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return name
+    path, top = os.path.realpath(str(file)), os.path.realpath(base)
+    if path.startswith(top + os.sep):
+        path = path[len(top) + 1 :]
+    return path.replace(os.sep, "/")
 
 
-def _fields(tool: object) -> dict[str, object]:
-    fields = getattr(type(tool), "model_fields", {})
-    return {name: getattr(tool, name, None) for name in fields if name not in _COMMON_FIELDS}
+def _fields(tool: Any, withheld: tuple[str, ...], base: str) -> dict[str, Any]:
+    """The fields that were set to something else than their default, as JSON values.
 
-
-def _fields_digest(fields: dict[str, object]) -> str:
-    plain = {}
-    for name, value in fields.items():
-        if value is None:
+    `Tool()` and `Tool(encoding="utf-8")` are one tool when utf-8 is the default.
+    """
+    declared = getattr(type(tool), "model_fields", None)
+    given = getattr(tool, "model_fields_set", None)
+    if not isinstance(declared, Mapping) or given is None:
+        return {}
+    found: dict[str, Any] = {}
+    for name in sorted(set(given) - _NOT_IDENTITY):
+        value = getattr(tool, name, None)
+        default = getattr(declared.get(name), "default", None)
+        if callable(value) or value is default or (type(value) is type(default) and value == default):
             continue
         try:
-            plain[name] = json.loads(json.dumps(value, allow_nan=False))
-        except (TypeError, ValueError):
-            continue  # a live object: not a constructor value that a manifest could hold
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+            found[name] = _json(value, withheld, base, MAX_DEPTH)
+        except _NotJson:
+            continue
+    return found
+
+
+def _json(value: Any, withheld: tuple[str, ...], base: str, depth: int) -> Any:  # noqa: PLR0911
+    """A JSON value for the digest.
+
+    Raises:
+        _NotJson: there is none.
+    """
+    if depth == 0:
+        raise _NotJson
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, enum.Enum):
+        return _json(value.value, withheld, base, depth - 1)
+    if isinstance(value, (str, pathlib.PurePath)):
+        return _text(str(value), withheld, base)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
+    if isinstance(value, (list, tuple)):
+        return [_json(item, withheld, base, depth - 1) for item in value]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _json(item, withheld, base, depth - 1) for key, item in value.items()}
+    if isinstance(getattr(type(value), "model_fields", None), Mapping):
+        return _fields(value, withheld, base)
+    raise _NotJson
+
+
+def _text(value: str, withheld: tuple[str, ...], base: str) -> str:
+    """A string without secrets, and with the project's place on this machine taken out."""
+    if value in withheld:
+        return WITHHELD
+    for secret in sorted(withheld, key=len, reverse=True):
+        if len(secret) >= MIN_PARTIAL_SECRET:
+            value = value.replace(secret, WITHHELD)
+    top = os.path.realpath(base)
+    if value == top or value.startswith(top + os.sep):
+        return PROJECT + value[len(top) :].replace(os.sep, "/")
+    return value
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()

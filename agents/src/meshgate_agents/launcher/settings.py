@@ -1,45 +1,100 @@
-"""The launcher's configuration file, read once."""
+"""The launcher's config file, read once."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from meshgate_agents.launcher.errors import BadSettings
+
+STEP_DEADLINE_SECONDS = 60.0  # how long an unavailable gateway is asked again for one step
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolEntry:
+    """A tool of the manifest, and what its live object looks like in a program."""
+
+    tool: str
+    qualname: str
+    fields_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayAddress:
+    """Where the gateway listens, and the DNS name that its certificate must carry."""
+
+    target: str
+    server_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the supervisor wrote for this app; paths are absolute."""
+    """See `docs/reference`; `env` is the child's exact environment before our switches."""
 
     app: str
-    workload_api: Path
-    gateway_target: str
-    gateway_name: str
+    kind: str
+    mesh: str
+    trust_domain: str
+    workload_api: str
+    gateway: GatewayAddress
     project_root: Path
     socket_dir: Path
-    tools: tuple[Mapping[str, object], ...]
+    tools: tuple[ToolEntry, ...]
     expects_report: bool
-    environment: Mapping[str, str]
+    env: Mapping[str, str]
     run_id: str | None
     step_deadline_seconds: float
 
+    @property
+    def spiffe_id(self) -> str:
+        """Who this app is."""
+        return f"spiffe://{self.trust_domain}/ns/{self.mesh}/{self.app}"
+
 
 def load(path: Path) -> Settings:
-    """Reads the file.
+    """Reads the config.
 
     Raises:
-        OSError, ValueError, KeyError: missing, not JSON, or a key is absent.
+        BadSettings: unreadable, no JSON, or a key is missing or has the wrong type.
     """
-    raw = json.loads(path.read_text())
+    try:
+        raw = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BadSettings(f"{path}: {error}") from error
+    try:
+        return _settings(raw)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadSettings(f"{path}: missing or mistyped: {error}") from error
+
+
+def _settings(raw: Mapping[str, Any]) -> Settings:
+    kind = raw["kind"]
+    if kind not in ("crew", "program"):
+        raise BadSettings(f"kind is {kind!r}, not 'crew' or 'program'")
     return Settings(
-        app=raw["app"],
-        workload_api=Path(raw["workload_api"]),
-        gateway_target=raw["gateway"]["target"],
-        gateway_name=raw["gateway"]["server_name"],
+        app=str(raw["app"]),
+        kind=kind,
+        mesh=str(raw["mesh"]),
+        trust_domain=str(raw["trust_domain"]),
+        workload_api=str(raw["workload_api"]),
+        gateway=GatewayAddress(
+            target=str(raw["gateway"]["target"]), server_name=str(raw["gateway"]["server_name"])
+        ),
         project_root=Path(raw["project_root"]),
         socket_dir=Path(raw["socket_dir"]),
-        tools=tuple(raw["tools"]),
-        expects_report=raw["expects_report"],
-        environment=raw["env"],
-        run_id=raw.get("run_id"),
-        step_deadline_seconds=float(raw.get("step_deadline_seconds", 60)),
+        tools=tuple(_entry(item) for item in raw["tools"]),
+        expects_report=bool(raw["expects_report"]),
+        env={str(name): str(value) for name, value in raw["env"].items()},
+        run_id=raw.get("run_id") or None,
+        step_deadline_seconds=float(raw.get("step_deadline_seconds") or STEP_DEADLINE_SECONDS),
+    )
+
+
+def _entry(item: Mapping[str, Any]) -> ToolEntry:
+    identity = item["identity"]
+    return ToolEntry(
+        tool=str(item["tool"]),
+        qualname=str(identity["qualname"]),
+        fields_sha256=str(identity["fields_sha256"]),
     )

@@ -1,41 +1,59 @@
-"""From what a live tool object is to the one manifest entry it matches. Pure."""
+"""Maps a live tool object, as the child describes it, to exactly one entry of the manifest."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from meshgate_agents.launcher.settings import ToolEntry
 
 
-class ToolUnknown(Exception):
-    """No entry, or two, match; the message says which line to add."""
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a tool object has no canonical id; one line that says what to write."""
+
+    text: str
 
 
-def match(tools: Sequence[Mapping[str, object]], identity: Mapping[str, object]) -> str:
-    """The canonical id of the tool.
+class ToolMap:
+    """The frozen map from (module:qualname, digest of constructor fields) to tool ids."""
 
-    Args:
-        tools: rows of `{tool, identity: {qualname, fields_sha256, ...}}`.
-        identity: what the child says the object is.
+    def __init__(self, *, entries: Iterable[ToolEntry]) -> None:
+        self._exact: dict[tuple[str, str], list[str]] = {}
+        self._by_name: dict[str, list[str]] = {}
+        for entry in entries:
+            self._exact.setdefault((entry.qualname, entry.fields_sha256), []).append(entry.tool)
+            self._by_name.setdefault(entry.qualname, []).append(entry.tool)
 
-    Raises:
-        ToolUnknown: none or two match.
-    """
-    keys = ("qualname", "fields_sha256")
-    found = [str(row["tool"]) for row in tools if _same(row["identity"], identity, keys)]
-    if len(found) == 1:
-        return found[0]
-    qualname = str(identity.get("qualname"))[:200]
-    if found:
-        raise ToolUnknown(f"{qualname} matches {' and '.join(found)}; keep one of them in meshgate.yaml")
-    near = [str(row["tool"]) for row in tools if _same(row["identity"], identity, ("qualname",))]
-    if near:
-        raise ToolUnknown(
-            f"{qualname} is configured otherwise than {near[0]};"
-            " give that entry in meshgate.yaml the same `config:`"
+    def find(self, *, identity: Mapping[str, str], name: str) -> str | Refusal:
+        """The canonical id of a tool object, or the refusal for none and for several."""
+        qualname = identity.get("qualname", "")
+        found = self._exact.get((qualname, identity.get("fields_sha256", "")), [])
+        if len(found) == 1:
+            return found[0]
+        shown = _one_line(name)
+        if found:
+            twins = ", ".join(sorted(found))
+            return Refusal(
+                f"refused: tool {shown!r} is served by {twins}; "
+                f"keep {qualname} under one host in meshgate.yaml"
+            )
+        close = sorted(self._by_name.get(qualname, []))
+        line = _line(identity)
+        if close:
+            return Refusal(
+                f"refused: tool {shown!r} is built with other values than {', '.join(close)}; "
+                f"add under toolhosts.<host>.tools in meshgate.yaml: {line}"
+            )
+        return Refusal(
+            f"refused: tool {shown!r} is not in meshgate.yaml; add under toolhosts.<host>.tools: {line}"
         )
-    entry = qualname if identity.get("kind") == "function" else f"{{class: '{qualname}'}}"
-    raise ToolUnknown(
-        f"{qualname} is not in meshgate.yaml; add `- {entry}` to `tools:` of a tool host,"
-        " or run `meshgate scan`"
-    )
 
 
-def _same(entry: object, identity: Mapping[str, object], keys: Sequence[str]) -> bool:
-    return isinstance(entry, Mapping) and all(entry.get(key) == identity.get(key) for key in keys)
+def _line(identity: Mapping[str, str]) -> str:
+    qualname = _one_line(identity.get("qualname", "?"))
+    if identity.get("kind") == "function":
+        return f"- {qualname}"
+    return f'- {{class: "{qualname}", config: {{…}}}}'
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:200]

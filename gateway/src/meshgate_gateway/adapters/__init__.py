@@ -1,1 +1,1 @@
-"""What speaks to the world outside: the store, Dapr, gRPC messages."""
+"""Second sides of the gateway's ports: SQLite, Dapr, protobuf."""

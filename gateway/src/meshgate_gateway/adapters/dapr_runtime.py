@@ -1,69 +1,141 @@
-"""Durable dispatch on Dapr: workflow `call` here, activity `invoke` in the tool host's app.
+"""The tool runtime on Dapr: workflow `call` in the gateway's app, activity `invoke` at the host.
 
-Dapr carries the call's id and nothing else; what the activity returns is not looked at.
+Only the call id and the host's name travel. What the activity returns is ignored: outcomes
+come through FinishCall alone.
 """
 
 import logging
+import threading
 from collections.abc import Generator
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
 from dapr.conf import settings as dapr_settings
-from dapr.ext.workflow import DaprWorkflowClient, DaprWorkflowContext, WorkflowRuntime
+from dapr.ext.workflow import DaprWorkflowClient, DaprWorkflowContext, WorkflowRuntime, WorkflowState
+from dapr.ext.workflow.logger import LoggerOptions
 
-from meshgate_gateway.errors import Unavailable
+from meshgate_gateway.errors import RuntimeUnavailable
 
 WORKFLOW = "call"
 ACTIVITY = "invoke"
-READY_SECONDS = 20.0
+MAX_STARTS = 16  # fresh instance ids for one call; an id that ended may not be used again
+PROBE_ID = "meshgate-probe"
+WORKER_SECONDS = 5.0  # measured 0.1 s; a probe that takes longer tries again
+STUCK_SECONDS = 4.0  # a healthy call is taken within 0.1 s
+_ENDED = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
 
-log = logging.getLogger(__name__)
 
-
-def call(ctx: DaprWorkflowContext, job: dict[str, str]) -> Generator[Any, Any, None]:
-    """Delivers one id to one host, at least once."""
-    yield ctx.call_activity(ACTIVITY, input={"call_id": job["call_id"]}, app_id=job["host"])
+def call(context: DaprWorkflowContext, given: dict[str, str]) -> Generator[Any, Any, None]:
+    """Delivers one call id to its host. No clock, no environment, no retry policy."""
+    yield context.call_activity(ACTIVITY, input={"call_id": given["call_id"]}, app_id=given["host"])
 
 
 class DaprRuntime:
-    """The gateway's Dapr worker and client on its own sidecar."""
+    """Implements `execute.ToolRuntime` over the gateway's own sidecar."""
 
-    def __init__(self, *, port: int, api_token: str) -> None:
-        # The SDK keeps its token in one process-wide setting.
+    def __init__(self, *, grpc_port: int, api_token: str) -> None:
+        # Process-global in the SDK; this process talks to exactly one sidecar.
         dapr_settings.DAPR_API_TOKEN = api_token
-        self._runtime = WorkflowRuntime(host="127.0.0.1", port=str(port))
-        self._runtime.register_workflow(call, name=WORKFLOW)
-        self._client = DaprWorkflowClient(host="127.0.0.1", port=str(port))
+        dapr_settings.DAPR_GRPC_PORT = grpc_port
+        self._port = str(grpc_port)
+        self._client = DaprWorkflowClient(host="127.0.0.1", port=self._port, logger_options=_quiet())
+        self._worker: WorkflowRuntime | None = None
+        self._lock = threading.Lock()
 
-    def start(self) -> None:
-        """Connects the worker.
+    def probe(self) -> None:
+        """Asks the sidecar something, and starts the worker once it answers.
+
+        A worker that starts with a wrong token waits for ever, so a client call goes first.
 
         Raises:
-            Unavailable: the sidecar does not answer; a wrong token would block the worker for ever,
-                so it is tried with a plain read first.
+            RuntimeUnavailable: no sidecar, or it does not take our token.
         """
-        try:
-            self._client.get_workflow_state("meshgate-probe")
-        except grpc.RpcError as error:
-            raise Unavailable("dapr_unavailable", f"the gateway's sidecar: {_detail(error)}") from error
-        self._runtime.start()
-
-    def dispatch(self, call_id: str, host: str) -> None:
-        """See `ToolRuntime.dispatch`. An instance that exists is left alone: it is being delivered."""
-        try:
-            if self._client.get_workflow_state(call_id, fetch_payloads=False) is None:
-                self._client.schedule_new_workflow(
-                    WORKFLOW, input={"call_id": call_id, "host": host}, instance_id=call_id
+        self._state(PROBE_ID)
+        with self._lock:
+            if self._worker is None:
+                worker = WorkflowRuntime(
+                    host="127.0.0.1",
+                    port=self._port,
+                    logger_options=_quiet(),
+                    worker_ready_timeout=WORKER_SECONDS,
                 )
+                worker.register_workflow(_fresh_workflow(), name=WORKFLOW)
+                try:
+                    worker.start()
+                except (grpc.RpcError, RuntimeError) as error:
+                    raise RuntimeUnavailable(detail=f"the workflow worker: {error}") from error
+                self._worker = worker
+
+    def dispatch(self, call_id: str, host: str, *, fresh: bool = False) -> None:
+        """Schedules `call` under the call's id unless an instance of it is under way."""
+        instance = call_id if fresh else self._free_instance(call_id)
+        if instance is None:
+            return
+        try:
+            self._client.schedule_new_workflow(
+                WORKFLOW, input={"call_id": call_id, "host": host}, instance_id=instance
+            )
         except grpc.RpcError as error:
-            raise Unavailable("dapr_unavailable", _detail(error)) from error
+            if _code(error) is grpc.StatusCode.ALREADY_EXISTS or "already exists" in _details(error):
+                return
+            raise RuntimeUnavailable(detail=f"not scheduled: {_details(error)}") from error
 
     def close(self) -> None:
-        """Stops the worker."""
-        self._runtime.shutdown()
-        self._client.close()
+        """Stops the worker; activities under way belong to their hosts."""
+        with self._lock:
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.shutdown()
+
+    def _free_instance(self, call_id: str) -> str | None:
+        """An instance id never used for this call; None while one is under way.
+
+        Seen on 1.18.2: a work item handed to a gateway that is then killed is not handed out
+        again, and its instance stays RUNNING. One that is too old is given up and another started
+        beside it, each after twice the wait. Safe, because the ledger lets a call be taken once.
+        """
+        for number in range(MAX_STARTS):
+            instance = call_id if number == 0 else f"{call_id}-{number}"
+            state = self._state(instance)
+            if state is None:
+                return instance
+            if state.runtime_status.name not in _ENDED and _age(state) < STUCK_SECONDS * 2**number:
+                return None
+        raise RuntimeUnavailable(detail=f"{call_id} was started {MAX_STARTS} times")
+
+    def _state(self, instance: str) -> WorkflowState | None:
+        try:
+            return self._client.get_workflow_state(instance, fetch_payloads=False)
+        except grpc.RpcError as error:
+            raise RuntimeUnavailable(detail=f"no status: {_details(error)}") from error
 
 
-def _detail(error: grpc.RpcError) -> str:
-    details = getattr(error, "details", None)
-    return str(details() if callable(details) else error)[:300]
+def _age(state: WorkflowState) -> float:
+    """Seconds since the instance was made; the SDK gives UTC without saying so."""
+    created = state.created_at
+    if created.tzinfo is None:
+        created = created.replace(tzinfo=UTC)
+    return float((datetime.now(UTC) - created).total_seconds())
+
+
+def _quiet() -> LoggerOptions:
+    """The SDK adds a handler of its own to each logger: every line would come twice."""
+    return LoggerOptions(log_level="ERROR", log_handler=logging.NullHandler())
+
+
+def _fresh_workflow() -> Any:
+    """The SDK marks a function it registered and takes it only once per process."""
+
+    def registered(context: DaprWorkflowContext, given: dict[str, str]) -> Generator[Any, Any, None]:
+        yield from call(context, given)
+
+    return registered
+
+
+def _code(error: grpc.RpcError) -> grpc.StatusCode | None:
+    return error.code() if isinstance(error, grpc.Call) else None
+
+
+def _details(error: grpc.RpcError) -> str:
+    return str(error.details() or "") if isinstance(error, grpc.Call) else str(error)

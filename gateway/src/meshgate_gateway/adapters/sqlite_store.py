@@ -1,131 +1,211 @@
-"""The store on SQLite: WAL, synchronous=FULL, and group commit.
+"""The store on SQLite: WAL, every commit synced, group commit by leader and follower.
 
-Group commit: callers queue their work and then race for the writer's lock; who gets it commits
-all that is queued with one sync, and the others find theirs done. Alone, a caller pays no hop.
+A writer queues its work and waits for the leader lock. Whoever gets it runs all that is
+queued in one transaction, each work in a savepoint of its own, and commits once: alone there
+is no thread hop, in a crowd one sync serves all. After any fault of the file the connection is
+dropped and never used again; `probe` opens a new one and checks the end of the log.
 """
 
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from meshgate_gateway.errors import Unavailable
-from meshgate_gateway.schema import STATEMENTS
+from meshgate_audit.chain import GENESIS, Head, verify
+
+from meshgate_gateway.adapters.sqlite_tables import SCHEMA, SqliteTables
+from meshgate_gateway.errors import StoreUnavailable
+from meshgate_gateway.store import RecordQuery, Tables
 
 T = TypeVar("T")
-BUSY_MS = 2_000
-MAX_GROUP = 256
+
+BUSY_SECONDS = 2.0  # another process holds the write lock: an operator's backup, not a peer
+CHECKED_TAIL = 256  # records whose links are checked when the file is opened again
+MAX_BATCH = 256  # works per commit; bounds how long the first waits for the last
+MAX_WAITING = 4096  # works in the queue; more is refused, never dropped
 
 
-class _Transaction:
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+class _Pending:
+    """One queued work and what came of it."""
 
-    def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Sequence[Any]]:
-        return self._connection.execute(sql, parameters).fetchall()
+    __slots__ = ("done", "error", "value", "work")
 
-    def changed(self, sql: str, parameters: Sequence[object] = ()) -> int:
-        return self._connection.execute(sql, parameters).rowcount
+    def __init__(self, work: Callable[[Tables], Any]) -> None:
+        self.work = work
+        self.done = False
+        self.value: Any = None
+        self.error: Exception | None = None
 
 
 class SqliteStore:
-    """One database file. Safe for threads; one writer at a time, readers beside it."""
+    """Implements `store.Store`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, *, path: Path, max_pages: int = 0) -> None:
         self._path = path
-        self._queue: list[tuple[Callable[[Any], Any], Future[Any]]] = []
-        self._queue_lock = threading.Lock()
-        self._writer_lock = threading.Lock()
-        self._readers = threading.local()
+        self._max_pages = max_pages
+        self._leader = threading.Lock()
+        self._waiting: deque[_Pending] = deque()
+        self._local = threading.local()
+        self._generation = 0
+        self._readers: list[sqlite3.Connection] = []
         self._writer: sqlite3.Connection | None = None
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._writer_lock:
-            connection = self._open_writer()
-            for statement in STATEMENTS:
-                connection.execute(statement)
-        path.chmod(0o600)
+        self._closed = False
+        self.probe()
 
-    def transact(self, work: Callable[[_Transaction], T]) -> T:
-        """See `Store.transact`."""
-        future: Future[T] = Future()
-        with self._queue_lock:
-            self._queue.append((work, future))
-        with self._writer_lock:
-            if not future.done():
-                self._commit_group()
-        return future.result()
+    def write(self, work: Callable[[Tables], T]) -> T:
+        """Runs `work` in one transaction and returns once it is durable."""
+        pending = _Pending(work)
+        if len(self._waiting) >= MAX_WAITING:
+            raise StoreUnavailable(detail="too many writes are waiting")
+        self._waiting.append(pending)
+        while not pending.done:
+            with self._leader:
+                if not pending.done:
+                    self._lead()
+        if pending.error is not None:
+            raise pending.error
+        return pending.value  # type: ignore[no-any-return]
 
-    def read(self, work: Callable[[_Transaction], T]) -> T:
-        """See `Store.read`."""
-        try:
-            connection: sqlite3.Connection | None = getattr(self._readers, "connection", None)
-            if connection is None:
-                connection = self._connect()
-                connection.execute("PRAGMA query_only=ON")
-                self._readers.connection = connection
-            return work(_Transaction(connection))
-        except sqlite3.Error as error:
-            raise Unavailable("store_unavailable", f"{type(error).__name__}: {error}") from error
-
-    def close(self) -> None:
-        """See `Store.close`. Readers of other threads close with them."""
-        with self._writer_lock:
-            self._drop_writer()
-
-    def _commit_group(self) -> None:
-        with self._queue_lock:
-            group, self._queue = self._queue[:MAX_GROUP], self._queue[MAX_GROUP:]
-        done: list[tuple[Future[Any], Any, BaseException | None]] = []
-        try:
-            connection = self._writer or self._open_writer()
-            connection.execute("BEGIN IMMEDIATE")
-            for work, future in group:
-                done.append((future, *self._run(connection, work)))
-            connection.execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
-            # After a failed sync the descriptor is not trusted again: open a new one next time.
-            self._drop_writer()
-            failure = Unavailable("store_unavailable", f"{type(error).__name__}: {error}")
-            failure.__cause__ = error
-            for _, future in group:
-                future.set_exception(failure)
+    def _lead(self) -> None:
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
+        if self._writer is None:
+            _fail(batch, StoreUnavailable(detail="the store is closed after a fault"))
             return
-        for future, value, problem in done:
-            if problem is None:
-                future.set_result(value)
-            else:
-                future.set_exception(problem)
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            tables = SqliteTables(self._writer)
+            for pending in batch:
+                self._run(self._writer, tables, pending)
+            self._writer.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            self._drop()
+            _fail(batch, StoreUnavailable(detail=f"not durable: {error}"), error)
+        except BaseException as error:
+            self._drop()
+            _fail(batch, StoreUnavailable(detail="interrupted"), error)
+            raise
+        else:
+            for pending in batch:
+                pending.done = True
 
-    @staticmethod
-    def _run(connection: sqlite3.Connection, work: Callable[[Any], Any]) -> tuple[Any, BaseException | None]:
-        """One caller's share of the group: its failure undoes its own statements only."""
+    def _run(self, connection: sqlite3.Connection, tables: Tables, pending: _Pending) -> None:
         connection.execute("SAVEPOINT work")
         try:
-            value = work(_Transaction(connection))
-        except BaseException as problem:
-            if isinstance(problem, sqlite3.Error) and not isinstance(problem, sqlite3.IntegrityError):
-                raise
+            pending.value = _attempt(pending.work, tables)
+        except _WorkFailed as failed:
             connection.execute("ROLLBACK TO work")
-            connection.execute("RELEASE work")
-            return None, problem
+            pending.error = failed.cause
         connection.execute("RELEASE work")
-        return value, None
 
-    def _open_writer(self) -> sqlite3.Connection:
+    def read(self, work: Callable[[Tables], T]) -> T:
+        """Runs `work` on committed state, on a connection of the thread's own."""
+        try:
+            connection = self._reader()
+            connection.execute("BEGIN")
+            try:
+                return work(SqliteTables(connection))
+            finally:
+                connection.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            raise StoreUnavailable(detail=f"not readable: {error}") from error
+
+    def probe(self) -> None:
+        """Reopens after a failure, checks the newest records, and writes."""
+        with self._leader:
+            if self._closed:
+                raise StoreUnavailable(detail="closed")
+            try:
+                if self._writer is None:
+                    self._writer = self._open()
+                    _check_tail(self._writer)
+                self._writer.execute("BEGIN IMMEDIATE")
+                self._writer.execute("INSERT OR REPLACE INTO meta VALUES ('probe', datetime('now'))")
+                self._writer.execute("COMMIT")
+            except (sqlite3.Error, OSError) as error:
+                self._drop()
+                raise StoreUnavailable(detail=f"the write probe failed: {error}") from error
+            except StoreUnavailable:
+                self._drop()
+                raise
+
+    def close(self) -> None:
+        """Ends the store."""
+        with self._leader:
+            self._closed = True
+            self._drop()
+            for reader in self._readers:
+                reader.close()
+            self._readers.clear()
+
+    def _open(self) -> sqlite3.Connection:
         connection = self._connect()
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        self._writer = connection
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.executescript(SCHEMA)
+        if self._max_pages:
+            connection.execute(f"PRAGMA max_page_count = {int(self._max_pages)}")
+        self._path.chmod(0o600)
         return connection
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
-        return connection
+        return sqlite3.connect(
+            self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
 
-    def _drop_writer(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+    def _reader(self) -> sqlite3.Connection:
+        if self._writer is None:
+            raise StoreUnavailable(detail="the store is closed after a fault")
+        mine: tuple[int, sqlite3.Connection] | None = getattr(self._local, "reader", None)
+        if mine is None or mine[0] != self._generation:
+            if mine is not None:
+                mine[1].close()
+            mine = (self._generation, self._connect())
+            mine[1].execute("PRAGMA query_only = ON")
+            self._local.reader = mine
+            self._readers.append(mine[1])
+        return mine[1]
+
+    def _drop(self) -> None:
+        """Never retries on a descriptor that failed: the kernel may have dropped its pages."""
+        self._generation += 1
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
+
+class _WorkFailed(Exception):
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+def _attempt(work: Callable[[Tables], T], tables: Tables) -> T:
+    """A work that fails takes only its own savepoint with it; a fault of the file takes all."""
+    try:
+        return work(tables)
+    except sqlite3.Error:
+        raise
+    except Exception as error:
+        raise _WorkFailed(error) from error
+
+
+def _fail(batch: list[_Pending], error: StoreUnavailable, cause: BaseException | None = None) -> None:
+    for pending in batch:
+        pending.error = StoreUnavailable(detail=error.detail)
+        pending.error.__cause__ = cause
+        pending.done = True
+
+
+def _check_tail(connection: sqlite3.Connection) -> None:
+    """The newest records must still be linked; a hole here means the file was changed."""
+    records = SqliteTables(connection).records
+    head = records.head()
+    first = max(0, head.seq - CHECKED_TAIL)
+    before = connection.execute("SELECT seq, hash FROM records WHERE seq = ?", (first,)).fetchone()
+    tail = records.query(RecordQuery(after_seq=first, limit=CHECKED_TAIL))
+    found = verify((body for _, body in tail), after=Head(*before) if before else Head(0, GENESIS), head=head)
+    if not found.verified:
+        raise StoreUnavailable(detail=f"the log does not verify: {found.problem}")

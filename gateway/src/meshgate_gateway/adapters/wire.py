@@ -1,98 +1,122 @@
-"""Between protobuf messages and the gateway's own types; nothing else knows both."""
+"""Protobuf to core types and back; nothing else of the gateway sees a message."""
 
-from typing import Final
+import json
+from collections.abc import Sequence
 
 from meshgate_wire import broker_pb2 as pb
 
-from meshgate_gateway.broker import Answer, CallRequest
-from meshgate_gateway.errors import Malformed
-from meshgate_gateway.hosts import MAX_RESULT_BYTES, Finish, Taken
-from meshgate_gateway.ledger import LedgerRow, Settlement
+from meshgate_gateway.catalogue import Catalogue
+from meshgate_gateway.hosts import Taken
+from meshgate_gateway.model import Answer, CallRequest, LedgerRow, Outcome, ResultKind, Run, State, Tool
+from meshgate_gateway.record import time_text
 
-STATES: Final = {
-    "pending": pb.CALL_STATE_PENDING,
-    "reserved": pb.CALL_STATE_PENDING,
-    "sent": pb.CALL_STATE_PENDING,
-    "done": pb.CALL_STATE_DONE,
-    "failed": pb.CALL_STATE_FAILED,
-    "denied": pb.CALL_STATE_DENIED,
-    "unknown": pb.CALL_STATE_UNKNOWN,
+_STATES = {
+    State.RESERVED: pb.CALL_STATE_PENDING,
+    State.SENT: pb.CALL_STATE_PENDING,
+    State.DONE: pb.CALL_STATE_DONE,
+    State.FAILED: pb.CALL_STATE_FAILED,
+    State.DENIED: pb.CALL_STATE_DENIED,
+    State.UNKNOWN: pb.CALL_STATE_UNKNOWN,
 }
-KINDS: Final = {"": pb.RESULT_KIND_UNSPECIFIED, "text": pb.RESULT_KIND_TEXT, "json": pb.RESULT_KIND_JSON}
-_KIND_NAMES: Final = {number: name for name, number in KINDS.items() if name}
+_KINDS = {ResultKind.TEXT: pb.RESULT_KIND_TEXT, ResultKind.JSON: pb.RESULT_KIND_JSON}
+_KIND_NAMES = {number: kind.value for kind, number in _KINDS.items()}
 
 
 def call_request(message: pb.CallToolRequest) -> CallRequest:
-    """Reads a CallTool message; its arguments are still raw bytes."""
+    """CallTool as it came in."""
     return CallRequest(
         run_id=message.run_id,
         attempt=message.attempt,
         step_key=message.step_key,
         tool=message.tool,
-        arguments=message.arguments_json,
+        arguments_json=message.arguments_json,
+        deadline_ms=message.deadline_ms,
         untrusted=dict(message.untrusted),
     )
 
 
-def call_response(answer: Answer) -> pb.CallToolResponse:
-    """Writes the answer of one call."""
+def answer(answer: Answer) -> pb.CallToolResponse:
+    """What CallTool says."""
     return pb.CallToolResponse(
         call_id=answer.call_id,
-        state=STATES[answer.state],
+        state=_STATES[answer.state],
         decision_id=answer.decision_id,
         reasons=answer.reasons,
-        kind=KINDS[answer.result_kind],
+        kind=_KINDS[ResultKind(answer.result_kind)] if answer.result_kind else pb.RESULT_KIND_UNSPECIFIED,
         result=answer.result,
         error_class=answer.error_class,
         message=answer.message,
     )
 
 
-def take_response(taken: Taken) -> pb.TakeCallResponse:
-    """Writes what a host gets."""
+def state(state: State) -> pb.CallState:
+    """A ledger state on the wire."""
+    return _STATES[state]
+
+
+def taken(taken: Taken) -> pb.TakeCallResponse:
+    """A call handed to its host."""
     row = taken.row
     return pb.TakeCallResponse(
-        take=taken.take,
+        take=row.take,
         tool=row.tool,
         arguments_json=taken.arguments,
         definition_sha256=row.definition_sha256,
-        deadline_unix_ms=taken.deadline_ms,
+        deadline_unix_ms=row.deadline_at_ms,
         idempotency_key=row.call_id,
-        taken_before=row.take > 0,
+        taken_before=taken.taken_before,
         effect=row.effect,
-        idempotent=bool(row.idempotent),
+        idempotent=row.idempotent,
     )
 
 
-def finish(message: pb.FinishCallRequest) -> Finish:
-    """Reads what a host says of a call.
+def outcome(message: pb.FinishCallRequest) -> Outcome | None:
+    """What a host reports; None when it says nothing, or a kind we do not know."""
+    which = message.WhichOneof("outcome")
+    if which == "result" and message.result.kind in _KIND_NAMES:
+        return Outcome(State.DONE, message.result.data, _KIND_NAMES[message.result.kind])
+    if which == "failure":
+        failed = State.UNKNOWN if message.failure.ambiguous else State.FAILED
+        return Outcome(failed, message.failure.message.encode(), "", message.failure.error_class)
+    return None
 
-    Raises:
-        Malformed: no outcome, an unknown kind, or a result over the limit.
-    """
-    said = message.WhichOneof("outcome")
-    if said == "failure":
-        failure = message.failure
-        state = "unknown" if failure.ambiguous else "failed"
-        settlement = Settlement(state, error_class=failure.error_class, message=failure.message)
-        return Finish(message.call_id, message.take, message.host_instance, settlement, b"")
-    kind = _KIND_NAMES.get(message.result.kind)
-    if said != "result" or kind is None:
-        raise Malformed("outcome_invalid", "FinishCall needs a failure, or a result with its kind")
-    if len(message.result.data) > MAX_RESULT_BYTES:
-        raise Malformed("result_too_large", f"{len(message.result.data)} bytes")
-    settlement = Settlement("done", result_kind=kind)
-    return Finish(message.call_id, message.take, message.host_instance, settlement, message.result.data)
+
+def tools(tools: Sequence[Tool], catalogue: Catalogue) -> pb.ListToolsResponse:
+    """What ListTools says."""
+    return pb.ListToolsResponse(
+        tools=[
+            pb.ToolDescription(
+                tool=tool.id,
+                description=tool.description,
+                arguments_schema_json=json.dumps(dict(catalogue.tools[tool.id].schema)),
+                definition_sha256=tool.definition_sha256,
+                effect=tool.effect,
+            )
+            for tool in tools
+        ]
+    )
+
+
+def run_row(run: Run) -> pb.RunRow:
+    """A run as the operator sees it."""
+    return pb.RunRow(
+        run_id=run.run_id,
+        app=run.app,
+        state=run.state,
+        attempt=run.attempt,
+        created=time_text(run.created_ms),
+        detail=run.detail,
+    )
 
 
 def call_row(row: LedgerRow) -> pb.CallRow:
-    """Writes one row of the ledger for the operator; no clear text."""
+    """A call as the operator sees it."""
     return pb.CallRow(
         call_id=row.call_id,
         caller=row.caller,
         tool=row.tool,
-        state=row.state,
+        state=row.state.value,
         decision_id=row.decision_id,
         run_id=row.run_id,
-        reasons=row.reason_ids,
+        reasons=row.reasons,
     )

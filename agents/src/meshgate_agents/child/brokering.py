@@ -1,0 +1,76 @@
+"""A tool call in the agent's process: what is sent to the launcher and what CrewAI gets back."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .arguments import BadArguments, canonical
+from .channel import Channel, end_process
+from .framing import Message
+from .scopes import current, tool_step
+from .tool_identity import describe
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A call that is ready to be sent, made where the program made it."""
+
+    request: Message
+
+
+class Broker:
+    """Turns tool calls into requests. Never runs a tool."""
+
+    def __init__(self, *, channel: Channel) -> None:
+        self._channel = channel
+
+    def prepare(
+        self, *, tool: Any, body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> "Prepared | Any":
+        """Fixes arguments, identity and step of a call.
+
+        Returns:
+            A Prepared, or the ToolFailure that is the answer already.
+        """
+        try:
+            arguments = canonical(tool=tool, body=body, args=args, kwargs=kwargs)
+        except BadArguments as error:
+            return failure(f"Tool {tool.name!r}: {error}", reason="invalid_input")
+        identity = describe(tool)
+        subject = f"{identity['qualname']} {identity['fields_sha256']}"
+        return Prepared(
+            request={
+                "op": "call",
+                "identity": dict(identity),
+                "name": str(tool.name),
+                "arguments": arguments.decode(),
+                "step": tool_step(subject=subject, arguments=arguments),
+                "untrusted": {"role": current().role},
+            }
+        )
+
+    def settle(self, prepared: Prepared) -> Any:  # noqa: RET503 - end_process never returns
+        """Sends a prepared call and waits for its outcome.
+
+        Returns:
+            The tool's result (text or JSON value), or a ToolFailure. Never raised: one raised
+            error makes CrewAI's ReAct loop repeat the call several times.
+        """
+        answer = self._channel.ask(prepared.request)
+        state = answer.get("state")
+        if state == "done":
+            result = answer["result"]
+            return result if answer["kind"] == "text" else json.loads(result)
+        if state in ("denied", "failed", "refused"):
+            return failure(
+                str(answer["text"]), details={"state": state, "call_id": str(answer.get("call_id", ""))}
+            )
+        end_process(f"the launcher gave an unknown answer: {state!r}")
+
+
+def failure(text: str, *, reason: str = "tool_reported", details: dict[str, str] | None = None) -> Any:
+    """CrewAI's own value for a tool that did not do what was asked."""
+    from crewai.tools.tool_failure import ToolFailure, ToolFailureReason
+
+    return ToolFailure(message=text, reason=ToolFailureReason(reason), details=details or {})

@@ -1,0 +1,124 @@
+"""Puts everything of the child's side in place; called once, at interpreter start.
+
+Every interpreter below a launcher passes here, most of them never import CrewAI: so nothing is
+imported before one of CrewAI's modules was executed.
+"""
+
+import os
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from . import import_hook
+
+if TYPE_CHECKING:
+    from .channel import Channel
+
+
+def install() -> None:
+    """Installs the import hook. CrewAI is not imported by this."""
+    import_hook.install(
+        {
+            "crewai.tools.structured_tool": _structured_tool,
+            "crewai.tools.base_tool": _base_tool,
+            "crewai.hooks.dispatch": _dispatch,
+            "crewai.llms.base_llm": _base_llm,
+            "crewai.agents.cache.cache_handler": _cache_handler,
+            "crewai.agents.agent_executor": _agent_executor,
+            "crewai.utilities.agent_utils": _agent_utils,
+            "crewai.crew": _crew,
+            "crewai.task": _task,
+            "crewai.agent.core": _agent,
+        }
+    )
+
+
+def _base_tool(module: Any) -> None:
+    from . import interception
+    from .brokering import Broker
+    from .channel import from_environment
+
+    channel = from_environment()
+    _report(channel)
+    interception.intercept(module.BaseTool, Broker(channel=channel))
+
+
+def _report(channel: "Channel") -> None:
+    """Tells the launcher that this process imports CrewAI; learns its place among its equals."""
+    import importlib.metadata
+    import platform
+
+    from .scopes import set_program
+    from .step_keys import digest
+
+    answer = channel.ask(
+        {
+            "op": "report",
+            "pid": os.getpid(),
+            "python": platform.python_version(),
+            "crewai": importlib.metadata.version("crewai"),
+            "program": digest(argument.encode("utf-8", "surrogateescape") for argument in sys.orig_argv[1:]),
+        }
+    )
+    set_program(str(answer["program"]))
+
+
+def _structured_tool(module: Any) -> None:
+    from . import interception
+
+    interception.intercept_structured(module.CrewStructuredTool)
+
+
+def _dispatch(module: ModuleType) -> None:
+    from . import second_net
+
+    second_net.install(module)
+
+
+def _base_llm(module: Any) -> None:
+    from . import model_calls
+
+    model_calls.intercept(module.BaseLLM)
+
+
+def _agent_executor(module: Any) -> None:
+    from . import openings
+
+    openings.mark_native_calls(module.AgentExecutor, "_execute_single_native_tool_call", 1)
+
+
+def _agent_utils(module: ModuleType) -> None:
+    from . import openings
+
+    openings.mark_native_calls(module, "execute_single_native_tool_call", 0)
+
+
+def _crew(module: Any) -> None:
+    from . import openings
+
+    openings.open_kickoffs(module.Crew)
+
+
+def _task(module: Any) -> None:
+    from . import openings
+
+    openings.open_tasks(module.Task)
+
+
+def _agent(module: Any) -> None:
+    from . import openings
+
+    openings.open_agents(module.Agent)
+
+
+def _cache_handler(module: Any) -> None:
+    """CrewAI's cache answers by name and arguments, across agents: a hole in every policy."""
+
+    def read(_self: object, tool: str, input: str) -> None:  # noqa: A002, ARG001 - CrewAI's names
+        return None
+
+    def add(_self: object, tool: str, input: str, output: object) -> None:  # noqa: A002, ARG001
+        return None
+
+    for function in (read, add):
+        setattr(module.CacheHandler, function.__name__, function)

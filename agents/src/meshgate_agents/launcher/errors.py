@@ -1,0 +1,38 @@
+"""Failures of the launcher.
+
+LauncherError
+├── BadSettings          the config file is not what was agreed; nothing was started
+├── GatewayUnavailable   no verdict came; asking again with the same key is right
+├── AttemptEnded         the run cannot go on; the text is for a person, never for a model
+└── PeerRefused          a process that is no descendant of ours came to the socket
+"""
+
+
+class LauncherError(Exception):
+    """Root of the tree."""
+
+
+class BadSettings(LauncherError):
+    """The config cannot be used; the text names the key."""
+
+
+class GatewayUnavailable(LauncherError):
+    """The gateway, or something behind it, gave no verdict.
+
+    Attributes:
+        reason: stable id from the gateway's trailing metadata, or the gRPC status name.
+        detail: one line.
+    """
+
+    def __init__(self, *, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class AttemptEnded(LauncherError):
+    """This attempt is over, whatever the program does."""
+
+
+class PeerRefused(LauncherError):
+    """The process at the other end of the socket may not speak for this run."""

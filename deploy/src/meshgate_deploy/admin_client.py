@@ -1,0 +1,79 @@
+"""The operator's side of the gateway's Admin service."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+)
+from google.protobuf import json_format
+from meshgate_identities.authority import DevelopmentAuthority
+from meshgate_identities.spiffe_id import SpiffeId
+from meshgate_identities.tls import gateway_dns_name
+from meshgate_wire import broker_pb2, broker_pb2_grpc
+
+from meshgate_deploy.errors import Denied, DependencyUnavailable
+from meshgate_deploy.manifest import Manifest
+
+SVID_LIFE = timedelta(minutes=10)
+CALL_SECONDS = 10.0
+METHODS = ("Status", "QueryRecords", "ListRuns", "ListCalls", "ActivatePolicy", "VerifyRecords")
+
+
+class Operator:
+    """Calls the gateway as `…/operator`, with an SVID made for each call."""
+
+    def __init__(
+        self, *, authority: DevelopmentAuthority, manifest: Manifest, target: Callable[[], str]
+    ) -> None:
+        self._authority, self._manifest, self._target = authority, manifest, target
+
+    def call(self, method: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Calls one method; request and answer are protobuf's JSON with the proto's names.
+
+        Raises:
+            Denied: the gateway refused the operator, or there is no such method.
+            DependencyUnavailable: it does not answer.
+        """
+        if method not in METHODS:
+            raise Denied(f"the gateway has no operator method {method!r}")
+        message = json_format.ParseDict(request, getattr(broker_pb2, f"{method}Request")())
+        with self._channel() as channel:
+            try:
+                answer = getattr(broker_pb2_grpc.AdminStub(channel), method)(message, timeout=CALL_SECONDS)
+            except grpc.RpcError as error:
+                raise _mapped(method, error) from error
+        return json_format.MessageToDict(
+            answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        )
+
+    def _channel(self) -> grpc.Channel:
+        manifest = self._manifest
+        issued = self._authority.issue(
+            spiffe_id=SpiffeId.parse(manifest.spiffe_id("operator")), ttl=SVID_LIFE
+        )
+        key = load_der_private_key(issued.key_der, None)
+        credentials = grpc.ssl_channel_credentials(
+            root_certificates=self._authority.root.public_bytes(Encoding.PEM),
+            private_key=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            certificate_chain=x509.load_der_x509_certificate(issued.chain_der).public_bytes(Encoding.PEM),
+        )
+        name = gateway_dns_name(trust_domain=manifest.trust_domain, mesh=manifest.mesh)
+        options = [("grpc.ssl_target_name_override", name), ("grpc.enable_http_proxy", 0)]
+        return grpc.secure_channel(self._target(), credentials, options=options)
+
+
+def _mapped(method: str, error: grpc.RpcError) -> Exception:
+    code = error.code() if isinstance(error, grpc.Call) else None
+    details = str(error.details()) if isinstance(error, grpc.Call) else str(error)
+    if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
+        return Denied(f"the gateway refused {method}", why=details)
+    return DependencyUnavailable(
+        f"the gateway did not answer {method}", why=f"{code}: {details}", next_step="meshgate ps"
+    )

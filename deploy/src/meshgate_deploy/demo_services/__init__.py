@@ -1,1 +1,0 @@
-"""What the demo needs around the refund desk: data by seed, a payment service, a scripted model."""

@@ -1,0 +1,156 @@
+"""`meshgate doctor`: looks at everything a mesh needs and says how to mend what is wrong."""
+
+import os
+import stat
+from collections.abc import Callable  # noqa: TC003 - annotates a local
+from importlib import metadata
+from pathlib import Path
+
+from meshgate_deploy import runtime
+from meshgate_deploy.control import ask_once, reachable
+from meshgate_deploy.environment import Environment
+from meshgate_deploy.errors import ManifestError, MeshError
+from meshgate_deploy.manifest import Manifest, load
+from meshgate_deploy.manifest_checks import check_modules
+from meshgate_deploy.probes import Check
+from meshgate_deploy.state import find_project, open_state
+
+OWNER_ONLY = 0o700
+CREWAI_TESTED = ((1, 15), (1, 16))  # from, below
+
+
+def examine(start: Path) -> list[Check]:
+    """Every check, in the order in which things depend on each other."""
+    checks = [*_binaries(), _crewai()]
+    try:
+        project = find_project(start)
+        manifest = load(project / "meshgate.yaml")
+    except ManifestError as error:
+        return [
+            *checks,
+            *(
+                Check("manifest", ok=False, detail=f"{p.file}:{p.line} {p.message}", fix=p.fix)
+                for p in error.problems
+            ),
+        ]
+    except MeshError as error:
+        return [*checks, Check("manifest", ok=False, detail=error.what, fix=error.next_step)]
+    checks.append(Check("manifest", ok=True, detail=f"mesh {manifest.mesh}, {len(manifest.apps)} apps"))
+    checks += [
+        Check("modules", ok=False, detail=f"{p.file}:{p.line} {p.message}", fix=p.fix)
+        for p in check_modules(manifest, project)
+    ] or [Check("modules", ok=True, detail="every module of the manifest is found")]
+    checks += _variables(manifest, project)
+    checks += _state_folder(project)
+    checks += _policies(project)
+    checks += _running(project)
+    return checks
+
+
+def _binaries() -> list[Check]:
+    rows = runtime.show()
+    return [
+        Check(
+            row["name"], row["state"] != "missing", f"{row['version'] or '-'} {row['state']} {row['path']}",
+            "meshgate runtime install",
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+def _crewai() -> Check:
+    try:
+        found = metadata.version("crewai")
+    except metadata.PackageNotFoundError:
+        return Check("crewai", ok=True, detail="not installed here; agents may bring their own")
+    numbers = tuple(int(part) for part in found.split(".")[:2] if part.isdigit())
+    first, below = CREWAI_TESTED
+    return Check("crewai", first <= numbers < below, found, "install crewai 1.15, which is what was tested")
+
+
+def _variables(manifest: Manifest, project: Path) -> list[Check]:
+    missing = Environment(project=project).missing(manifest)
+    return [
+        Check(
+            f"variable {name}",
+            ok=False,
+            detail=f"named for {app}, set nowhere",
+            fix=f"add {name}=… to {project / '.env'}",
+        )
+        for app, name in missing
+    ] or [Check("variables", ok=True, detail="every variable that is named is set")]
+
+
+def _state_folder(project: Path) -> list[Check]:
+    root = open_state(project).root
+    if not root.exists():
+        return []
+    mode = stat.S_IMODE(root.stat().st_mode)
+    checks = [Check("state folder", mode == OWNER_ONLY, f"{root} has mode {mode:o}", f"chmod 700 {root}")]
+    loose = [str(p) for p in (root / "run").glob("*") if p.is_file() and p.stat().st_mode & 0o077]
+    checks.append(Check("tokens", not loose, ", ".join(loose) or "0600", "chmod 600 " + " ".join(loose)))
+    space = os.statvfs(root)
+    free = space.f_bavail * space.f_frsize
+    checks.append(
+        Check("disk", free > 1 << 28, f"{free >> 20} MiB free", "free 256 MiB: records must be durable")
+    )
+    return checks
+
+
+def _policies(project: Path) -> list[Check]:
+    if next((row for row in runtime.show() if row["name"] == "opa"), {}).get("state") == "missing":
+        return []
+    from meshgate_deploy.policy_commands import check
+
+    problems = check(project, _quiet)
+    return [
+        Check("policies", ok=False, detail=f"{p['file']}:{p['line']} {p['message']}", fix=p["fix"])
+        for p in problems
+    ] or [Check("policies", ok=True, detail="compile strictly")]
+
+
+def _running(project: Path) -> list[Check]:
+    control = open_state(project).control
+    if not reachable(control):
+        return [Check("mesh", ok=True, detail="not up; its plane is probed when it is")]
+    asked: list[Callable[[], list[Check]]] = [
+        lambda: _processes(control),
+        lambda: _gateway(control),
+        lambda: _plane(control),
+    ]
+    checks: list[Check] = []
+    for ask in asked:
+        try:
+            checks += ask()
+        except MeshError as error:
+            checks.append(Check("mesh", ok=False, detail=f"{error.what} {error.why}", fix=error.next_step))
+    return checks
+
+
+def _processes(control: Path) -> list[Check]:
+    rows = ask_once(control, {"op": "status"})["processes"]
+    return [
+        Check(
+            f"process {row['name']}",
+            row["state"] in ("ready", "running"),
+            f"{row['state']} {row['detail']}",
+            f"meshgate logs {row['name']}",
+        )
+        for row in rows
+    ]
+
+
+def _gateway(control: Path) -> list[Check]:
+    status = ask_once(control, {"op": "admin", "method": "Status"})
+    reasons = ", ".join(status["not_ready_reasons"])
+    detail = f"policy {status['policy_revision']}, {status['records']} records {reasons}"
+    return [Check("gateway is ready", bool(status["ready"]), detail, "meshgate logs gateway")]
+
+
+def _plane(control: Path) -> list[Check]:
+    rows = ask_once(control, {"op": "probe"})["checks"]
+    return [Check(row["name"], row["ok"], row["detail"], row["fix"]) for row in rows]
+
+
+def _quiet(_text: str) -> None:
+    """Progress nobody asked for."""

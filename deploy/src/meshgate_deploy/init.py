@@ -1,0 +1,82 @@
+"""`meshgate init`: a commented manifest to start from, for a project that `scan` cannot read."""
+
+from pathlib import Path
+
+from meshgate_policies import scaffold
+
+from meshgate_deploy.errors import UsageError
+from meshgate_deploy.scan_build import slug
+
+_MANIFEST = """\
+# The mesh of this project. `meshgate scan` fills this in from a CrewAI project;
+# `meshgate doctor` checks it; unknown keys are errors.
+apiVersion: meshgate/v1
+mesh: {mesh}
+trustDomain: {mesh}.example   # the first part of every identity: spiffe://{mesh}.example/ns/{mesh}/<app>
+
+# Every crew is an app with an identity of its own. Its process runs none of the tools below and
+# sees none of their secrets.
+crews:
+  {app}:
+    crew: {module}.crew:crew    # an object, a function that makes one, or a @CrewBase class
+    # agents:                   # matched by their key, else by their role
+    #   writer: {{role: Senior Writer}}
+    env: []                     # variables its process gets; all others stay away
+    secrets: [OPENAI_API_KEY]   # the same, for values that are never shown
+
+# Programs that run agents or tools without a crew.
+# programs:
+#   nightly: {{run: [python, -m, {module}.nightly]}}
+
+# Processes that run real tools. Each has its own identity, and only it has its secrets.
+# toolhosts:
+#   orders:
+#     tools:
+#       - {module}.tools:lookup_order                # a function, or an object by name
+#       - {{class: "crewai_tools:FileReadTool", config: {{file_path: notes.txt}}}}
+#       - {{factory: "{module}.tools:make_search"}}    # where a value cannot be written here
+#     secrets: [PAYMENT_KEY]
+#     cwd: data
+#   time: {{mcp: {{command: [mcp-server-time]}}}}
+
+# What a tool's effect is: read, reversible, external, irreversible (the default), memory.
+# What is not `read` is never run twice unless it is idempotent; `repeat` says what an equal second
+# call in one task gets: allow, same (the first result), deny.
+# tools:
+#   orders.lookup_order: {{effect: read}}
+
+policies: policies              # one Rego package per app; nothing is allowed without a rule
+store: sqlite
+"""
+
+
+def init(project: Path, *, force: bool = False) -> tuple[Path, ...]:
+    """Writes the manifest, and for its one app a policy that allows nothing, with a test.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UsageError: one of the files is there already, and `force` is not set. Nothing was written.
+    """
+    project = project.resolve()
+    app = slug(project.name)
+    if app in ("gateway", "operator"):
+        app = f"{app}-app"
+    module = app.replace("-", "_")
+    texts = [
+        _MANIFEST.format(mesh=slug(project.name), app=app, module=module),
+        *scaffold.agent_package(app, []),
+    ]
+    names = [Path("meshgate.yaml"), *(Path("policies") / name for name in scaffold.file_names(app))]
+    there = [str(name) for name in names if (project / name).exists()]
+    if there and not force:
+        raise UsageError(
+            f"{', '.join(there)} exists already",
+            why="init never writes over a file unasked",
+            next_step="meshgate doctor, or meshgate init --force",
+        )
+    for name, text in zip(names, texts, strict=True):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(text)
+    return tuple(names)

@@ -1,0 +1,235 @@
+"""What each service of a mesh is started with, given what was started before it."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from meshgate_identities.spiffe_id import SpiffeId
+from meshgate_identities.tls import gateway_dns_name
+from meshgate_policies import bundle
+from meshgate_policies import opa as opa_server
+from meshgate_policies.errors import PolicyUnavailable
+
+from meshgate_deploy import configs, dapr_plane
+from meshgate_deploy.dapr_plane import Invocation, Plane
+from meshgate_deploy.enrolment import Enroller
+from meshgate_deploy.environment import Environment
+from meshgate_deploy.manifest import Manifest
+from meshgate_deploy.ports import LOOPBACK, free_ports
+from meshgate_deploy.processes import Command
+from meshgate_deploy.runtime import RuntimeBinaries
+from meshgate_deploy.services import Service, Start, http_ready
+from meshgate_deploy.state import State, new_token, write_private
+
+SYSTEM_PATH = "/usr/bin:/bin"
+
+
+class MeshServices:
+    """Makes the services of one mesh. Keeps the addresses that earlier ones were given."""
+
+    def __init__(
+        self,
+        *,
+        manifest: Manifest,
+        state: State,
+        binaries: RuntimeBinaries,
+        environment: Environment,
+        enroller: Enroller,
+    ) -> None:
+        self._manifest, self._state, self._binaries = manifest, state, binaries
+        self._environment, self._enroller = environment, enroller
+        self.plane = Plane(manifest.mesh, manifest.trust_domain, "", "", "", "")
+        self.sidecars: dict[str, Invocation] = {}
+        self.gateway_target = f"{LOOPBACK}:{free_ports(1)[0]}"
+        self.opa: dict[str, str] = {}
+
+    def sentry(self) -> Service:
+        """Sentry; afterwards the plane knows its address and root."""
+
+        def invoke(ports: list[int]) -> Invocation:
+            made = dapr_plane.sentry(self._binaries.sentry, self._state, self._manifest.trust_domain, ports)
+            self.plane = replace(self.plane, sentry=made.address)
+            return made
+
+        return Service("sentry", self._dapr("sentry", 3, invoke))
+
+    def control(self, name: str) -> Service:
+        """Placement or scheduler."""
+
+        def invoke(ports: list[int]) -> Invocation:
+            # A fresh token for each start: it lives no longer than the enrolment needs it.
+            token = self._enroller.for_service(name)
+            write_private(dapr_plane.token_file(self._state, name), token.encode())
+            if name == "placement":
+                made = dapr_plane.placement(self._binaries.placement, self._state, self.plane, ports)
+                self.plane = replace(self.plane, placement=made.address)
+            else:
+                made = dapr_plane.scheduler(self._binaries.scheduler, self._state, self.plane, ports)
+                self.plane = replace(self.plane, scheduler=made.address)
+            return made
+
+        return Service(name, self._dapr(name, 4 if name == "placement" else 5, invoke))
+
+    def trust_anchors(self) -> None:
+        """Takes over Sentry's root, once Sentry is up."""
+        self.plane = replace(self.plane, trust_anchors=(self._state.dapr_ca / "ca.crt").read_text())
+
+    def sidecar(self, app: str) -> Service:
+        """An app's sidecar."""
+        api_token = new_token(dapr_plane.api_token_file(self._state, app))
+
+        def invoke(ports: list[int]) -> Invocation:
+            self.enrol(app)
+            made = dapr_plane.sidecar(
+                self._binaries.daprd, self._state, self.plane, app=app, ports=ports, api_token=api_token
+            )
+            self.sidecars[app] = made
+            return made
+
+        return Service(f"dapr-{app}", self._dapr(f"dapr-{app}", 4, invoke, api_token))
+
+    def enrol(self, app: str) -> None:
+        """Writes a fresh enrolment token for an app's sidecar."""
+        write_private(dapr_plane.token_file(self._state, app), self._enroller.for_app(app).encode())
+
+    def enrol_control(self) -> None:
+        """Writes fresh enrolment tokens for placement and scheduler."""
+        for name in ("placement", "scheduler"):
+            token = self._enroller.for_service(name)
+            write_private(dapr_plane.token_file(self._state, name), token.encode())
+
+    def policy_engine(self) -> Service:
+        """OPA on a bundle built now.
+
+        Raises:
+            PolicyInvalid: the project's Rego has problems.
+        """
+        state = self._state
+        built = bundle.build(
+            user_policies=state.project / self._manifest.policies, data=policy_data(self._manifest),
+            out_dir=state.generated / "policy", opa=self._binaries.opa,
+        )  # fmt: skip
+        socket_path, token_file = (
+            state.sockets / f"opa-{built.revision}.sock",
+            state.run / "opa-gateway.token",
+        )
+        gateway_token, own_token = new_token(token_file), new_token(state.run / "opa-supervisor.token")
+        authz = opa_server.write_authz(
+            state.generated / "policy" / "authz", gateway_token=gateway_token, supervisor_token=own_token
+        )
+        process = opa_server.OpaProcess(
+            opa=self._binaries.opa, socket_path=socket_path, bundle=built.path, authz=authz
+        )
+        self.opa = {
+            "socket": str(socket_path), "token_file": str(token_file),
+            "revision": built.revision, "digest": built.sha256,
+        }  # fmt: skip
+
+        def ready() -> bool:
+            if not opa_server.healthy(socket_path, own_token):
+                return False
+            try:
+                opa_server.probe(
+                    socket_path=socket_path, gateway_token=gateway_token, supervisor_token=own_token
+                )
+            except PolicyUnavailable:
+                return False
+            return True
+
+        def prepare(_fresh: bool) -> Start:  # noqa: FBT001 - the shape of Service.prepare
+            socket_path.unlink(missing_ok=True)
+            return Start(command=self._command("opa", process.argv(), process.env()), ready=ready)
+
+        return Service("opa", prepare)
+
+    def toolhost(self, host: str) -> Service:
+        """A tool host; ready for the catalogue when its definitions are written."""
+        definitions = configs.definitions_file(self._state, host)
+        definitions.unlink(missing_ok=True)
+        return self._ours(
+            host,
+            "meshgate_toolhost",
+            lambda: configs.toolhost(
+                self._manifest, self._state, host,
+                target=self.gateway_target, sidecar=self.sidecars[host].address,
+            ),
+            env=lambda: self._environment.for_host(self._manifest, host),
+            ready=definitions.exists,
+        )  # fmt: skip
+
+    def gateway(self) -> Service:
+        """The gateway, once sidecars, OPA and the catalogue are there."""
+        key = configs.payload_key_file(self._state)
+        if not key.exists():
+            write_private(key, os.urandom(32))
+        manifest = self._manifest
+        return self._ours(
+            "gateway",
+            "meshgate_gateway",
+            lambda: configs.gateway(
+                manifest, self._state, listen=self.gateway_target,
+                sidecar=self.sidecars["gateway"].address, opa=self.opa,
+            ),
+            env=self._environment.base,
+            ready=configs.ready_file(self._state, "gateway").exists,
+            dns_names=(gateway_dns_name(trust_domain=manifest.trust_domain, mesh=manifest.mesh),),
+        )  # fmt: skip
+
+    def _ours(  # noqa: PLR0913 - what tells one process of ours from another
+        self,
+        app: str,
+        module: str,
+        config: Callable[[], Mapping[str, Any]],
+        *,
+        env: Callable[[], dict[str, str]],
+        ready: Callable[[], bool],
+        dns_names: tuple[str, ...] = (),
+    ) -> Service:
+        path = self._state.generated / f"{app}.json"
+
+        def prepare(_fresh: bool) -> Start:  # noqa: FBT001 - the shape of Service.prepare
+            configs.ready_file(self._state, app).unlink(missing_ok=True)
+            write_private(path, json.dumps(config(), indent=2).encode())
+            argv = configs.module(sys.executable, module, path)
+            return Start(
+                command=self._command(app, argv, env()),
+                ready=ready,
+                spiffe_id=SpiffeId.parse(self._manifest.spiffe_id(app)),
+                dns_names=dns_names,
+            )
+
+        return Service(app, prepare)
+
+    def _dapr(
+        self, name: str, ports: int, invoke: Callable[[list[int]], Invocation], token: str = ""
+    ) -> Callable[[bool], Start]:
+        chosen: list[int] = []
+
+        def prepare(fresh: bool) -> Start:  # noqa: FBT001 - the shape of Service.prepare
+            if fresh or not chosen:
+                chosen[:] = free_ports(ports)
+            made = invoke(chosen)
+            env = {"PATH": SYSTEM_PATH, "HOME": str(self._state.run), **made.env}
+            return Start(command=self._command(name, made.argv, env), ready=http_ready(made.health, token))
+
+        return prepare
+
+    def _command(self, name: str, argv: Any, env: Mapping[str, str]) -> Command:
+        return Command(
+            name=name, argv=tuple(argv), env=env, cwd=self._state.project, log=self._state.log(name),
+            death_signal=signal.SIGKILL,
+        )  # fmt: skip
+
+
+def policy_data(manifest: Manifest) -> dict[str, object]:
+    """What policies may know of the manifest, as `data.mesh.manifest`."""
+    return {
+        "mesh": manifest.mesh,
+        "trust_domain": manifest.trust_domain,
+        "apps": {app: {"kind": kind} for app, kind in manifest.agents.items()},
+        "tools": {name: {"effect": rule.effect} for name, rule in manifest.tools.items()},
+    }

@@ -1,0 +1,35 @@
+"""Free ports on loopback. A port found free may be gone when it is used: callers retry."""
+
+import errno
+import random
+import socket
+from contextlib import ExitStack
+
+LOOPBACK = "127.0.0.1"
+# Below Linux's ephemeral range (32768 up): no outgoing connection can take one of these meanwhile.
+RANGE = range(20_000, 32_000)
+TRIES = 1_000
+
+
+def free_ports(count: int) -> list[int]:
+    """As many different ports as asked, each free on loopback a moment ago.
+
+    Raises:
+        OSError: no port of the range is free.
+    """
+    with ExitStack() as held:
+        ports: list[int] = []
+        for port in random.sample(RANGE, TRIES):
+            if len(ports) == count:
+                break
+            sock = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            try:
+                sock.bind((LOOPBACK, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                ports.append(port)
+    if len(ports) < count:
+        raise OSError(errno.EADDRINUSE, f"no free port on {LOOPBACK} between {RANGE.start} and {RANGE.stop}")
+    return ports

@@ -1,0 +1,167 @@
+"""Starts agent launchers on request and watches them."""
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meshgate_agents.launcher.__main__ import uuid7
+from meshgate_identities.spiffe_id import SpiffeId
+from meshgate_identities.workload_api import WorkloadApiServer
+
+from meshgate_deploy import configs
+from meshgate_deploy.environment import Environment
+from meshgate_deploy.errors import DependencyUnavailable, NotFound, UsageError
+from meshgate_deploy.manifest import Manifest
+from meshgate_deploy.processes import Child, Command, Processes
+from meshgate_deploy.state import State, write_private
+
+LAUNCHER_GRACE_SECONDS = 15.0  # the launcher gives its child 10 s and then records the end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What `meshgate run` asks for.
+
+    Attributes:
+        terminal: variables that describe the asker's terminal, and nothing else.
+        streams: stdin, stdout, stderr; None for a detached run.
+    """
+
+    app: str | None
+    run_id: str | None
+    command: tuple[str, ...]
+    cwd: Path
+    terminal: Mapping[str, str]
+    streams: tuple[int, int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A run whose launcher is alive."""
+
+    run_id: str
+    app: str
+    child: Child
+    started: float
+
+
+class Runs:
+    """The launchers of one mesh."""
+
+    def __init__(  # noqa: PLR0913 - composed once, in the supervisor
+        self,
+        *,
+        manifest: Manifest,
+        state: State,
+        processes: Processes,
+        workload_api: WorkloadApiServer,
+        environment: Environment,
+        target: Callable[[], str],
+    ) -> None:
+        self._manifest, self._state, self._processes = manifest, state, processes
+        self._workload_api, self._environment, self._target = workload_api, environment, target
+        self.definitions: Mapping[str, Mapping[str, Any]] = {}
+        self._lock = threading.Lock()
+        self._running: dict[str, Running] = {}
+
+    @property
+    def rows(self) -> list[dict[str, object]]:
+        """One row per launcher."""
+        with self._lock:
+            return [
+                {
+                    "name": f"run {row.run_id}", "state": "running", "pid": row.child.pid, "restarts": 0,
+                    "up_seconds": round(time.time() - row.started, 1), "detail": row.app,
+                }
+                for row in self._running.values()
+            ]  # fmt: skip
+
+    def start(self, order: Order) -> Running:
+        """Starts a launcher for an order.
+
+        Raises:
+            NotFound: the app is not in the manifest.
+            UsageError: it is not clear which app is meant.
+        """
+        app = choose_app(self._manifest, order.app, order.command)
+        run_id = order.run_id or uuid7()
+        with self._lock:
+            if run_id in self._running:
+                raise UsageError(f"run {run_id} is under way", next_step="choose another --run-id")
+        path = self._state.generated / f"run-{run_id}.json"
+        config = configs.launcher(
+            self._manifest, self._state, app, target=self._target(), definitions=self.definitions,
+            env=self._environment.for_agent(self._manifest, app, order.terminal), run_id=run_id,
+        )  # fmt: skip
+        write_private(path, json.dumps(config, indent=2).encode())
+        argv = configs.module(sys.executable, "meshgate_agents.launcher", path, "--", *order.command)
+        child = self._processes.start(
+            Command(
+                name=f"launcher-{app}", argv=argv, env=self._environment.base(), cwd=order.cwd,
+                log=None if order.streams else self._state.log(app), streams=order.streams,
+                death_signal=signal.SIGTERM, grace_seconds=LAUNCHER_GRACE_SECONDS,
+            )
+        )  # fmt: skip
+        self._workload_api.register(child.pid, SpiffeId.parse(self._manifest.spiffe_id(app)))
+        running = Running(run_id, app, child, time.time())
+        with self._lock:
+            self._running[run_id] = running
+        return running
+
+    def wait(self, running: Running) -> int:
+        """Waits for the end of a launcher; its exit status, 128 + n after signal n."""
+        status = running.child.wait()
+        self._workload_api.forget(running.child.pid)
+        # What the program left in its session, it left without an identity; now it goes.
+        running.child.stop()
+        self._processes.forget(running.child)
+        (self._state.generated / f"run-{running.run_id}.json").unlink(missing_ok=True)
+        with self._lock:
+            self._running.pop(running.run_id, None)
+        if status is None:
+            raise DependencyUnavailable(f"run {running.run_id} has no status")
+        return 128 - status if status < 0 else status
+
+    def stop(self) -> None:
+        """Ends every launcher, each with its grace, all at once."""
+        with self._lock:
+            running = list(self._running.values())
+        threads = [threading.Thread(target=row.child.stop) for row in running]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def choose_app(manifest: Manifest, wanted: str | None, command: Sequence[str]) -> str:
+    """The app that a command runs as: named, or the program with just this command, or the only one.
+
+    Raises:
+        NotFound: the named app does not exist.
+        UsageError: several would do.
+    """
+    agents = manifest.agents
+    if wanted is not None:
+        if wanted in agents:
+            return wanted
+        raise NotFound(
+            f"no crew or program {wanted!r} in the manifest",
+            next_step="--app " + (" | ".join(agents) or "<none>"),
+        )
+    same = [name for name, program in manifest.programs.items() if program.run == tuple(command)]
+    if len(same) == 1:
+        return same[0]
+    candidates = list(manifest.crews) or list(agents)
+    if len(candidates) == 1:
+        return candidates[0]
+    raise UsageError(
+        "which app does this command run as?",
+        why=f"the manifest has {', '.join(candidates) or 'no crew and no program'}",
+        next_step=f"meshgate run --app {candidates[0] if candidates else 'NAME'} -- …",
+    )

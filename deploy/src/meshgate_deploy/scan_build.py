@@ -1,0 +1,196 @@
+"""Makes findings of what the source says and what the import gave."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from meshgate_deploy import scan_variables
+from meshgate_deploy.errors import DependencyUnavailable
+from meshgate_deploy.scan_findings import READING, Agent, App, Findings, Tool, stock_host
+from meshgate_deploy.scan_source import Module
+
+_GENERIC = frozenset({"tools", "tool", "custom_tool", "custom_tools", "main", "crew", "utils", "__init__"})
+
+
+def slug(text: str) -> str:
+    """An app's name made of any text."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:63].strip("-") or "app"
+
+
+def snake(text: str) -> str:
+    """A tool's name on its host: `FileReadTool` is `file_read`."""
+    text = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", text.removesuffix("Tool") or text)
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
+class Builder:
+    """Makes findings of the source's and the import's answers."""
+
+    def __init__(self, project: Path, modules: Mapping[str, Module]) -> None:
+        self._project = project
+        self._modules = modules
+        self._tools: dict[str, Tool] = {}  # by identity
+        self._names: set[str] = {"gateway", "operator"}
+        self._notes: list[str] = []
+
+    def build(self, answer: Mapping[str, Any], *, explicit: bool) -> Findings:
+        """Findings, with one app for each crew or program that could be built.
+
+        Raises:
+            DependencyUnavailable: a crew that was asked for by name could not be built.
+        """
+        crews = [crew for crew in answer["crews"] if self._usable(crew, explicit=explicit)]
+        programs = [module for module in answer["modules"] if self._usable(module, explicit=False)]
+        named = [(self._app_name(crew["module"], crew["name"]), crew) for crew in crews]
+        named += [(self._app_name(module["module"], ""), module) for module in programs]
+        apps = [self._app(name, found) for name, found in named]
+        modules = [found["module"] for _, found in named]
+        shared = scan_variables.Sharing(self._project, self._modules, tuple(self._tools.values()))
+        variables, env = shared.share(dict(zip([app.name for app in apps], modules, strict=True)))
+        self._notes += shared.notes(variables)
+        apps = [App(app.name, app.crew, app.run, app.agents, env.get(app.name, ())) for app in apps]
+        self._source_notes()
+        mesh = slug(self._project.name)
+        return Findings(
+            mesh=mesh,
+            trust_domain=f"{mesh}.example",
+            apps=tuple(apps),
+            tools=tuple(self._tools.values()),
+            variables=variables,
+            notes=tuple(self._notes),
+        )
+
+    def _usable(self, found: Mapping[str, Any], *, explicit: bool) -> bool:
+        error = found.get("error")
+        place = f"{found['module']}:{found['name']}" if "name" in found else found["module"]
+        if error and explicit:
+            raise DependencyUnavailable(
+                f"{place} cannot be built", why=error, next_step=f"meshgate scan {place}"
+            )
+        if error:
+            self._notes.append(f"{place} was left out: {error.splitlines()[-1]}")
+        return not error
+
+    def _app_name(self, module: str, name: str) -> str:
+        parts = [part for part in module.split(".") if part not in _GENERIC]
+        wanted = slug(parts[-1] if parts else (name if name.lower() not in _GENERIC else self._project.name))
+        if wanted in self._names and name:
+            wanted = slug(f"{wanted}-{snake(name)}")
+        return self._free(wanted)
+
+    def _free(self, wanted: str) -> str:
+        name, number = wanted, 2
+        while name in self._names:
+            name, number = f"{wanted}-{number}", number + 1
+        self._names.add(name)
+        return name
+
+    def _app(self, name: str, found: Mapping[str, Any]) -> App:
+        module = self._modules.get(found["module"])
+        agents = [self._agent(agent, found) for agent in found["agents"]]
+        if "name" in found:
+            crew = module.reference(found["name"]) if module else f"{found['module']}:{found['name']}"
+            return App(name, crew, (), tuple(self._distinct(agents)))
+        loose = [self._tool(tool) for tool in found["tools"] if not tool["reserved"]]
+        if loose:
+            agents.append(Agent("program", "", tuple(loose)))
+        path = module.path if module else found["module"]
+        return App(name, "", ("python", path), tuple(self._distinct(agents)))
+
+    def _distinct(self, agents: Sequence[Agent]) -> list[Agent]:
+        seen: dict[str, int] = {}
+        made = []
+        for agent in agents:
+            seen[agent.key] = seen.get(agent.key, 0) + 1
+            key = agent.key if seen[agent.key] == 1 else f"{agent.key}_{seen[agent.key]}"
+            made.append(Agent(key, agent.role, agent.tools, agent.builtins, agent.mcps))
+        return made
+
+    def _agent(self, agent: Mapping[str, Any], crew: Mapping[str, Any]) -> Agent:
+        key = agent["key"] or slug(agent["role"]).replace("-", "_")
+        reserved = [tool["reserved"] for tool in agent["tools"] if tool["reserved"]]
+        memory = ["crewai.search_memory", "crewai.save_to_memory"] if crew.get("memory") else []
+        tools = [self._tool(tool) for tool in agent["tools"] if not tool["reserved"]]
+        for server in agent["mcps"]:
+            self._notes.append(
+                f"agent {key}: MCP server {server} is not brokered; name it under toolhosts: mcp"
+            )
+        builtins = dict.fromkeys([*agent["builtins"], *reserved, *memory])
+        return Agent(key, agent["role"], tuple(dict.fromkeys(tools)), tuple(builtins), tuple(agent["mcps"]))
+
+    def _tool(self, found: Mapping[str, Any]) -> str:
+        """The tool's id; equal tools are one."""
+        identity = json.dumps([found["identity"]["qualname"], found["identity"]["fields_sha256"]])
+        if identity not in self._tools:
+            made = self._new_tool(found)
+            self._tools[identity] = made
+            if made.problem:
+                self._notes.append(f"{made.tool_id}: {made.problem}")
+        return self._tools[identity].tool_id
+
+    def _new_tool(self, found: Mapping[str, Any]) -> Tool:
+        module, _, qualname = found["identity"]["qualname"].partition(":")
+        entry, name = self._entry(found["entry"], found["identity"])
+        stock = module.partition(".")[0] == "crewai_tools"
+        host = self._host(module, qualname, stock=stock)
+        short = name or (snake(qualname.rpartition(".")[2]) or snake(found["name"]))
+        taken = {tool.short for tool in self._tools.values() if tool.host == host}
+        if short in taken:
+            base, number = short, 2
+            while (short := f"{base}_{number}") in taken:
+                number += 1
+            entry = self._named(entry, short)
+        reads = isinstance(entry, dict) and entry.get("class") in READING
+        return Tool(
+            host=host,
+            short=short,
+            entry=entry,
+            problem=found["problem"] if entry is None else "",
+            module=module,
+            description=found["description"],
+            schema=found["schema"],
+            effect="read" if reads else "",
+            env_vars=tuple(found["env_vars"]),
+        )
+
+    def _entry(self, entry: dict[str, Any] | None, identity: Mapping[str, str]) -> tuple[Any, str]:
+        """The manifest's entry and, where it gives the name, the tool's name on its host."""
+        if entry is None:
+            return None, ""
+        if "tool" in entry:
+            module, _, name = entry["tool"].partition(":")
+            known = self._modules.get(module)
+            return (known.reference(name) if known else entry["tool"]), snake(name) if identity[
+                "kind"
+            ] == "function" else ""
+        module, _, name = entry["class"].partition(":")
+        known = self._modules.get(module)
+        made = {"class": known.reference(name) if known else entry["class"]}
+        return ({**made, "config": entry["config"]} if entry["config"] else made), ""
+
+    def _named(self, entry: Any, name: str) -> Any:
+        """The entry with a name of its own, where two tools would share one."""
+        if isinstance(entry, str):
+            return {"tool": entry, "name": name}
+        return {**entry, "name": name} if entry is not None else None
+
+    def _host(self, module: str, qualname: str, *, stock: bool) -> str:
+        if stock:
+            wanted = stock_host(qualname)
+        else:
+            parts = module.removesuffix(".py").replace("/", ".").split(".")
+            plain = [part for part in parts if part not in _GENERIC]
+            wanted = slug(plain[-1]) if plain else slug(self._project.name)
+            if not plain or parts[-1] in _GENERIC:
+                wanted = f"{wanted}-tools"
+        return f"{wanted}-tools" if wanted in self._names else wanted
+
+    def _source_notes(self) -> None:
+        for module in self._modules.values():
+            if module.flow_network:
+                lines = ", ".join(map(str, module.flow_network))
+                self._notes.append(
+                    f"{module.path}:{lines}: a Flow uses the network itself; only tools are brokered"
+                )

@@ -1,0 +1,147 @@
+"""What a scan found: crews, agents, tools, variables, as data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+# Stock tools that only read. Whoever adds one here has read its source.
+READING = frozenset(
+    {
+        "crewai_tools:DirectoryReadTool",
+        "crewai_tools:FileReadTool",
+        "crewai_tools:ScrapeWebsiteTool",
+    }
+)
+_HOSTS = (("File", "files"), ("Directory", "files"), ("Scrape", "web"), ("Website", "web"), ("Search", "web"))
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One tool, however many agents hold it.
+
+    Attributes:
+        host: the tool host that the manifest puts it on.
+        short: its name on that host.
+        entry: how the manifest names it; None when it cannot, `problem` says why.
+        module: where its code is defined.
+        effect: `read` where that is certain, else empty: the careful default.
+    """
+
+    host: str
+    short: str
+    entry: str | Mapping[str, Any] | None
+    problem: str
+    module: str
+    description: str
+    schema: Mapping[str, Any]
+    effect: str = ""
+    env_vars: tuple[str, ...] = ()
+
+    @property
+    def tool_id(self) -> str:
+        """As policies write it."""
+        return f"{self.host}.{self.short}"
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One agent and the ids of what it holds."""
+
+    key: str
+    role: str
+    tools: tuple[str, ...]
+    builtins: tuple[str, ...] = ()
+    mcps: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A crew, or a program without one."""
+
+    name: str
+    crew: str
+    run: tuple[str, ...]
+    agents: tuple[Agent, ...]
+    env: tuple[str, ...] = ()
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """Every tool that one of its agents holds, CrewAI's own included."""
+        held = [tool for agent in self.agents for tool in (*agent.tools, *agent.builtins)]
+        return tuple(sorted(set(held)))
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A variable, where it is read, and which apps get it."""
+
+    name: str
+    places: tuple[str, ...]
+    secret: bool
+    apps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """The whole result of a scan."""
+
+    mesh: str
+    trust_domain: str
+    apps: tuple[App, ...]
+    tools: tuple[Tool, ...]
+    variables: tuple[Use, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def hosts(self) -> dict[str, list[Tool]]:
+        """The tools that can be served, by host."""
+        served: dict[str, list[Tool]] = {}
+        for tool in self.tools:
+            if tool.entry is not None:
+                served.setdefault(tool.host, []).append(tool)
+        return served
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON output."""
+        return {
+            "mesh": self.mesh,
+            "trust_domain": self.trust_domain,
+            "apps": [
+                {
+                    "name": app.name,
+                    "crew": app.crew or None,
+                    "run": list(app.run),
+                    "agents": [
+                        {
+                            "key": agent.key,
+                            "role": agent.role,
+                            "tools": list(agent.tools),
+                            "builtins": list(agent.builtins),
+                            "mcp_servers": list(agent.mcps),
+                        }
+                        for agent in app.agents
+                    ],
+                }
+                for app in self.apps
+            ],
+            "tools": [
+                {
+                    "tool": tool.tool_id,
+                    "entry": tool.entry,
+                    "effect": tool.effect or "irreversible",
+                    "description": tool.description,
+                    "schema": dict(tool.schema),
+                    "problem": tool.problem or None,
+                }
+                for tool in self.tools
+            ],
+            "variables": [
+                {"name": use.name, "secret": use.secret, "places": list(use.places), "apps": list(use.apps)}
+                for use in self.variables
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def stock_host(class_name: str) -> str:
+    """The host for a stock tool, by what it works on."""
+    return next((host for start, host in _HOSTS if start in class_name), "stock-tools")

@@ -1,0 +1,146 @@
+"""Where the supervisor keeps things: `.meshgate/` of the project, owner only."""
+
+import os
+import secrets
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshgate_deploy.errors import NotFound
+
+MANIFEST = "meshgate.yaml"
+FOLDER = ".meshgate"
+LONGEST_SOCKET_NAME = 40  # of what is put below the socket folder
+MAX_SOCKET_PATH = 107  # sun_path of Linux holds 108 bytes with the final zero
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The layout below one project's `.meshgate/`."""
+
+    project: Path
+    sockets: Path
+
+    @property
+    def root(self) -> Path:
+        """`.meshgate/` itself."""
+        return self.project / FOLDER
+
+    @property
+    def manifest(self) -> Path:
+        """The file people write."""
+        return self.project / MANIFEST
+
+    @property
+    def dapr_ca(self) -> Path:
+        """Sentry's root and issuer, kept across starts."""
+        return self.root / "ca" / "dapr"
+
+    @property
+    def spiffe_ca(self) -> Path:
+        """The development SPIFFE root."""
+        return self.root / "ca" / "spiffe"
+
+    @property
+    def generated(self) -> Path:
+        """Everything made from the manifest; may be deleted."""
+        return self.root / "generated"
+
+    @property
+    def run(self) -> Path:
+        """Tokens and records of what runs now."""
+        return self.root / "run"
+
+    @property
+    def logs(self) -> Path:
+        """One file per process."""
+        return self.root / "logs"
+
+    @property
+    def data(self) -> Path:
+        """What must outlive a start: stores and their keys."""
+        return self.root / "data"
+
+    @property
+    def control(self) -> Path:
+        """The supervisor's socket."""
+        return self.sockets / "control.sock"
+
+    @property
+    def workload_api(self) -> Path:
+        """The SPIFFE Workload API's socket."""
+        return self.sockets / "workload.sock"
+
+    def log(self, name: str) -> Path:
+        """A process's log file."""
+        return self.logs / f"{name}.log"
+
+
+def find_project(start: Path) -> Path:
+    """The nearest folder at or above `start` that holds a manifest.
+
+    Raises:
+        NotFound: there is none.
+    """
+    for folder in (start.resolve(), *start.resolve().parents):
+        if (folder / MANIFEST).is_file():
+            return folder
+    raise NotFound(
+        f"no {MANIFEST} here or in any folder above",
+        why=f"searched from {start.resolve()}",
+        next_step="meshgate init, or meshgate scan MODULE in your project's folder",
+    )
+
+
+def open_state(project: Path) -> State:
+    """The layout without making anything; for commands that only look."""
+    record = project / FOLDER / "run" / "socket_dir"
+    if record.is_file():
+        return State(project, Path(record.read_text().strip()))
+    return State(project, project / FOLDER / "run")
+
+
+def prepare_state(project: Path) -> State:
+    """Makes the folders, 0700 each."""
+    base = project.resolve()
+    state = State(base, _socket_folder(base))
+    folders = (state.root, state.root / "ca", state.dapr_ca, state.generated, state.run, state.logs)
+    for folder in (*folders, state.data, state.data / "hosts"):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.chmod(0o700)
+    if state.sockets != state.run:
+        write_private(state.run / "socket_dir", f"{state.sockets}\n".encode())
+    ignore = state.root / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n")
+    return state
+
+
+def _socket_folder(project: Path) -> Path:
+    """Below the project when paths stay short enough for sockets, else a private folder elsewhere."""
+    usual = project / FOLDER / "run"
+    if len(os.fsencode(usual)) + LONGEST_SOCKET_NAME <= MAX_SOCKET_PATH:
+        return usual
+    record = usual / "socket_dir"
+    if record.is_file():
+        known = Path(record.read_text().strip())
+        if known.is_dir() and known.stat().st_uid == os.getuid() and known.stat().st_mode & 0o077 == 0:
+            return known
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(tempfile.mkdtemp(prefix="meshgate-", dir=base if base and Path(base).is_dir() else "/tmp"))  # noqa: S108 - mkdtemp makes it 0700 and unguessable
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Writes a file that only its owner reads, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    temporary.replace(path)
+
+
+def new_token(path: Path) -> str:
+    """Makes a token for this start and keeps it in a private file."""
+    token = secrets.token_hex(32)
+    write_private(path, token.encode())
+    return token

@@ -1,0 +1,211 @@
+"""The three services: each method turns a message into a core call and its answer back."""
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from meshgate_wire import broker_pb2 as pb
+from meshgate_wire import broker_pb2_grpc as services
+
+from meshgate_gateway.adapters import wire
+from meshgate_gateway.admin import Admin
+from meshgate_gateway.broker import Broker
+from meshgate_gateway.catalogue import Catalogue
+from meshgate_gateway.hosts import Hosts
+from meshgate_gateway.model import Outcome, Presented, State
+from meshgate_gateway.record import VERSION
+from meshgate_gateway.runs import Runs
+from meshgate_gateway.store import CallQuery, RecordQuery
+
+MAX_ANSWER_BYTES = 3_145_728  # of records in one answer: below gRPC's default 4 MiB
+
+Guard = Callable[[grpc.ServicerContext, Callable[[Presented], Any]], Any]
+
+
+class BrokerServicer(services.BrokerServicer):
+    """Broker: agents and tool hosts."""
+
+    def __init__(self, *, guard: Guard, broker: Broker, hosts: Hosts, catalogue: Catalogue) -> None:
+        self._guard = guard
+        self._broker = broker
+        self._hosts = hosts
+        self._catalogue = catalogue
+
+    def CallTool(self, request: pb.CallToolRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+        return self._guard(
+            context, lambda peer: wire.answer(self._broker.handle(peer, wire.call_request(request)))
+        )
+
+    def TakeCall(self, request: pb.TakeCallRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+        return self._guard(
+            context,
+            lambda peer: wire.taken(
+                self._hosts.take(peer, call_id=request.call_id, host_instance=request.host_instance)
+            ),
+        )
+
+    def FinishCall(self, request: pb.FinishCallRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+        outcome = wire.outcome(request) or Outcome(State.RESERVED, b"")
+
+        def serve(peer: Presented) -> pb.FinishCallResponse:
+            state = self._hosts.finish(
+                peer,
+                call_id=request.call_id,
+                take=request.take,
+                host_instance=request.host_instance,
+                outcome=outcome,
+            )
+            return pb.FinishCallResponse(state=wire.state(state))
+
+        return self._guard(context, serve)
+
+    def ListTools(self, request: pb.ListToolsRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802, ARG002
+        """See the proto."""
+        return self._guard(context, lambda peer: wire.tools(self._broker.tools(peer), self._catalogue))
+
+
+class RunsServicer(services.RunsServicer):
+    """Runs: launchers."""
+
+    def __init__(self, *, guard: Guard, runs: Runs) -> None:
+        self._guard = guard
+        self._runs = runs
+
+    def StartRun(self, request: pb.StartRunRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+
+        def serve(peer: Presented) -> pb.StartRunResponse:
+            run = self._runs.start(peer, run_id=request.run_id, input_json=request.input_json)
+            return pb.StartRunResponse(run_id=run.run_id, state=run.state)
+
+        return self._guard(context, serve)
+
+    def StartAttempt(self, request: pb.StartAttemptRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+
+        def serve(peer: Presented) -> pb.StartAttemptResponse:
+            run = self._runs.start_attempt(peer, run_id=request.run_id, launcher=request.launcher_instance)
+            return pb.StartAttemptResponse(attempt=run.attempt)
+
+        return self._guard(context, serve)
+
+    def Heartbeat(self, request: pb.HeartbeatRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+
+        def serve(peer: Presented) -> pb.HeartbeatResponse:
+            run = self._runs.heartbeat(
+                peer, run_id=request.run_id, attempt=request.attempt, steps=request.steps
+            )
+            return pb.HeartbeatResponse(state=run.state)
+
+        return self._guard(context, serve)
+
+    def FinishRun(self, request: pb.FinishRunRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+
+        def serve(peer: Presented) -> pb.FinishRunResponse:
+            run = self._runs.finish(
+                peer,
+                run_id=request.run_id,
+                attempt=request.attempt,
+                state=request.state,
+                detail=request.detail,
+            )
+            return pb.FinishRunResponse(state=run.state)
+
+        return self._guard(context, serve)
+
+
+class AdminServicer(services.AdminServicer):
+    """Admin: operators."""
+
+    def __init__(self, *, guard: Guard, admin: Admin) -> None:
+        self._guard = guard
+        self._admin = admin
+
+    def Status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802, ARG002
+        """See the proto."""
+
+        def serve(peer: Presented) -> pb.StatusResponse:
+            status = self._admin.status(peer)
+            return pb.StatusResponse(
+                ready=not status.not_ready,
+                not_ready_reasons=status.not_ready,
+                policy_revision=status.policy_revision,
+                records=status.records,
+                calls_by_state=status.calls_by_state,
+                version=VERSION,
+            )
+
+        return self._guard(context, serve)
+
+    def QueryRecords(self, request: pb.QueryRecordsRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+        query = RecordQuery(
+            after_seq=request.after_seq,
+            limit=request.limit or 1000,
+            caller=request.caller,
+            tool=request.tool,
+            call_id=request.call_id,
+            kind=request.kind,
+        )
+
+        def serve(peer: Presented) -> pb.QueryRecordsResponse:
+            rows, size = [], 0
+            for seq, body in self._admin.records(peer, query):
+                size += len(body)
+                if size > MAX_ANSWER_BYTES:
+                    break
+                rows.append((seq, body))
+            last = rows[-1][0] if rows else request.after_seq
+            return pb.QueryRecordsResponse(records_json=[body for _, body in rows], last_seq=last)
+
+        return self._guard(context, serve)
+
+    def ListRuns(self, request: pb.ListRunsRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+
+        def serve(peer: Presented) -> pb.ListRunsResponse:
+            runs = self._admin.runs(peer, request.limit or 1000)
+            return pb.ListRunsResponse(runs=[wire.run_row(run) for run in runs])
+
+        return self._guard(context, serve)
+
+    def ListCalls(self, request: pb.ListCallsRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+
+        def serve(peer: Presented) -> pb.ListCallsResponse:
+            query = CallQuery(run_id=request.run_id, limit=request.limit or 1000)
+            return pb.ListCallsResponse(calls=[wire.call_row(row) for row in self._admin.calls(peer, query)])
+
+        return self._guard(context, serve)
+
+    def ActivatePolicy(self, request: pb.ActivatePolicyRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+
+        def serve(peer: Presented) -> pb.ActivatePolicyResponse:
+            active = self._admin.activate(
+                peer,
+                socket_path=request.socket_path,
+                token_file=request.token_file,
+                revision=request.revision,
+                digest=request.digest,
+                operator=request.operator,
+            )
+            return pb.ActivatePolicyResponse(revision=active.revision)
+
+        return self._guard(context, serve)
+
+    def VerifyRecords(self, request: pb.VerifyRecordsRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802, ARG002
+        """See the proto."""
+
+        def serve(peer: Presented) -> pb.VerifyRecordsResponse:
+            found = self._admin.verify(peer)
+            return pb.VerifyRecordsResponse(
+                verified=found.verified, records=found.records, problem=found.problem
+            )
+
+        return self._guard(context, serve)

@@ -1,0 +1,222 @@
+"""The typed values that cross the rooms; no behaviour."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What an app of the catalogue is."""
+
+    CREW = "crew"
+    PROGRAM = "program"
+    AGENT = "agent"
+    TOOLHOST = "toolhost"
+    GATEWAY = "gateway"
+    OPERATOR = "operator"
+
+
+class ToolKind(StrEnum):
+    """What a call of a catalogue entry starts."""
+
+    TOOL = "tool"
+    DELEGATE = "delegate"
+
+
+class State(StrEnum):
+    """States of the ledger. `reserved` has certainly not begun, `sent` may have begun."""
+
+    RESERVED = "reserved"
+    SENT = "sent"
+    DONE = "done"
+    FAILED = "failed"
+    DENIED = "denied"
+    UNKNOWN = "unknown"
+
+
+class ResultKind(StrEnum):
+    """How the bytes of a result are to be read."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """What a connection shows of its peer, before anything is believed."""
+
+    chain_pem: bytes
+    tls_version: str | None
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: the verified SPIFFE ID and what the catalogue says of it."""
+
+    spiffe_id: str
+    trust_domain: str
+    namespace: str
+    app: str
+    kind: Kind | None
+    serial_hex: str
+    leaf_sha256: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One entry of the frozen catalogue."""
+
+    id: str
+    host: str
+    kind: ToolKind
+    description: str
+    schema: Mapping[str, object]
+    effect: str
+    idempotent: bool
+    repeat: str
+    deadline_seconds: float
+    definition_sha256: str
+
+    @property
+    def repeatable(self) -> bool:
+        """True when running it twice under one key is harmless."""
+        return self.idempotent or self.effect == "read"
+
+
+@dataclass(frozen=True, slots=True)
+class CallRequest:
+    """`CallTool` as it came in: types checked, nothing believed."""
+
+    run_id: str
+    attempt: int
+    step_key: str
+    tool: str
+    arguments_json: bytes
+    deadline_ms: int
+    untrusted: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """What is asked, after strict parsing: these bytes are decided on, recorded and executed."""
+
+    call_id: str
+    tool: Tool
+    arguments: bytes
+    arguments_sha256: str
+    run_id: str
+    attempt: int
+    step_key: str
+    deadline_ms: int
+    untrusted: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What policy sees of the run a call belongs to."""
+
+    id: str
+    attempt: int
+    origin: str
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """Where clear text lies, and what commits to it: HMAC-SHA-256(salt, bytes)."""
+
+    payload_id: str
+    commitment: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """One row of the ledger: a call and how far its effect has come."""
+
+    call_id: str
+    caller: str
+    run_id: str
+    attempt: int
+    step_key: str
+    tool: str
+    host: str
+    effect: str
+    idempotent: bool
+    definition_sha256: str
+    state: State
+    decision_id: str
+    reasons: tuple[str, ...]
+    detail: str
+    arguments: Sealed
+    deadline_ms: int
+    gateway: str
+    created_ms: int
+    updated_ms: int
+    take: int = 0
+    host_instance: str = ""
+    deadline_at_ms: int = 0
+    result: Sealed | None = None
+    result_kind: str = ""
+    error_class: str = ""
+
+    @property
+    def repeatable(self) -> bool:
+        """True when running it twice under one key is harmless."""
+        return self.idempotent or self.effect == "read"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What execution gave. `data` is the result's bytes, or the failure's one-line message."""
+
+    state: State
+    data: bytes
+    result_kind: str = ""
+    error_class: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What `CallTool` tells its caller."""
+
+    call_id: str
+    state: State
+    decision_id: str
+    reasons: tuple[str, ...] = ()
+    result_kind: str = ""
+    result: bytes = b""
+    error_class: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One durable execution of a program; the store is the truth about it."""
+
+    run_id: str
+    app: str
+    state: str
+    attempt: int
+    launcher: str
+    created_ms: int
+    updated_ms: int
+    heartbeat_ms: int
+    steps: int
+    detail: str
+    input: Sealed | None = None
+
+    @property
+    def ended(self) -> bool:
+        """True when nothing may act in it any more."""
+        return self.state in ("completed", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One log entry: a kind and fields that hold no clear text."""
+
+    kind: str
+    body: Mapping[str, object]

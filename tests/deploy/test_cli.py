@@ -1,0 +1,113 @@
+"""The command line: exit codes, forms of output, the form of errors, a quick start."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from meshgate_deploy.catalogue import catalogue
+from meshgate_deploy.errors import ManifestError, NotFound, UsageError
+from meshgate_deploy.manifest import Manifest
+from meshgate_deploy.runs import choose_app
+
+BASE = {"apiVersion": "meshgate/v1", "mesh": "m", "trustDomain": "m.example"}
+TOOL = {"description": "d", "schema": {"type": "object"}, "definition_sha256": "ab", "identity": {}}
+
+
+def _meshgate(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "meshgate_deploy.cli", *arguments],
+        check=False,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["nonsense"], 2, "nonsense"),
+        (["ps", "-o", "xml"], 2, "xml"),
+        (["ps"], 4, "no meshgate.yaml here"),
+        (["ps", "--project", "."], 5, "next: meshgate up"),
+        (["audit", "tail", "--project", "."], 5, "the mesh is not up"),
+        (["logs", "nobody", "--project", "."], 4, "no log of 'nobody'"),
+        (["run", "--", "true"], 125, "no meshgate.yaml here"),
+    ],
+)
+def test_exit_codes_and_errors(tmp_path, arguments, status, said):
+    """Messages go to stderr, nothing to stdout, and the code tells the kind."""
+    done = _meshgate(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert said in done.stderr
+
+
+def test_a_bad_manifest_is_a_usage_error_with_its_line(tmp_path):
+    """`up` stops before anything is started."""
+    (tmp_path / "meshgate.yaml").write_text(
+        "apiVersion: meshgate/v1\nmesh: m\ntrustDomain: m.example\ncrew: {}\n"
+    )
+    done = _meshgate("up", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "meshgate.yaml:4: unknown key 'crew'" in done.stderr
+    assert "write instead: crews" in done.stderr
+    assert not (tmp_path / ".meshgate").exists()
+
+
+def test_version_speaks_json(tmp_path):
+    """Data on stdout in the asked form."""
+    done = _meshgate("version", "-o", "json", cwd=tmp_path)
+    assert {row["name"] for row in json.loads(done.stdout)} >= {"meshgate", "dapr"}
+
+
+def test_help_loads_nothing_heavy(tmp_path):
+    """The start stays quick because these are imported only where used."""
+    code = (
+        "import sys; import meshgate_deploy.cli; "
+        "heavy = ('grpc', 'dapr', 'crewai', 'pydantic', 'cryptography', 'yaml'); "
+        "print([m for m in heavy if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def _manifest(**more) -> Manifest:
+    return Manifest.model_validate({**BASE, **more})
+
+
+def test_the_app_of_a_run_is_clear_or_asked_for():
+    """Named, the program with just this command, or the only crew; else the command is refused."""
+    manifest = _manifest(crews={"desk": {"crew": "a.b:c"}}, programs={"nightly": {"run": ["python", "n.py"]}})
+    assert choose_app(manifest, "nightly", ["x"]) == "nightly"
+    assert choose_app(manifest, None, ["python", "n.py"]) == "nightly"
+    assert choose_app(manifest, None, ["python", "main.py"]) == "desk"
+    with pytest.raises(NotFound):
+        choose_app(manifest, "gateway", ["x"])
+    two = _manifest(crews={"a": {"crew": "a.b:c"}, "b": {"crew": "a.b:c"}})
+    with pytest.raises(UsageError):
+        choose_app(two, None, ["x"])
+
+
+def test_the_catalogue_takes_the_careful_defaults():
+    """A tool without a rule is irreversible, not idempotent, and not repeated."""
+    manifest = _manifest(
+        toolhosts={"orders": {"tools": ["a.b:c"]}}, tools={"orders.look": {"effect": "read"}}
+    )
+    made = catalogue(manifest, {"orders.pay": TOOL, "orders.look": TOOL})["tools"]
+    assert {key: made["orders.pay"][key] for key in ("effect", "idempotent", "repeat", "host")} == {
+        "effect": "irreversible", "idempotent": False, "repeat": "same", "host": "orders",
+    }  # fmt: skip
+    assert made["orders.look"]["repeat"] == "allow"
+
+
+def test_a_rule_for_a_tool_that_no_host_has_is_a_problem():
+    """A typo in a tool id must not leave the real tool with other rules than meant."""
+    manifest = _manifest(
+        toolhosts={"orders": {"tools": ["a.b:c"]}}, tools={"orders.pays": {"effect": "read"}}
+    )
+    with pytest.raises(ManifestError) as caught:
+        catalogue(manifest, {"orders.pay": TOOL})
+    assert caught.value.problems[0].fix == "orders.pay"

@@ -1,0 +1,116 @@
+"""The control socket: who is admitted, how descriptors and errors travel."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from meshgate_deploy.control import ControlServer, ask, ask_once, reachable
+from meshgate_deploy.errors import Denied, DependencyUnavailable, NotFound
+
+# A supervisor in a process of its own: the tests are then no descendants of it.
+SERVER = """
+import os, subprocess, sys, threading
+from pathlib import Path
+from meshgate_deploy.control import ControlServer
+from meshgate_deploy.errors import NotFound
+def handle(request, descriptors, connection, send):
+    if request["op"] == "write":
+        os.write(descriptors[1], b"through")
+        send({"got": len(descriptors)})
+    elif request["op"] == "spawn":
+        done = subprocess.run([sys.executable, "-c", request["code"]], capture_output=True, text=True)
+        send({"out": done.stdout, "err": done.stderr})
+    elif request["op"] == "fail":
+        raise NotFound("nothing there", why="because", next_step="look elsewhere")
+    else:
+        raise ValueError("no such operation")
+server = ControlServer(path=Path(sys.argv[1]), handle=handle)
+server.start()
+print("ready", flush=True)
+sys.stdin.read()
+server.close()
+"""
+INNER = """
+from pathlib import Path
+from meshgate_deploy.control import ask_once
+from meshgate_deploy.errors import Denied
+try:
+    ask_once(Path({path!r}), {{"op": "fail"}})
+except Denied as error:
+    print("denied:", error.what)
+"""
+
+
+@pytest.fixture
+def served(tmp_path):
+    """The socket of a running server."""
+    path = tmp_path / "c.sock"
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert server.stdout.readline() == b"ready\n"
+    yield path
+    server.communicate(timeout=10)
+    assert not path.exists()
+
+
+def test_the_socket_is_for_its_owner(served):
+    """Mode 0600."""
+    assert served.stat().st_mode & 0o777 == 0o600
+
+
+def test_descriptors_pass_through(served):
+    """Standard streams reach the supervisor as they are."""
+    reader, writer = os.pipe()
+    with Path(os.devnull).open() as null:
+        answers = list(ask(served, {"op": "write"}, descriptors=(null.fileno(), writer, writer)))
+    os.close(writer)
+    assert answers == [{"got": 3}]
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+
+
+def test_a_process_of_the_mesh_is_refused(served):
+    """A child of the supervisor, as every process of an agent is, commands nothing."""
+    answer = ask_once(served, {"op": "spawn", "code": INNER.format(path=str(served))})
+    assert answer["out"] == "denied: a process of the mesh may not command it\n", answer["err"]
+
+
+def test_an_orphan_of_the_mesh_is_refused_too(served):
+    """Leaving the session does not make a process anybody else's."""
+    inner = INNER.format(path=str(served))
+    code = (
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}], start_new_session=True)"
+    )
+    assert "denied:" in ask_once(served, {"op": "spawn", "code": code})["out"]
+
+
+def test_errors_keep_their_kind_of_exit(served):
+    """What the supervisor raises is what the command shows."""
+    with pytest.raises(Exception, match="nothing there") as caught:
+        ask_once(served, {"op": "fail"})
+    assert (caught.value.why, caught.value.next_step) == ("because", "look elsewhere")
+    assert caught.value.exit_code == NotFound.exit_code
+
+
+def test_a_bad_request_is_answered(served):
+    """A handler's ValueError is an answer, not a dead thread."""
+    with pytest.raises(Exception, match="the request failed"):
+        ask_once(served, {"op": "?"})
+
+
+def test_a_second_server_is_refused(served):
+    """One supervisor per project."""
+    with pytest.raises(DependencyUnavailable):
+        ControlServer(path=served, handle=lambda *_: None).start()
+
+
+def test_no_supervisor_is_told_with_the_next_command(tmp_path):
+    """`meshgate up` is what helps."""
+    assert not reachable(tmp_path / "none")
+    with pytest.raises(DependencyUnavailable) as caught:
+        ask_once(tmp_path / "none", {"op": "status"})
+    assert caught.value.next_step == "meshgate up"
+    assert not isinstance(caught.value, Denied)

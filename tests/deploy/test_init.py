@@ -1,0 +1,55 @@
+"""`meshgate init`."""
+
+from pathlib import Path
+
+import pytest
+from meshgate_deploy import manifest
+from meshgate_deploy.errors import UsageError
+from meshgate_deploy.init import init
+from meshgate_policies import check
+
+
+@pytest.mark.parametrize("name", ["refund_desk", "Shop 2.0", "gateway"])
+def test_what_init_writes_is_valid(tmp_path: Path, name: str, opa_binary: Path) -> None:
+    """The manifest loads, and its policy allows nothing and passes its own tests."""
+    project = tmp_path / name
+    project.mkdir()
+    written = init(project)
+    assert all((project / path).is_file() for path in written)
+    made = manifest.load(project / "meshgate.yaml")
+    assert len(made.crews) == 1
+    assert "gateway" not in made.crews
+    opa = (str(opa_binary),)
+    assert check.check_policies(opa, project / "policies") == []
+    passed, report = check.test_policies(opa, project / "policies")
+    assert passed, report
+
+
+def test_the_comments_are_valid_when_uncommented(tmp_path: Path) -> None:
+    """Each commented-out section is YAML that the manifest knows."""
+    init(tmp_path)
+    text = (tmp_path / "meshgate.yaml").read_text()
+    lines = []
+    for line in text.splitlines():
+        bare = line.lstrip()
+        example = bare.startswith("# ") and (
+            bare[2:].startswith((" ", "programs:", "toolhosts:", "tools:", "agents:"))
+        )
+        lines.append(line.replace("# ", "", 1) if example else line)
+    (tmp_path / "meshgate.yaml").write_text("\n".join(lines))
+    made = manifest.load(tmp_path / "meshgate.yaml")
+    assert set(made.toolhosts) == {"orders", "time"}
+    assert made.programs
+    assert made.tools["orders.lookup_order"].effect == "read"
+    assert next(iter(made.crews.values())).agents["writer"].role == "Senior Writer"
+
+
+def test_nothing_is_written_over(tmp_path: Path) -> None:
+    """One file that exists stops the whole command, until it is forced."""
+    (tmp_path / "meshgate.yaml").write_text("mine")
+    with pytest.raises(UsageError):
+        init(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["meshgate.yaml"]
+    assert (tmp_path / "meshgate.yaml").read_text() == "mine"
+    init(tmp_path, force=True)
+    assert manifest.load(tmp_path / "meshgate.yaml").api_version == "meshgate/v1"

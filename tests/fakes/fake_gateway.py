@@ -1,0 +1,133 @@
+"""FAKE: a gateway that decides nothing and runs nothing; it answers tool calls from a script.
+
+A real gRPC server on a loopback port, without TLS. For tests of the agents' side only.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from meshgate_wire import broker_pb2 as pb
+from meshgate_wire import broker_pb2_grpc
+
+Reply = pb.CallToolResponse | grpc.StatusCode
+
+
+def done(value: object) -> pb.CallToolResponse:
+    """A result; text when it is a str."""
+    if isinstance(value, str):
+        return pb.CallToolResponse(
+            call_id="c1", state=pb.CALL_STATE_DONE, kind=pb.RESULT_KIND_TEXT, result=value.encode()
+        )
+    return pb.CallToolResponse(
+        call_id="c1", state=pb.CALL_STATE_DONE, kind=pb.RESULT_KIND_JSON, result=json.dumps(value).encode()
+    )
+
+
+def denied(reason: str) -> pb.CallToolResponse:
+    """A denial."""
+    return pb.CallToolResponse(call_id="c1", state=pb.CALL_STATE_DENIED, decision_id="D-7", reasons=[reason])
+
+
+def failed(message: str) -> pb.CallToolResponse:
+    """The tool raised."""
+    return pb.CallToolResponse(
+        call_id="c1", state=pb.CALL_STATE_FAILED, error_class="ValueError", message=message
+    )
+
+
+def pending() -> pb.CallToolResponse:
+    """Not settled yet."""
+    return pb.CallToolResponse(call_id="c1", state=pb.CALL_STATE_PENDING)
+
+
+def unknown() -> pb.CallToolResponse:
+    """May or may not have taken effect."""
+    return pb.CallToolResponse(call_id="c1", state=pb.CALL_STATE_UNKNOWN, message="the host died")
+
+
+@dataclass
+class Seen:
+    """One request as it came."""
+
+    run_id: str
+    attempt: int
+    step_key: str
+    tool: str
+    arguments: dict[str, Any]
+    role: str
+
+
+@dataclass
+class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
+    """Answers by `behave(request, how many times this tool was asked before)`."""
+
+    behave: Callable[[Seen, int], Reply] = lambda seen, _nth: done(f"{seen.tool} ok")
+    seen: list[Seen] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)
+    finished: list[tuple[str, str]] = field(default_factory=list)
+    heartbeat_state: str = "running"
+    port: int = 0
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self.called = threading.Event()
+
+    @property
+    def logical(self) -> list[tuple[str, dict[str, Any]]]:
+        """Tool and arguments per step key, in order of first arrival."""
+        first = {seen.step_key: (seen.tool, seen.arguments) for seen in reversed(self.seen)}
+        order = dict.fromkeys(seen.step_key for seen in self.seen)
+        return [first[key] for key in order]
+
+    def CallTool(self, request: Any, context: Any) -> Any:  # noqa: N802
+        seen = Seen(
+            request.run_id,
+            request.attempt,
+            request.step_key,
+            request.tool,
+            json.loads(request.arguments_json),
+            request.untrusted.get("role", ""),
+        )
+        with self._lock:
+            nth = sum(1 for other in self.seen if other.tool == seen.tool)
+            self.seen.append(seen)
+        self.called.set()
+        reply = self.behave(seen, nth)
+        if isinstance(reply, grpc.StatusCode):
+            context.set_trailing_metadata((("meshgate-reason", "fake_reason"),))
+            context.abort(reply, "the fake says so")
+        return reply
+
+    def StartRun(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.runs.append(request.run_id)
+        return pb.StartRunResponse(run_id=request.run_id, state="pending")
+
+    def StartAttempt(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return pb.StartAttemptResponse(attempt=3)
+
+    def Heartbeat(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return pb.HeartbeatResponse(state=self.heartbeat_state)
+
+    def FinishRun(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.finished.append((request.state, request.detail))
+        return pb.FinishRunResponse(state=request.state)
+
+
+@contextmanager
+def serving(fake: FakeGateway) -> Iterator[FakeGateway]:
+    """Serves the fake on a free loopback port."""
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
+    broker_pb2_grpc.add_BrokerServicer_to_server(fake, server)
+    broker_pb2_grpc.add_RunsServicer_to_server(fake, server)
+    fake.port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield fake
+    finally:
+        server.stop(None).wait()

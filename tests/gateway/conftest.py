@@ -1,0 +1,131 @@
+"""A gateway below the wire: real store, real core, programmed neighbours."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.gateway_parts import FaultyStore, HostRuntime, NamedPeers, ProgrammedPolicy, peer
+from meshgate_gateway import catalogue
+from meshgate_gateway.adapters.sqlite_store import SqliteStore
+from meshgate_gateway.authenticate import Door, Mesh
+from meshgate_gateway.broker import Broker, Rooms
+from meshgate_gateway.execute import Executor, Waiters
+from meshgate_gateway.hosts import Hosts
+from meshgate_gateway.model import CallRequest
+from meshgate_gateway.payloads import Vault
+from meshgate_gateway.policy import ActivePolicy, PolicySlot
+from meshgate_gateway.record import Recorder
+from meshgate_gateway.runs import Runs
+from meshgate_gateway.store import RecordQuery
+from meshgate_gateway.sweeper import Sweeper
+
+AMOUNT = {
+    "type": "object",
+    "properties": {"order": {"type": "string"}, "amount": {"type": "number"}},
+    "required": ["order", "amount"],
+}
+LOOKUP = {"type": "object", "properties": {"order": {"type": "string"}}, "required": ["order"]}
+
+
+def entry(schema: dict[str, object], **more: object) -> dict[str, object]:
+    return {"host": "orders", "kind": "tool", "schema": schema, "definition_sha256": "d" * 64, **more}
+
+
+CATALOGUE = {
+    "tools": {
+        "orders.refund": entry(AMOUNT, effect="irreversible"),
+        "orders.lookup": entry(LOOKUP, effect="read"),
+        "orders.keyed": entry(AMOUNT, effect="external", idempotent=True),
+        "other.thing": {**entry(LOOKUP), "host": "other"},
+    },
+    "apps": {
+        "desk": {"kind": "crew"},
+        "rival": {"kind": "crew"},
+        "nightly": {"kind": "program"},
+        "orders": {"kind": "toolhost"},
+        "other": {"kind": "toolhost"},
+    },
+}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.ms = 1_800_000_000_000
+
+    def __call__(self) -> int:
+        return self.ms
+
+
+@dataclass
+class World:
+    """Everything a test turns."""
+
+    store: FaultyStore
+    policy: ProgrammedPolicy
+    runtime: HostRuntime
+    broker: Broker
+    hosts: Hosts
+    runs: Runs
+    sweeper: Sweeper
+    executor: Executor
+    clock: Clock
+
+    def call(self, app: str = "desk", **changed: Any) -> Any:
+        fields: dict[str, Any] = {
+            "run_id": "run-1",
+            "attempt": 1,
+            "step_key": "0" * 32,
+            "tool": "orders.refund",
+            "arguments": {"order": "A1", "amount": 20},
+            "deadline_ms": 0,
+            "untrusted": {},
+            **changed,
+        }
+        arguments = fields.pop("arguments")
+        raw = arguments if isinstance(arguments, bytes) else json.dumps(arguments).encode()
+        return self.broker.handle(peer(app), CallRequest(arguments_json=raw, **fields))
+
+    def records(self, kind: str = "") -> list[dict[str, Any]]:
+        rows = self.store.read(lambda tables: tables.records.query(RecordQuery(kind=kind)))
+        return [json.loads(body) for _, body in rows]
+
+    def row(self, call_id: str) -> Any:
+        return self.store.read(lambda tables: tables.calls.get(call_id))
+
+    def begin(self, app: str = "desk", run_id: str = "run-1", launcher: str = "l1") -> None:
+        self.runs.start(peer(app), run_id=run_id, input_json=b"{}")
+        self.runs.start_attempt(peer(app), run_id=run_id, launcher=launcher)
+
+
+def make_world(path: Path) -> World:
+    tools = catalogue.parse(json.dumps(CATALOGUE).encode())
+    store, policy, runtime, clock = (
+        FaultyStore(SqliteStore(path=path)),
+        ProgrammedPolicy(),
+        HostRuntime(),
+        Clock(),
+    )
+    recorder = Recorder(instance=lambda: "gateway-0", now_ms=clock)
+    mesh = Mesh("desk", "desk.example", frozenset(), tools)
+    door = Door(verifier=NamedPeers(), mesh=mesh, store=store, recorder=recorder)
+    vault, executor, waiters = Vault(key=b"k" * 32), Executor(runtime=runtime), Waiters(limit=4)
+    hosts = Hosts(door, store, vault, recorder, executor, waiters, clock)
+    runtime.hosts = hosts
+    slot = PolicySlot(active=ActivePolicy(policy, "r1", "sha256:0"))
+    rooms = Rooms(door, store, slot, vault, recorder, executor, waiters)
+    broker = Broker(rooms=rooms, catalogue=tools, now_ms=clock, wait_seconds=0.05)
+    runs = Runs(door, store, vault, recorder, clock)
+    return World(
+        store, policy, runtime, broker, hosts, runs, Sweeper(store, hosts, executor, clock), executor, clock
+    )
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = make_world(tmp_path / "gateway.db")
+    made.begin()
+    yield made
+    made.store.close()

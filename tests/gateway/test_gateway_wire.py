@@ -1,0 +1,278 @@
+"""Over real mTLS: statuses, reasons, certificates, health, admin, unknown methods."""
+
+import json
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from fakes.gateway_parts import ALLOW, ProgrammedPolicy, deny
+from fakes.gateway_wire import DOMAIN, MESH, Wire, odd_certificate, serve
+from gateway.conftest import CATALOGUE
+from meshgate_wire import broker_pb2 as pb
+
+DESK = f"spiffe://{DOMAIN}/ns/{MESH}/desk"
+
+
+@pytest.fixture
+def wire(tmp_path: Path):
+    made = serve(tmp_path, CATALOGUE)
+    made.await_serving(True)
+    yield made
+    made.close()
+
+
+def request(**changed) -> pb.CallToolRequest:
+    fields = {
+        "run_id": "run-1",
+        "attempt": 1,
+        "step_key": "0" * 32,
+        "tool": "orders.refund",
+        "arguments_json": b'{"order":"A","amount":5}',
+        **changed,
+    }
+    return pb.CallToolRequest(**fields)
+
+
+def begin(wire: Wire, app: str = "desk") -> None:
+    runs = wire.runs(app)
+    runs.StartRun(pb.StartRunRequest(run_id="run-1", input_json=b"{}"))
+    started = runs.StartAttempt(pb.StartAttemptRequest(run_id="run-1", launcher_instance="l"))
+    assert started.attempt == 1
+
+
+def failure(call, *args, **kwargs) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(*args, timeout=10, **kwargs)
+    trailing = dict(caught.value.trailing_metadata() or ())
+    return caught.value.code(), trailing.get("meshgate-reason", "")
+
+
+def records(wire: Wire, **query) -> list[dict]:
+    found = wire.admin().QueryRecords(pb.QueryRecordsRequest(**query)).records_json
+    return [json.loads(record) for record in found]
+
+
+def test_a_call_over_mtls(wire) -> None:
+    """Allowed, denied, listed: the three answers an agent gets."""
+    begin(wire)
+    broker = wire.broker("desk")
+    answer = broker.CallTool(request())
+    assert (answer.state, answer.kind) == (pb.CALL_STATE_DONE, pb.RESULT_KIND_TEXT)
+    assert json.loads(answer.result) == {"order": "A", "amount": 5}
+    wire.policy.answer = deny("tool_not_granted")
+    denied = broker.CallTool(request(step_key="1" * 32))
+    assert (denied.state, list(denied.reasons)) == (pb.CALL_STATE_DENIED, ["tool_not_granted"])
+    wire.policy.answer = lambda asked: ALLOW if asked["call"]["tool"] == "orders.lookup" else deny("no")
+    assert [tool.tool for tool in broker.ListTools(pb.ListToolsRequest()).tools] == ["orders.lookup"]
+
+
+def test_in_band_claims_change_nothing(wire) -> None:
+    """A spoofed identity in metadata or body is not looked at."""
+    begin(wire)
+    spoof = (("dapr-caller-app-id", "nightly"), ("x-forwarded-client-cert", f"URI={DESK}"))
+    answer = wire.broker("rival").CallTool
+    assert failure(answer, request(untrusted={"role": DESK}), metadata=spoof) == (
+        grpc.StatusCode.NOT_FOUND,
+        "run_unknown",
+    )
+    (refusal,) = records(wire, kind="refusal")
+    assert refusal["caller"].endswith("/rival")
+
+
+@pytest.mark.parametrize(
+    ("certificate", "reason"),
+    [
+        ({"uris": [DESK, DESK + "2"]}, "two_uri_sans"),
+        ({"uris": [DESK], "usages": [ExtendedKeyUsageOID.CLIENT_AUTH]}, "extended_key_usage"),
+        ({"uris": [DESK], "days": 1000}, "life_too_long"),
+        ({"uris": ["spiffe://nowhere.example/ns/desk/desk"]}, "trust_domain_unknown"),
+        ({"uris": ["spiffe://desk.example/ns/desk/../desk"]}, "spiffe_id_invalid"),
+    ],
+)
+def test_certificates_that_pass_the_handshake_and_are_refused(wire, certificate, reason) -> None:
+    """Each is UNAUTHENTICATED with one record; no handler acted."""
+    channel = wire.channel(pair=odd_certificate(wire.directory, **certificate))
+    call = channel.unary_unary(
+        "/meshgate.broker.v1.Broker/CallTool",
+        request_serializer=pb.CallToolRequest.SerializeToString,
+        response_deserializer=pb.CallToolResponse.FromString,
+    )
+    assert failure(call, request()) == (grpc.StatusCode.UNAUTHENTICATED, reason)
+    assert [record["reason"] for record in records(wire, kind="authentication")] == [reason]
+
+
+def test_a_trusted_foreign_authority_cannot_name_our_apps(wire) -> None:
+    """The chain is checked against the bundle of the domain the leaf names."""
+    channel = wire.channel(pair=odd_certificate(wire.other_directory, uris=[DESK]))
+    call = channel.unary_unary(
+        "/meshgate.broker.v1.Runs/StartRun",
+        request_serializer=pb.StartRunRequest.SerializeToString,
+        response_deserializer=pb.StartRunResponse.FromString,
+    )
+    assert failure(call, pb.StartRunRequest()) == (grpc.StatusCode.UNAUTHENTICATED, "chain")
+    assert len(records(wire, kind="authentication")) == 1
+
+
+def test_what_the_handshake_refuses_reaches_no_handler(wire, tmp_path) -> None:
+    """No certificate, another root, expired: connection refused, nothing recorded."""
+    from meshgate_identities.authority import DevelopmentAuthority
+
+    DevelopmentAuthority(directory=tmp_path / "third", trust_domain=DOMAIN)
+    pairs = [
+        None,
+        odd_certificate(tmp_path / "third", uris=[DESK]),
+        odd_certificate(wire.directory, uris=[DESK], days=-0.5, age_days=1),
+    ]
+    for pair in pairs:
+        call = wire.channel(pair=pair).unary_unary(
+            "/meshgate.broker.v1.Broker/CallTool",
+            request_serializer=pb.CallToolRequest.SerializeToString,
+            response_deserializer=pb.CallToolResponse.FromString,
+        )
+        assert failure(call, request()) == (grpc.StatusCode.UNAVAILABLE, "")
+    assert records(wire, kind="authentication") == []
+    assert records(wire, kind="refusal") == []
+
+
+def test_only_the_operator_is_served_by_admin(wire) -> None:
+    """Agents, hosts and programs are refused and recorded."""
+    for app in ("desk", "orders", "nightly", "gateway"):
+        code, reason = failure(wire.admin(app).Status, pb.StatusRequest())
+        assert code is grpc.StatusCode.PERMISSION_DENIED
+        assert reason in ("admin_not_permitted", "caller_unknown")
+    assert len(records(wire, kind="refusal")) == 4
+
+
+def test_an_unknown_method_is_recorded(wire) -> None:
+    """A method we do not have is UNIMPLEMENTED and one record."""
+    call = wire.channel("desk").unary_unary("/meshgate.broker.v1.Broker/RunShell")
+    assert failure(call, b"") == (grpc.StatusCode.UNIMPLEMENTED, "method_unknown")
+    (refusal,) = records(wire, kind="refusal")
+    assert refusal["detail"] == "/meshgate.broker.v1.Broker/RunShell"
+
+
+def test_unavailable_carries_its_reason_and_shows_in_health(wire) -> None:
+    """Engine or store away: UNAVAILABLE with the reason, NOT_SERVING, and back by itself."""
+    begin(wire)
+    broker = wire.broker("desk")
+    wire.policy.away = True
+    assert failure(broker.CallTool, request()) == (grpc.StatusCode.UNAVAILABLE, "policy_unavailable")
+    assert not wire.serving()
+    wire.policy.away = False
+    wire.await_serving(True)
+    wire.store.fail_before = True
+    assert failure(broker.CallTool, request()) == (grpc.StatusCode.UNAVAILABLE, "store_unavailable")
+    assert not wire.serving()
+    assert wire.runtime.effects == []
+    wire.store.fail_before = False
+    wire.await_serving(True)
+    assert broker.CallTool(request()).state == pb.CALL_STATE_DONE
+    assert len(wire.runtime.effects) == 1
+
+
+def test_a_bug_is_internal_without_detail_and_recorded(wire) -> None:
+    """An error we do not know is INTERNAL, says nothing, and nothing ran."""
+    begin(wire)
+
+    def bug(_):
+        raise KeyError("secret detail")
+
+    wire.policy.answer = bug
+    assert failure(wire.broker("desk").CallTool, request()) == (
+        grpc.StatusCode.INTERNAL,
+        "internal_error",
+    )
+    assert wire.runtime.effects == []
+    assert [record["reason"] for record in records(wire, kind="refusal")] == ["internal_error"]
+
+
+def test_hosts_take_and_finish_over_the_wire(wire) -> None:
+    """The exact canonical bytes, the key and the digest; then the outcome wakes the caller."""
+    begin(wire)
+    wire.runtime.held = True
+    broker, host = wire.broker("desk"), wire.broker("orders")
+    raw = b'{ "amount": 5.0, "order": "A" }'
+    pending = broker.CallTool(request(arguments_json=raw))
+    assert pending.state == pb.CALL_STATE_PENDING
+    taken = host.TakeCall(pb.TakeCallRequest(call_id=pending.call_id, host_instance="i"))
+    assert taken.arguments_json == b'{"amount":5,"order":"A"}'
+    assert (taken.take, taken.idempotency_key, taken.taken_before) == (1, pending.call_id, False)
+    assert taken.deadline_unix_ms > time.time() * 1000
+    done = pb.FinishCallRequest(
+        call_id=pending.call_id,
+        take=1,
+        host_instance="i",
+        result=pb.ToolResult(kind=pb.RESULT_KIND_JSON, data=b'{"ok":true}'),
+    )
+    nothing = pb.FinishCallRequest(call_id=pending.call_id, take=1, host_instance="i")
+    assert failure(host.FinishCall, nothing) == (grpc.StatusCode.INVALID_ARGUMENT, "outcome_missing")
+    assert failure(broker.FinishCall, done) == (
+        grpc.StatusCode.PERMISSION_DENIED,
+        "call_not_owned",
+    )
+    assert host.FinishCall(done).state == pb.CALL_STATE_DONE
+    answer = broker.CallTool(request(arguments_json=raw))
+    assert (answer.kind, answer.result) == (pb.RESULT_KIND_JSON, b'{"ok":true}')
+
+
+def test_a_policy_is_activated_whole_and_on_record(wire) -> None:
+    """An engine that gives no decision is refused; a good one is recorded, then in force."""
+    begin(wire)
+    wire.engines["bad"] = ProgrammedPolicy({"allow": "yes"})
+    wire.engines["good"] = ProgrammedPolicy(deny("frozen"))
+    admin = wire.admin()
+    bad = pb.ActivatePolicyRequest(socket_path="bad", revision="r2", digest="d2")
+    assert failure(admin.ActivatePolicy, bad) == (grpc.StatusCode.INVALID_ARGUMENT, "policy_invalid")
+    assert admin.Status(pb.StatusRequest()).policy_revision == "r1"
+    good = pb.ActivatePolicyRequest(socket_path="good", revision="r2", digest="d2", operator="ann:1000")
+    assert admin.ActivatePolicy(good).revision == "r2"
+    assert list(wire.broker("desk").CallTool(request()).reasons) == ["frozen"]
+    (record,) = records(wire, kind="policy")
+    assert (record["revision"], record["operator"]) == ("r2", "ann:1000")
+    assert records(wire, kind="decision")[0]["policy"] == {"revision": "r2", "digest": "d2"}
+
+
+def test_the_operator_sees_runs_calls_records_and_their_proof(wire) -> None:
+    """Status, ListRuns, ListCalls, QueryRecords and VerifyRecords agree."""
+    begin(wire)
+    call_id = wire.broker("desk").CallTool(request()).call_id
+    runs = wire.runs("desk")
+    assert runs.Heartbeat(pb.HeartbeatRequest(run_id="run-1", attempt=1, steps=3)).state == "running"
+    end = pb.FinishRunRequest(run_id="run-1", attempt=1, state="completed")
+    assert runs.FinishRun(end).state == runs.FinishRun(end).state == "completed"
+    admin = wire.admin()
+    status = admin.Status(pb.StatusRequest())
+    assert (status.ready, dict(status.calls_by_state)) == (True, {"done": 1})
+    (row,) = admin.ListRuns(pb.ListRunsRequest()).runs
+    assert (row.run_id, row.state, row.app) == ("run-1", "completed", DESK)
+    (listed,) = admin.ListCalls(pb.ListCallsRequest(run_id="run-1")).calls
+    assert (listed.call_id, listed.state) == (call_id, "done")
+    assert len(records(wire, call_id=call_id)) == 3
+    verified = admin.VerifyRecords(pb.VerifyRecordsRequest())
+    assert (verified.verified, verified.records) == (True, status.records)
+
+
+def test_waiting_callers_never_hold_all_threads(wire) -> None:
+    """With every waiting place taken the next call is PENDING at once, and others are served."""
+    begin(wire)
+    wire.runtime.held = True
+    broker = wire.broker("desk")
+    states = []
+    threads = [
+        threading.Thread(
+            target=lambda n=n: states.append(broker.CallTool(request(step_key=f"{n:032x}")).state)
+        )
+        for n in range(24)
+    ]
+    begun = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert states == [pb.CALL_STATE_PENDING] * 24
+    assert time.monotonic() - begun < 24 * 0.2
+    assert timedelta(seconds=time.monotonic() - begun) < timedelta(seconds=10)

@@ -1,0 +1,54 @@
+"""The first policy of an app."""
+
+import pytest
+from fakes.opa_servers import ask
+from meshgate_policies import bundle, check
+from meshgate_policies.command import run
+from meshgate_policies.lint import Known
+from meshgate_policies.scaffold import agent_package, file_names
+
+TOOLS = ("orders.refund", "orders.lookup_order", "files.file_read", "files.file-read", "crewai.delegate_work")
+APPS = ("desk", "refund-desk", "1st", "default", "in", "input", "set", "or", "true", "desk-test", "a" * 63)
+
+
+def _write(folder, app, tools):
+    folder.mkdir(exist_ok=True)
+    for name, text in zip(file_names(app), agent_package(app, tools), strict=True):
+        (folder / name).write_text(text)
+
+
+def test_scaffolds_of_all_names_are_clean_and_tested(opa_binary, tmp_path):
+    """Whatever an app is called, its first policy compiles, is formatted, and passes its tests."""
+    policies = tmp_path / "policies"
+    for app in APPS:
+        _write(policies, app, TOOLS if app != "in" else ())
+    assert check.check_policies(opa_binary, policies, known=Known(apps=APPS, tools=TOOLS)) == []
+    passed, report = check.test_policies(opa_binary, policies)
+    assert passed, report
+    assert report.count("test_may_orders_refund") == len(APPS) - 1
+    built = bundle.build(user_policies=policies, data={}, out_dir=tmp_path / "out", opa=opa_binary)
+    assert built.path.exists()
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_scaffold_grants_exactly_its_tools(opa_binary, tmp_path, app):
+    """The granted set is the tools, no more."""
+    _write(tmp_path, app, ["orders.refund", "orders.refund", "a.b"])
+    query = 'data.mesh.agents[replace(input.caller.app, "-", "_")].allow'
+    (tmp_path / "input.json").write_text(str(ask(app, "a.b")).replace("'", '"'))
+    done = run(
+        opa_binary, "eval", "--format", "raw", "--data", str(tmp_path / file_names(app)[0]),
+        "--input", str(tmp_path / "input.json"), query,
+    )  # fmt: skip
+    assert done.stdout.strip() == '["a.b","orders.refund"]'
+
+
+def test_scaffold_test_fails_when_a_grant_is_removed(opa_binary, tmp_path):
+    """The generated tests notice a lost grant and an additional one for all."""
+    _write(tmp_path, "desk", TOOLS)
+    policy = tmp_path / "desk.rego"
+    text = policy.read_text()
+    policy.write_text(text.replace('allow contains "orders.refund"\n', ""))
+    assert not check.test_policies(opa_binary, tmp_path)[0]
+    policy.write_text(text + "\nallow contains input.call.tool\n")
+    assert not check.test_policies(opa_binary, tmp_path)[0]
