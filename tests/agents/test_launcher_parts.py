@@ -10,9 +10,9 @@ import sys
 import pytest
 from meshgate_agents.child import import_hook
 from meshgate_agents.child.framing import MAX_FRAME_BYTES, BadFrame, receive, send
-from meshgate_agents.launcher.__main__ import uuid7
 from meshgate_agents.launcher.environment import SITE_FOLDER
 from meshgate_agents.launcher.errors import BadSettings
+from meshgate_agents.launcher.launch import uuid7
 from meshgate_agents.launcher.settings import ToolEntry, load
 from meshgate_agents.launcher.tools import Refusal, ToolMap
 

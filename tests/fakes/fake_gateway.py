@@ -72,6 +72,9 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
     runs: list[str] = field(default_factory=list)
     finished: list[tuple[str, str]] = field(default_factory=list)
     heartbeat_state: str = "running"
+    attempts: int = 2
+    ended: list[tuple[str, str]] = field(default_factory=list)
+    journal: dict[str, pb.JournalEntry] = field(default_factory=dict)
     port: int = 0
 
     def __post_init__(self) -> None:
@@ -102,6 +105,9 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
         if isinstance(reply, grpc.StatusCode):
             context.set_trailing_metadata((("meshgate-reason", "fake_reason"),))
             context.abort(reply, "the fake says so")
+        if reply.state in (pb.CALL_STATE_DONE, pb.CALL_STATE_FAILED, pb.CALL_STATE_DENIED):
+            step = pb.Step(key=request.step_key, scope=request.scope, turn=request.turn, kind="tool")
+            self.journal.setdefault(request.step_key, pb.JournalEntry(step=step, answer=reply))
         return reply
 
     def StartRun(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -109,7 +115,20 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
         return pb.StartRunResponse(run_id=request.run_id, state="pending")
 
     def StartAttempt(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return pb.StartAttemptResponse(attempt=3)
+        self.attempts += 1
+        return pb.StartAttemptResponse(attempt=self.attempts)
+
+    def ReadJournal(self, request: Any, context: Any) -> Any:  # noqa: N802
+        yield from list(self.journal.values())
+
+    def AppendStep(self, request: Any, context: Any) -> Any:  # noqa: N802
+        entry = pb.JournalEntry(step=request.step, reply_json=request.reply_json)
+        self.journal.setdefault(request.step.key, entry)
+        return pb.AppendStepResponse()
+
+    def EndAttempt(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.ended.append((request.state, request.detail))
+        return pb.EndAttemptResponse(state=request.state)
 
     def Heartbeat(self, request: Any, context: Any) -> Any:  # noqa: N802
         return pb.HeartbeatResponse(state=self.heartbeat_state)

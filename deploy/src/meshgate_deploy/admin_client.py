@@ -1,5 +1,7 @@
 """The operator's side of the gateway's Admin service."""
 
+import os
+import pwd
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -18,12 +20,16 @@ from meshgate_identities.spiffe_id import SpiffeId
 from meshgate_identities.tls import gateway_dns_name
 from meshgate_wire import broker_pb2, broker_pb2_grpc
 
-from meshgate_deploy.errors import Denied, DependencyUnavailable
+from meshgate_deploy.errors import Denied, DependencyUnavailable, NotFound, UsageError
 from meshgate_deploy.manifest import Manifest
 
 SVID_LIFE = timedelta(minutes=10)
 CALL_SECONDS = 10.0
-METHODS = ("Status", "QueryRecords", "ListRuns", "ListCalls", "ActivatePolicy", "VerifyRecords")
+METHODS = (
+    "Status", "QueryRecords", "ListRuns", "ListCalls", "ActivatePolicy", "VerifyRecords", "ShowRun",
+    "ControlRun", "ResolveCall",
+)  # fmt: skip
+SIGNED = ("ControlRun", "ResolveCall")  # the record names the person
 
 
 class Operator:
@@ -43,6 +49,8 @@ class Operator:
         """
         if method not in METHODS:
             raise Denied(f"the gateway has no operator method {method!r}")
+        if method in SIGNED:
+            request = {**request, "operator": _person()}
         message = json_format.ParseDict(request, getattr(broker_pb2, f"{method}Request")())
         with self._channel() as channel:
             try:
@@ -69,9 +77,25 @@ class Operator:
         return grpc.secure_channel(self._target(), credentials, options=options)
 
 
+def _person() -> str:
+    """Who commands this mesh: the control socket admits the supervisor's own user only."""
+    uid = os.getuid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = "?"
+    return f"{name} (uid {uid})"
+
+
 def _mapped(method: str, error: grpc.RpcError) -> Exception:
     code = error.code() if isinstance(error, grpc.Call) else None
     details = str(error.details()) if isinstance(error, grpc.Call) else str(error)
+    if code is grpc.StatusCode.NOT_FOUND:
+        return NotFound("no such run or call", why=details, next_step="meshgate runs list")
+    if code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT):
+        return UsageError(
+            f"{method} does not fit the present state", why=details, next_step="meshgate runs show RUN"
+        )
     if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
         return Denied(f"the gateway refused {method}", why=details)
     return DependencyUnavailable(

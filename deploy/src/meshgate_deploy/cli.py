@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from meshgate_deploy import cli_project, project_commands
+from meshgate_deploy import cli_project, project_commands, run_commands
 from meshgate_deploy.cli_output import OUTPUT, Output, fail, note, show
 from meshgate_deploy.errors import EXIT_OURS, IntegrityFailed, MeshError, UsageError
 from meshgate_deploy.state import find_project, open_state
@@ -26,6 +26,7 @@ cli_project.register(app)
 app.add_typer(policy, name="policy")
 app.add_typer(audit, name="audit")
 app.add_typer(runtime_commands, name="runtime")
+app.add_typer(run_commands.app, name="runs")
 project_commands.register(app)
 
 Project = Annotated[

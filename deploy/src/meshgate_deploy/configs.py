@@ -94,6 +94,7 @@ def launcher(  # noqa: PLR0913 - what one run is made of
 ) -> dict[str, Any]:
     """An agent launcher's, for one run."""
     kind = manifest.agents[app]
+    runner = manifest.crews.get(app) or manifest.programs[app]
     return {
         **_common(manifest, state),
         "app": app,
@@ -106,6 +107,8 @@ def launcher(  # noqa: PLR0913 - what one run is made of
         "env": dict(env),
         "run_id": run_id,
         "step_deadline_seconds": 60,
+        "attempts": runner.attempts,
+        "stall_seconds": runner.stall_seconds,
     }
 
 

@@ -26,6 +26,7 @@ from meshgate_audit import chain
 
 from meshgate_deploy import demo_report
 from meshgate_deploy.control import ask, ask_once, reachable
+from meshgate_deploy.demo_kill import Accident, accident
 from meshgate_deploy.demo_report import Report
 from meshgate_deploy.errors import DependencyUnavailable, MeshError, UsageError
 from meshgate_deploy.refund_desk import payments, stage
@@ -35,6 +36,7 @@ from meshgate_deploy.state import State, open_state
 
 UP_SECONDS = 1800  # the first start builds the binaries
 DOWN_SECONDS = 60
+RUN_ID = "refund-desk"
 POLL_SECONDS = 0.05
 PAGE = 500
 MAX_SEED = 2**32
@@ -82,9 +84,10 @@ def demo(*, seed: int | None = None, without: Collection[str] = (), say: Say) ->
         with _mesh(staged, say) as state:
             apps = ask_once(state.control, {"op": "status"})["apps"]
             say("running: python main.py")
-            status, answer = _run(state, staged)
+            with _accident(state, staged, say) as happened:
+                status, answer = _run(state, staged, say)
             records, problem = _records(state)
-        report = _report(staged, records, problem, status, apps, without, time.monotonic() - begun)
+        report = _report(staged, records, problem, status, apps, without, happened, time.monotonic() - begun)
     if status != 0:
         say(answer)
     return Demo(report, staged, answer)
@@ -186,13 +189,25 @@ def _ready(
     )
 
 
-def _run(state: State, staged: Stage) -> tuple[int, str]:
+@contextlib.contextmanager
+def _accident(state: State, staged: Stage, say: Say) -> Iterator[Accident]:
+    """The crew's process is killed once; not with a user's own model, whose sixth call nobody knows."""
+    tickets = sorted(staged.project / ticket.path for ticket in staged.story.tickets)
+    if stage.users_model():
+        yield Accident()
+        return
+    with accident(state, RUN_ID, tickets, say) as happened:
+        yield happened
+
+
+def _run(state: State, staged: Stage, say: Say) -> tuple[int, str]:
     """Runs the project's entry point as the crew's app; gives its status and what it printed."""
     log = staged.project / ".meshgate" / "logs" / "demo-run.log"
     answer = log.with_suffix(".out")
     request = {
         "op": "run",
         "app": "desk",
+        "run_id": RUN_ID,
         "command": [sys.executable, "main.py"],
         "cwd": str(staged.project),
         "terminal": {},
@@ -202,10 +217,18 @@ def _run(state: State, staged: Stage) -> tuple[int, str]:
             state.control, request, descriptors=(nothing.fileno(), out.fileno(), err.fileno())
         ):
             if "exit" in message:
+                _tell(log.read_text(errors="replace"), say)
                 text = answer.read_text(errors="replace")
                 status = int(message["exit"])
                 return status, text if status == 0 else text + log.read_text(errors="replace")[-4000:]
     raise DependencyUnavailable("the demo's mesh ended during the run", next_step=f"the logs in {log.parent}")
+
+
+def _tell(log: str, say: Say) -> None:
+    """What the launcher said of the run's attempts."""
+    for line in log.splitlines():
+        if line.startswith("meshgate: ") and any(word in line for word in ("attempt", "signal")):
+            say(line.removeprefix("meshgate: "))
 
 
 def _records(state: State) -> tuple[list[dict[str, Any]], str]:
@@ -232,6 +255,7 @@ def _report(  # noqa: PLR0913, PLR0917 (what a run of the story gave)
     status: int,
     apps: list[Mapping[str, str]],
     without: Collection[str],
+    happened: Accident,
     seconds: float,
 ) -> Report:
     rows = demo_report.rows(records)
@@ -251,4 +275,5 @@ def _report(  # noqa: PLR0913, PLR0917 (what a run of the story gave)
         effects=effects,
         records=len(records),
         problem=problem,
+        run=happened.as_dict(),
     )

@@ -55,6 +55,7 @@ class Report:
     effects: Effects
     records: int
     problem: str
+    run: Mapping[str, Any]
 
     @property
     def allowed(self) -> int:
@@ -82,6 +83,7 @@ class Report:
                 "missing": self.effects.missing,
             },
             "audit": {"records": self.records, "verified": not self.problem},
+            "run": dict(self.run),
         }
 
 

@@ -25,6 +25,7 @@ def show(report: Report, *, story: Story, book: Sequence[Payment], project: Path
             f"payments: {effects.seen} made, {effects.expected} expected, {effects.doubled} doubled, "
             f"{effects.missing} missing, {len(effects.unexpected)} unexpected"
         ),
+        _survived(report),
         f"records: {report.records}, " + (report.problem or "the chain is whole"),
         f"took {report.seconds:.1f} s in all",
         "",
@@ -36,6 +37,17 @@ def show(report: Report, *, story: Story, book: Sequence[Payment], project: Path
         "  the same for your own crew      meshgate scan",
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def _survived(report: Report) -> str:
+    run = report.run
+    if int(run["attempts"]) == 1:
+        return "the crew's process lived to its end"
+    return (
+        f"the crew's process was killed in tool call 6: attempt {run['attempts']} took over "
+        f"{run['replayed_steps']} finished steps and made {run['live_steps']} itself; going on took "
+        f"{run['recovery_seconds']} s"
+    )
 
 
 def _decisions(report: Report) -> Table:

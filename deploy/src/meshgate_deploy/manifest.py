@@ -48,7 +48,16 @@ class Agent(_Part):
     role: str | None = None
 
 
-class Crew(_Part):
+class _Runner(_Part):
+    """How often and how patiently a run of an app is carried on."""
+
+    attempts: int = Field(default=5, ge=1, le=100, description="attempts of a run before it is given up")
+    stall_seconds: float = Field(
+        default=1800, alias="stallSeconds", gt=0, description="without a finished step; then a new attempt"
+    )
+
+
+class Crew(_Runner):
     """A crew: one app."""
 
     crew: Reference
@@ -57,7 +66,7 @@ class Crew(_Part):
     secrets: tuple[Variable, ...] = Field(default=(), description="the same; never shown")
 
 
-class Program(_Part):
+class Program(_Runner):
     """A program that is run as an app, with or without a crew in it."""
 
     run: tuple[str, ...] = Field(min_length=1)

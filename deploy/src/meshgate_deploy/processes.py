@@ -82,6 +82,12 @@ class Child:
         """Whether it has not ended yet."""
         return self.wait(0) is None
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it was stopped (SIGSTOP), so that it neither works nor ends."""
+        row = _fields(self.pid)
+        return bool(row) and row[0] == "T"
+
     def signal(self, number: int) -> None:
         """Sends a signal to the process alone; none when it has ended."""
         with self._lock, contextlib.suppress(ProcessLookupError):

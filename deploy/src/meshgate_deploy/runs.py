@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meshgate_agents.launcher.__main__ import uuid7
+from meshgate_agents.launcher.launch import uuid7
 from meshgate_identities.spiffe_id import SpiffeId
 from meshgate_identities.workload_api import WorkloadApiServer
 
@@ -21,6 +21,9 @@ from meshgate_deploy.manifest import Manifest
 from meshgate_deploy.processes import Child, Command, Processes
 from meshgate_deploy.state import State, write_private
 
+MAX_RESTARTS = 5  # of one run's launcher
+WATCH_SECONDS = 1.0
+STOPPED_SECONDS = 6.0  # a stopped process: three of its heartbeats
 LAUNCHER_GRACE_SECONDS = 15.0  # the launcher gives its child 10 s and then records the end
 
 
@@ -41,14 +44,26 @@ class Order:
     streams: tuple[int, int, int] | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Running:
-    """A run whose launcher is alive."""
+    """A run whose launcher is alive, or is being started again.
+
+    Attributes:
+        command: how its launcher is started.
+        restarts: how often the launcher was lost so far.
+    """
 
     run_id: str
     app: str
+    command: Command
     child: Child
     started: float
+    restarts: int = 0
+    stopping: bool = False
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the launcher that is there now."""
+        self.child.signal(number)
 
 
 class Runs:
@@ -76,7 +91,8 @@ class Runs:
         with self._lock:
             return [
                 {
-                    "name": f"run {row.run_id}", "state": "running", "pid": row.child.pid, "restarts": 0,
+                    "name": f"run {row.run_id}", "state": "running", "pid": row.child.pid,
+                    "restarts": row.restarts,
                     "up_seconds": round(time.time() - row.started, 1), "detail": row.app,
                 }
                 for row in self._running.values()
@@ -101,26 +117,45 @@ class Runs:
         )  # fmt: skip
         write_private(path, json.dumps(config, indent=2).encode())
         argv = configs.module(sys.executable, "meshgate_agents.launcher", path, "--", *order.command)
-        child = self._processes.start(
-            Command(
-                name=f"launcher-{app}", argv=argv, env=self._environment.base(), cwd=order.cwd,
-                log=None if order.streams else self._state.log(app), streams=order.streams,
-                death_signal=signal.SIGTERM, grace_seconds=LAUNCHER_GRACE_SECONDS,
-            )
+        command = Command(
+            name=f"launcher-{app}", argv=argv, env=self._environment.base(), cwd=order.cwd,
+            log=None if order.streams else self._state.log(app), streams=order.streams,
+            death_signal=signal.SIGTERM, grace_seconds=LAUNCHER_GRACE_SECONDS,
         )  # fmt: skip
-        self._workload_api.register(child.pid, SpiffeId.parse(self._manifest.spiffe_id(app)))
-        running = Running(run_id, app, child, time.time())
+        running = Running(run_id, app, command, self._launch(app, command), time.time())
         with self._lock:
             self._running[run_id] = running
         return running
 
-    def wait(self, running: Running) -> int:
-        """Waits for the end of a launcher; its exit status, 128 + n after signal n."""
-        status = running.child.wait()
+    def _launch(self, app: str, command: Command) -> Child:
+        child = self._processes.start(command)
+        self._workload_api.register(child.pid, SpiffeId.parse(self._manifest.spiffe_id(app)))
+        return child
+
+    def _ended(self, running: Running) -> int | None:
+        """Waits for a launcher's end and sweeps up after it."""
+        stopped_since = 0.0
+        while (status := running.child.wait(WATCH_SECONDS)) is None and running.child.running:
+            stopped_since = (stopped_since or time.monotonic()) if running.child.stopped else 0.0
+            if stopped_since and time.monotonic() - stopped_since > STOPPED_SECONDS:
+                running.child.signal(signal.SIGKILL)
         self._workload_api.forget(running.child.pid)
         # What the program left in its session, it left without an identity; now it goes.
         running.child.stop()
         self._processes.forget(running.child)
+        return status
+
+    def wait(self, running: Running) -> int:
+        """Waits for the end of a run; its exit status.
+
+        A launcher handles every signal that asks it to end, so one that dies by a signal was lost: it is
+        started again, and the run goes on from its journal.
+        """
+        status = self._ended(running)
+        while status is not None and status < 0 and running.restarts < MAX_RESTARTS and not running.stopping:
+            running.restarts += 1
+            running.child = self._launch(running.app, running.command)
+            status = self._ended(running)
         (self._state.generated / f"run-{running.run_id}.json").unlink(missing_ok=True)
         with self._lock:
             self._running.pop(running.run_id, None)
@@ -132,6 +167,8 @@ class Runs:
         """Ends every launcher, each with its grace, all at once."""
         with self._lock:
             running = list(self._running.values())
+        for row in running:
+            row.stopping = True
         threads = [threading.Thread(target=row.child.stop) for row in running]
         for thread in threads:
             thread.start()

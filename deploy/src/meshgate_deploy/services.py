@@ -1,5 +1,6 @@
 """Long-lived processes: started until healthy, watched, restarted with backoff."""
 
+import signal
 import threading
 import time
 import urllib.error
@@ -17,6 +18,7 @@ from meshgate_deploy.processes import Child, Command, Processes, tail
 READY_SECONDS = 60.0  # a tool host that imports CrewAI cold takes 6 s on two busy cores
 PORT_TRIES = 5
 POLL_SECONDS = 0.02
+STOPPED_SECONDS = 6.0
 MAX_RESTARTS = 6
 RESTART_WINDOW_SECONDS = 120.0
 FIRST_BACKOFF_SECONDS = 0.2
@@ -58,6 +60,7 @@ class Service:
     seconds: float = 0.0
     detail: str = ""
     since: float = field(default_factory=time.time)
+    stopped_since: float = 0.0
     recent: list[float] = field(default_factory=list)
 
     def row(self) -> dict[str, object]:
@@ -180,10 +183,22 @@ class Services:
         while not self._stopping.wait(0.1):
             for service in list(self._services):
                 child = service.child
+                if service.state == "ready" and child is not None:
+                    self._kill_if_stopped(service, child)
                 if service.state == "ready" and child is not None and not child.running:
                     self._forget(child)
                     self._set(service, "restarting", f"ended with status {child.popen.returncode}")
                     threading.Thread(target=self._restart, args=(service,), daemon=True).start()
+
+    @staticmethod
+    def _kill_if_stopped(service: Service, child: Child) -> None:
+        """A stopped process serves nobody and never ends: after three of its heartbeats it is killed."""
+        if not child.stopped:
+            service.stopped_since = 0.0
+        elif not service.stopped_since:
+            service.stopped_since = time.monotonic()
+        elif time.monotonic() - service.stopped_since > STOPPED_SECONDS:
+            child.signal(signal.SIGKILL)
 
     def _restart(self, service: Service) -> None:
         backoff = FIRST_BACKOFF_SECONDS

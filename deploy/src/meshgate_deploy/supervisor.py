@@ -296,7 +296,7 @@ class Supervisor:
         if streams is None:
             threading.Thread(target=self._runs.wait, args=(running,), daemon=True).start()
             return
-        threading.Thread(target=self._forward, args=(connection, running.child.signal), daemon=True).start()
+        threading.Thread(target=self._forward, args=(connection, running.signal), daemon=True).start()
         send({"exit": self._runs.wait(running)})
 
     @staticmethod

@@ -8,16 +8,30 @@ from meshgate_audit.chain import Verification, verify
 from meshgate_policies.judge import INVALID, judge
 
 from meshgate_gateway.authenticate import Door
-from meshgate_gateway.errors import InvalidRequest, NotPermitted
+from meshgate_gateway.errors import InvalidRequest, Missing, NotPermitted
 from meshgate_gateway.health import Health
-from meshgate_gateway.model import Caller, Kind, LedgerRow, Presented, Run
+from meshgate_gateway.hosts import Hosts
+from meshgate_gateway.model import (
+    Caller,
+    JournalRow,
+    Kind,
+    LedgerRow,
+    Outcome,
+    Presented,
+    Run,
+    Sealed,
+    State,
+)
+from meshgate_gateway.payloads import Vault
 from meshgate_gateway.policy import ActivePolicy, PolicyEngine, PolicySlot
 from meshgate_gateway.record import Recorder
-from meshgate_gateway.store import CallQuery, RecordQuery, Store
+from meshgate_gateway.runs import Runs
+from meshgate_gateway.store import CallQuery, RecordQuery, Store, Tables
 
 T = TypeVar("T")
 
 PAGE = 1000  # records per read while verifying
+MAX_STEPS = 10_000  # of one run that are shown
 
 SAMPLE: dict[str, object] = {
     "caller": {"spiffe_id": "", "trust_domain": "", "namespace": "", "app": ""},
@@ -42,6 +56,25 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class StepView:
+    """One step of a run as a person sees it: its row, what went in, what came out."""
+
+    row: JournalRow | LedgerRow
+    given: bytes
+    gave: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run, its input and its steps, oldest first."""
+
+    run: Run
+    given: bytes
+    traceback: bytes
+    steps: tuple[StepView, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Admin:
     """Everything an operator may ask. Nobody else may ask any of it."""
 
@@ -51,6 +84,9 @@ class Admin:
     recorder: Recorder
     health: Health
     open_engine: Callable[[str, str], PolicyEngine]
+    run_control: Runs
+    hosts: Hosts
+    vault: Vault
 
     def _enter(self, presented: Presented, method: str, serve: Callable[[Caller], T]) -> T:
         def only_operators(caller: Caller) -> T:
@@ -85,6 +121,54 @@ class Admin:
         """Calls, newest first."""
         return self._enter(
             presented, "ListCalls", lambda _: self.store.read(lambda tables: tables.calls.query(query))
+        )
+
+    def show(self, presented: Presented, run_id: str) -> RunView:
+        """A run with its steps, what went in and what came out."""
+
+        def work(tables: Tables) -> RunView:
+            run = tables.runs.get(run_id)
+            if run is None:
+                raise Missing("run_unknown", detail="no such run")
+            rows: list[JournalRow | LedgerRow] = [
+                *tables.journal.of_run(run_id),
+                *tables.calls.query(CallQuery(run_id=run_id, limit=MAX_STEPS)),
+            ]
+            rows.sort(key=lambda row: row.created_ms)
+            given = self.vault.get(tables, run.input) if run.input else b""
+            steps = tuple(self._step(tables, row) for row in rows)
+            return RunView(run, given, self._text(tables, run.traceback), steps)
+
+        return self._enter(presented, "ShowRun", lambda _: self.store.read(work))
+
+    def _step(self, tables: Tables, row: JournalRow | LedgerRow) -> StepView:
+        if isinstance(row, JournalRow):
+            return StepView(row, self._text(tables, row.request), self._text(tables, row.reply))
+        return StepView(row, self._text(tables, row.arguments), self._text(tables, row.result))
+
+    def _text(self, tables: Tables, sealed: Sealed | None) -> bytes:
+        """The clear text; empty where none was kept."""
+        if sealed is None or not self.vault.kept(tables, sealed):
+            return b""
+        return self.vault.get(tables, sealed)
+
+    def control(self, presented: Presented, *, run_id: str, action: str, operator: str) -> Run:
+        """Cancels, pauses, resumes a run, or decides on one that waits."""
+
+        def serve(_: Caller) -> Run:
+            run = self.run_control.control(run_id=run_id, action=action, operator=operator[:128])
+            if action == "cancel":
+                self.hosts.cut(run_id)
+            return run
+
+        return self._enter(presented, "ControlRun", serve)
+
+    def resolve(self, presented: Presented, *, call_id: str, outcome: Outcome, operator: str) -> State:
+        """Says how an unknown call ended."""
+        return self._enter(
+            presented,
+            "ResolveCall",
+            lambda _: self.hosts.resolve(call_id=call_id, outcome=outcome, operator=operator[:128]),
         )
 
     def activate(  # noqa: PLR0913 - the message's own fields

@@ -4,19 +4,21 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from meshgate_gateway import calls, runs
+from meshgate_gateway import calls, journal, runs
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.catalogue import Catalogue
-from meshgate_gateway.decide import Allow, Decision, decide, permit_of, policy_input
+from meshgate_gateway.decide import Allow, Decision, Deny, decide, permit_of, policy_input
 from meshgate_gateway.errors import (
     Conflict,
     InvalidRequest,
     NotPermitted,
+    Refused,
     RuntimeUnavailable,
 )
 from meshgate_gateway.execute import Executor, Waiters
 from meshgate_gateway.model import (
     Answer,
+    AuditRecord,
     Caller,
     CallRequest,
     Kind,
@@ -24,6 +26,7 @@ from meshgate_gateway.model import (
     Presented,
     RunContext,
     State,
+    Step,
     Tool,
     ToolCall,
 )
@@ -69,6 +72,15 @@ class _Asked:
         return self.arguments.canonical if self.arguments else self.request.arguments_json
 
 
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """A call, and what one policy made of it."""
+
+    call: ToolCall
+    policy: ActivePolicy
+    decision: Decision
+
+
 class Broker:
     """Decides, records, executes, records. Safe for threads; stateless beside its store."""
 
@@ -108,8 +120,8 @@ class Broker:
         fresh = row is None
         if row is None:
             row = self._decided(asked)  # 4, 5
-        elif row.state is State.RESERVED and row.attempt != request.attempt:
-            row = self._rooms.store.write(lambda tables: self._adopted(tables, asked))
+        elif row.state in _OPEN and row.attempt != request.attempt:
+            row = self._adopt(asked, row)
         if row.state not in _OPEN:
             return self._answer(row)
         with self._rooms.waiters.expecting(row.call_id) as settled:
@@ -152,6 +164,8 @@ class Broker:
             raise InvalidRequest("step_key_invalid")
         if not calls.is_untrusted(request.untrusted):
             raise InvalidRequest("untrusted_invalid")
+        if request.scope and not calls.is_scope(request.scope):
+            raise InvalidRequest("step_place_invalid")
         call_id = calls.call_id(caller=caller.spiffe_id, run_id=request.run_id, step_key=request.step_key)
         tool = self._catalogue.tools.get(request.tool)
         if tool is None:
@@ -180,16 +194,28 @@ class Broker:
             )
         return row
 
-    def _adopted(self, tables: Tables, asked: _Asked) -> LedgerRow:
-        """A call that has not begun passes to the run's current attempt, which joins it."""
-        row = self._known(tables, asked)
-        if row is None:
-            raise RuntimeError("a call left the ledger")
-        if row.state is not State.RESERVED:
-            return row
-        after = replace(row, attempt=asked.request.attempt)
-        tables.calls.move(row, after)
-        return after
+    def _adopt(self, asked: _Asked, row: LedgerRow) -> LedgerRow:
+        """An open call passes to the run's current attempt, which joins it.
+
+        One that has not begun is put to the policy again: what is in force now may say no.
+        """
+        again = self._decision(asked, row.decision_id) if row.state is State.RESERVED else None
+
+        def work(tables: Tables) -> LedgerRow:
+            now = self._known(tables, asked)
+            if now is None:
+                raise RuntimeError("a call left the ledger")
+            if now.state not in _OPEN or now.attempt == asked.request.attempt:
+                return now
+            after = replace(now, attempt=asked.request.attempt)
+            if now.state is State.RESERVED and again is not None:
+                if isinstance(again.decision, Deny):
+                    after = replace(after, state=State.DENIED, reasons=again.decision.reasons)
+                tables.records.append(self._decision_record(asked, again, after))
+            tables.calls.move(now, after)
+            return after
+
+        return self._rooms.store.write(work)
 
     def _fence(self, tables: Tables, asked: _Asked) -> None:
         if asked.request.run_id:
@@ -202,8 +228,17 @@ class Broker:
 
     def _decided(self, asked: _Asked) -> LedgerRow:
         decision_id = f"D-{secrets.token_hex(8)}"
-        if asked.tool is None or asked.arguments is None or asked.refused is not None:
+        if asked.refused is not None:
             return self._refused(asked, decision_id)
+        verdict = self._decision(asked, decision_id)
+        row = self._rooms.store.write(lambda tables: self._record(tables, asked, verdict, decision_id))
+        if isinstance(row, Refused):
+            raise row
+        return row
+
+    def _decision(self, asked: _Asked, decision_id: str) -> _Verdict:
+        if asked.tool is None or asked.arguments is None:
+            raise RuntimeError("only sound requests are decided on")
         call = self._call(asked, asked.tool, asked.arguments)
         policy = self._rooms.policy.active  # one policy for the whole decision
         raw = policy.engine.evaluate(
@@ -216,23 +251,18 @@ class Broker:
             )
         )
         decision = decide(caller=asked.caller, call=call, raw=raw, decision_id=decision_id)
-        return self._rooms.store.write(
-            lambda tables: self._record(tables, asked, call, policy, decision, decision_id)
-        )
+        return _Verdict(call, policy, decision)
 
-    def _record(  # noqa: PLR0913, PLR0917 - the fifth room needs what the four before it made
-        self,
-        tables: Tables,
-        asked: _Asked,
-        call: ToolCall,
-        policy: ActivePolicy,
-        decision: Decision,
-        decision_id: str,
-    ) -> LedgerRow:
+    def _record(
+        self, tables: Tables, asked: _Asked, verdict: _Verdict, decision_id: str
+    ) -> LedgerRow | Refused:
         earlier = self._known(tables, asked)
         if earlier is not None:
             return earlier
+        call, decision = verdict.call, verdict.decision
         allowed = isinstance(decision, Allow)
+        if allowed and (held := self._held_up(tables, asked, call.tool)):
+            return held
         row = replace(
             self._row(tables, asked, decision_id),
             state=State.RESERVED if allowed else State.DENIED,
@@ -240,13 +270,36 @@ class Broker:
             deadline_ms=call.deadline_ms,
         )
         tables.calls.insert(row)
-        obligations = dict(decision.obligations) if isinstance(decision, Allow) else {}
-        tables.records.append(
-            self._rooms.recorder.decision(
-                caller=asked.caller, call=call, row=row, policy=policy, obligations=obligations
-            )
-        )
+        tables.records.append(self._decision_record(asked, verdict, row))
         return row
+
+    def _decision_record(self, asked: _Asked, verdict: _Verdict, row: LedgerRow) -> AuditRecord:
+        decision = verdict.decision
+        obligations = dict(decision.obligations) if isinstance(decision, Allow) else {}
+        return self._rooms.recorder.decision(
+            caller=asked.caller, call=verdict.call, row=row, policy=verdict.policy, obligations=obligations
+        )
+
+    def _held_up(self, tables: Tables, asked: _Asked, tool: Tool) -> Refused | None:
+        """Why a call that policy allows does not begin now: its run waits, or does not repeat itself."""
+        request = asked.request
+        run = tables.runs.get(request.run_id) if request.run_id else None
+        if run is None:
+            return None
+        if tables.journal.get(run.run_id, request.step_key) is not None:
+            return Conflict("step_kind", call_id=asked.call_id, detail="a model step has this key")
+        if run.state in runs.HELD:
+            return Conflict(f"run_{run.state}", call_id=asked.call_id, tool=tool.id, detail=run.detail)
+        step = Step(request.step_key, request.scope, request.turn, "tool")
+        other = journal.diverged(tables, run, step)
+        if other is None or tool.effect == "read":
+            return None
+        why = (
+            f"diverged: {tool.id} at turn {step.turn}, where attempt {other.attempt} had gone on to another "
+            f"model call ({other.step_key[:16]})"
+        )
+        runs.park(tables, self._rooms.recorder, run_id=run.run_id, why=why, now_ms=self._now_ms())
+        return Conflict("run_diverged", call_id=asked.call_id, tool=tool.id, detail=why)
 
     def _refused(self, asked: _Asked, decision_id: str) -> LedgerRow:
         """A call nobody can decide on is denied for good: asked again it is the same answer."""
@@ -287,6 +340,8 @@ class Broker:
             gateway=self._rooms.recorder.instance(),
             created_ms=now,
             updated_ms=now,
+            scope=request.scope,
+            turn=request.turn,
         )
 
     @staticmethod
@@ -313,16 +368,22 @@ class Broker:
         return row
 
     def _answer(self, row: LedgerRow) -> Answer:
-        base = Answer(row.call_id, row.state, row.decision_id)
-        if row.state is State.DENIED:
-            return replace(base, reasons=row.reasons, message=denial(row))
-        if row.state in _OPEN or row.result is None:
-            return replace(base, error_class=row.error_class)
         sealed = row.result
-        data = self._rooms.store.read(lambda tables: self._rooms.vault.get(tables, sealed))
-        if row.state is State.DONE:
-            return replace(base, result_kind=row.result_kind, result=data)
-        return replace(base, error_class=row.error_class, message=data.decode())
+        if sealed is None:
+            return answer_of(row, b"")
+        return answer_of(row, self._rooms.store.read(lambda tables: self._rooms.vault.get(tables, sealed)))
+
+
+def answer_of(row: LedgerRow, data: bytes) -> Answer:
+    """What the ledger says of a call; `data` is its result or failure in clear text."""
+    base = Answer(row.call_id, row.state, row.decision_id)
+    if row.state is State.DENIED:
+        return replace(base, reasons=row.reasons, message=denial(row))
+    if row.state in _OPEN or row.result is None:
+        return replace(base, error_class=row.error_class)
+    if row.state is State.DONE:
+        return replace(base, result_kind=row.result_kind, result=data)
+    return replace(base, error_class=row.error_class, message=data.decode())
 
 
 def denial(row: LedgerRow) -> str:

@@ -29,6 +29,7 @@ MAX_UNTRUSTED_CHARACTERS = 1024
 _BACKSLASH, _QUOTE, _OPENING, _CLOSING = 0x5C, 0x22, b"[{", b"]}"
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _STEP_KEY = re.compile(r"[0-9a-f]{16,128}\Z")
+_SCOPE = re.compile(r"[0-9a-f]{64}\Z")
 _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
 _TOOL_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\.[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
 _LABEL = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
@@ -86,6 +87,11 @@ def is_tool_id(text: str) -> bool:
 def is_step_key(text: str, *, in_run: bool) -> bool:
     """Inside a run a hex digest, outside of one a UUIDv7 that the client made."""
     return (_STEP_KEY if in_run else _UUID7).match(text) is not None
+
+
+def is_scope(text: str) -> bool:
+    """A SHA-256 digest in hex."""
+    return _SCOPE.match(text) is not None
 
 
 def is_untrusted(labels: Mapping[str, str]) -> bool:

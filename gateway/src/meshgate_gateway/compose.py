@@ -16,6 +16,7 @@ from meshgate_gateway.execute import Executor, ToolRuntime, Waiters
 from meshgate_gateway.health import Health
 from meshgate_gateway.hosts import Hosts
 from meshgate_gateway.instances import RENEW_SECONDS, Instance
+from meshgate_gateway.journal import Journal
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.policy import PolicyEngine, PolicySlot
 from meshgate_gateway.record import Recorder
@@ -72,11 +73,22 @@ class Gateway:
         )
         self.sweeper = Sweeper(parts.store, self.hosts, executor, parts.now_ms)
         runs = Runs(door, parts.store, vault, self.recorder, parts.now_ms)
+        journal = Journal(door, parts.store, vault, self.recorder, parts.now_ms)
         self.health = Health(
             probes={**self._own_probes(), **(probes or {})},
             publish=lambda ready: self.server.serving(ready=ready),
         )
-        admin = Admin(door, parts.store, parts.policy, self.recorder, self.health, parts.open_engine)
+        admin = Admin(
+            door,
+            parts.store,
+            parts.policy,
+            self.recorder,
+            self.health,
+            parts.open_engine,
+            runs,
+            self.hosts,
+            vault,
+        )
         self.server = Server(
             address=listen,
             credentials=credentials,
@@ -85,7 +97,7 @@ class Gateway:
                 lambda guard: BrokerServicer(
                     guard=guard, broker=self.broker, hosts=self.hosts, catalogue=mesh.catalogue
                 ),
-                lambda guard: RunsServicer(guard=guard, runs=runs),
+                lambda guard: RunsServicer(guard=guard, runs=runs, journal=journal),
                 lambda guard: AdminServicer(guard=guard, admin=admin),
             ),
             on_fault=self.health.fault,

@@ -8,14 +8,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from meshgate_gateway import calls, ledger
+from meshgate_gateway import calls, ledger, runs
 from meshgate_gateway.authenticate import Door
-from meshgate_gateway.errors import Conflict, InvalidRequest, NotPermitted, Refused
+from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted, Refused
 from meshgate_gateway.execute import Executor, Waiters
 from meshgate_gateway.model import Caller, Kind, LedgerRow, Outcome, Presented, ResultKind, State
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder
-from meshgate_gateway.store import Store, Tables
+from meshgate_gateway.store import CallQuery, Store, Tables
 
 MAX_RESULT_BYTES = 3_145_728  # below gRPC's default 4 MiB receive limit, with room for the rest
 MAX_MESSAGE_BYTES = 4096
@@ -145,6 +145,17 @@ class Hosts:
         self.waiters.settled(row.call_id)
         return moved
 
+    def cut(self, run_id: str) -> None:
+        """Of a cancelled run: what has not begun never will, what runs has its deadline now."""
+        query = CallQuery(run_id=run_id, states=(State.RESERVED, State.SENT))
+        for row in self.store.read(lambda tables: tables.calls.query(query)):
+            if row.state is State.RESERVED:
+                message = b"the run was cancelled before the call began"
+                self.expire(row, Outcome(State.FAILED, message, "", "never_started"), cause="cancelled")
+            else:
+                after = replace(row, deadline_at_ms=min(row.deadline_at_ms, self.now_ms()))
+                self.store.write(lambda tables, row=row, after=after: tables.calls.move(row, after))  # type: ignore[misc]
+
     def _settle(
         self, tables: Tables, row: LedgerRow, outcome: Outcome, *, by: str, cause: str = ""
     ) -> LedgerRow:
@@ -152,7 +163,41 @@ class Hosts:
         after = ledger.settled(row, outcome, sealed, now_ms=self.now_ms())
         _move(tables, row, after)
         tables.records.append(self.recorder.outcome(row=after, by=by, cause=cause))
+        if after.state is State.UNKNOWN:
+            runs.park(
+                tables,
+                self.recorder,
+                run_id=row.run_id,
+                why=f"unknown {row.call_id}",
+                now_ms=after.updated_ms,
+            )
+        elif row.state is State.UNKNOWN:
+            runs.unpark(tables, self.recorder, run_id=row.run_id, now_ms=after.updated_ms)
         return after
+
+    def resolve(self, *, call_id: str, outcome: Outcome, operator: str) -> State:
+        """A person says how an unknown call ended.
+
+        Raises:
+            Missing: no such call.
+            Conflict: it is not unknown.
+            InvalidRequest: the outcome is none, or not what it says.
+        """
+        if outcome.state not in (State.DONE, State.FAILED):
+            raise InvalidRequest("state_invalid")
+        checked = _checked(outcome)
+
+        def work(tables: Tables) -> State:
+            row = tables.calls.get(call_id)
+            if row is None:
+                raise Missing("call_unknown", detail="no such call")
+            if row.state is not State.UNKNOWN:
+                raise Conflict("call_settled", call_id=call_id, tool=row.tool, detail=f"it is {row.state}")
+            return self._settle(tables, row, checked, by=f"operator {operator}", cause="resolved").state
+
+        state = self.store.write(work)
+        self.waiters.settled(call_id)
+        return state
 
 
 def _check_names(call_id: str, host_instance: str) -> None:

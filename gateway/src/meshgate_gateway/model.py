@@ -96,6 +96,8 @@ class CallRequest:
     arguments_json: bytes
     deadline_ms: int
     untrusted: Mapping[str, str]
+    scope: str = ""
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,8 @@ class LedgerRow:
     result: Sealed | None = None
     result_kind: str = ""
     error_class: str = ""
+    scope: str = ""
+    turn: int = 0
 
     @property
     def repeatable(self) -> bool:
@@ -194,7 +198,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One durable execution of a program; the store is the truth about it."""
+    """One durable execution of a program; the store is the truth about it.
+
+    Attributes:
+        trusted_from: steps of older attempts do not count when a divergence is looked for,
+            because a person said so.
+    """
 
     run_id: str
     app: str
@@ -206,12 +215,39 @@ class Run:
     heartbeat_ms: int
     steps: int
     detail: str
+    trusted_from: int = 0
     input: Sealed | None = None
+    traceback: Sealed | None = None
 
     @property
     def ended(self) -> bool:
         """True when nothing may act in it any more."""
         return self.state in ("completed", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where in a run something happened: a deterministic key, and its scope and turn."""
+
+    key: str
+    scope: str
+    turn: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class JournalRow:
+    """One model step: the reply that a later attempt is answered with."""
+
+    run_id: str
+    step_key: str
+    scope: str
+    turn: int
+    attempt: int
+    created_ms: int
+    milliseconds: int
+    request: Sealed
+    reply: Sealed
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import hmac
 import secrets
+import zlib
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -14,6 +15,7 @@ from meshgate_gateway.store import PayloadRow, Tables
 KEY_BYTES = 32
 _NONCE_BYTES = 12  # NIST SP 800-38D §8.2
 _SALT_BYTES = 32
+COMPRESS_FROM_BYTES = 4096  # below a page it saves nothing
 
 
 def load_key(path: Path) -> bytes:
@@ -47,8 +49,10 @@ class Vault:
         """Stores `data` encrypted; with `keep=False` only its commitment."""
         payload_id = secrets.token_hex(16)
         salt, nonce = secrets.token_bytes(_SALT_BYTES), secrets.token_bytes(_NONCE_BYTES)
-        sealed = self._cipher.encrypt(nonce, data, payload_id.encode()) if keep else None
-        tables.payloads.put(PayloadRow(payload_id, "raw", salt, nonce, sealed))
+        codec = "zlib" if len(data) >= COMPRESS_FROM_BYTES else "raw"
+        packed = zlib.compress(data, 1) if codec == "zlib" else data
+        sealed = self._cipher.encrypt(nonce, packed, payload_id.encode()) if keep else None
+        tables.payloads.put(PayloadRow(payload_id, codec, salt, nonce, sealed))
         return Sealed(payload_id, commitment(salt, data), len(data))
 
     def get(self, tables: Tables, sealed: Sealed) -> bytes:
@@ -61,14 +65,25 @@ class Vault:
         if row is None or row.data is None:
             raise StoreUnavailable(detail=f"payload {sealed.payload_id} is not there")
         try:
-            data = self._cipher.decrypt(row.nonce, row.data, row.id.encode())
-        except InvalidTag as error:
+            packed = self._cipher.decrypt(row.nonce, row.data, row.id.encode())
+            data = _unpacked(packed, sealed.size_bytes) if row.codec == "zlib" else packed
+        except (InvalidTag, zlib.error) as error:
             raise StoreUnavailable(detail=f"payload {sealed.payload_id} does not decrypt") from error
         if not hmac.compare_digest(commitment(row.salt, data), sealed.commitment):
             raise StoreUnavailable(detail=f"payload {sealed.payload_id} is not what was committed to")
         return data
 
+    def kept(self, tables: Tables, sealed: Sealed) -> bool:
+        """False when only the commitment is there."""
+        row = tables.payloads.get(sealed.payload_id)
+        return row is not None and row.data is not None
+
     def matches(self, tables: Tables, sealed: Sealed, data: bytes) -> bool:
         """True when `data` is what was sealed; needs the salt only."""
         row = tables.payloads.get(sealed.payload_id)
         return row is not None and hmac.compare_digest(commitment(row.salt, data), sealed.commitment)
+
+
+def _unpacked(packed: bytes, size_bytes: int) -> bytes:
+    """At most as much as was sealed: what a codec claims is not believed."""
+    return zlib.decompressobj().decompress(packed, size_bytes + 1)

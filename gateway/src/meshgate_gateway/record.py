@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from meshgate_gateway.model import AuditRecord, Caller, LedgerRow, Sealed, ToolCall
+from meshgate_gateway.model import AuditRecord, Caller, JournalRow, LedgerRow, Sealed, ToolCall
 from meshgate_gateway.policy import ActivePolicy
 
 VERSION = version("meshgate")
@@ -138,6 +138,20 @@ class Recorder:
                 "milliseconds": max(0, row.updated_ms - row.created_ms),
             },
         )
+
+    def step(self, *, caller: Caller, row: JournalRow) -> AuditRecord:
+        """A model's reply, recorded before the program saw it."""
+        body = {
+            **_who(caller),
+            "run_id": row.run_id,
+            "attempt": row.attempt,
+            "step_key": row.step_key,
+            "turn": row.turn,
+            "request": _sealed(row.request),
+            "reply": _sealed(row.reply),
+            "milliseconds": row.milliseconds,
+        }
+        return self._made("step", body)
 
     def policy(self, *, policy: ActivePolicy, by: str, operator: str) -> AuditRecord:
         """A policy came into force."""

@@ -1,4 +1,4 @@
-"""Runs: start, attempts with a fencing number, heartbeat, finish.
+"""Runs: start, attempts with a fencing number, heartbeat, what holds a run up, finish.
 
 Every check, that the caller is the run's app and that the attempt is the current one, is made
 in the transaction that writes. The gateway marks and refuses; it never starts anything.
@@ -11,15 +11,25 @@ from dataclasses import dataclass, replace
 from meshgate_gateway import calls
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted
-from meshgate_gateway.model import Caller, Kind, Presented, Run
+from meshgate_gateway.model import AuditRecord, Caller, Kind, Presented, Run, State
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder
-from meshgate_gateway.store import Store, Tables
+from meshgate_gateway.store import CallQuery, Store, Tables
 
 RUNNERS = frozenset({Kind.CREW, Kind.PROGRAM, Kind.AGENT})
 ENDS = frozenset({"completed", "failed", "cancelled"})
+PAUSES = frozenset({"restarting", "paused"})  # between two attempts
+HELD = frozenset({"waiting", "paused", "cancelling"})  # no attempt begins
+ACTIONS = {
+    "cancel": frozenset({"pending", "running", "restarting", "waiting", "pausing", "paused"}),
+    "pause": frozenset({"pending", "running", "restarting"}),
+    "resume": frozenset({"pausing", "paused"}),
+    "continue": frozenset({"waiting"}),
+    "fail": frozenset({"waiting"}),
+}
 MAX_INPUT_BYTES = 1_048_576  # a quarter of gRPC's default receive limit
 MAX_DETAIL_CHARACTERS = 2000
+MAX_TRACEBACK_BYTES = 65_536  # its end, where the error is
 
 
 def require(tables: Tables, *, caller: Caller, run_id: str, attempt: int) -> Run:
@@ -35,6 +45,36 @@ def require(tables: Tables, *, caller: Caller, run_id: str, attempt: int) -> Run
     if run.attempt == 0 or run.attempt != attempt:
         raise Conflict("attempt_superseded", detail=f"{run_id}: attempt {attempt}, now {run.attempt}")
     return run
+
+
+def park(tables: Tables, recorder: Recorder, *, run_id: str, why: str, now_ms: int) -> None:
+    """Holds a run up until somebody has spoken; nothing to do for a run that ended or waits already."""
+    run = tables.runs.get(run_id) if run_id else None
+    if run is None or run.ended or run.state in ("waiting", "cancelling"):
+        return
+    after = replace(run, state="waiting", detail=why, updated_ms=now_ms)
+    if tables.runs.move(run, after):
+        tables.records.append(note(recorder, "run_waiting", after))
+
+
+def unpark(tables: Tables, recorder: Recorder, *, run_id: str, now_ms: int) -> None:
+    """Lets a run go on that waited for calls nobody knew the end of, once none is left."""
+    run = tables.runs.get(run_id) if run_id else None
+    if run is None or run.state != "waiting" or not run.detail.startswith("unknown "):
+        return
+    left = tables.calls.query(CallQuery(run_id=run_id, states=(State.UNKNOWN,), limit=1))
+    detail = f"unknown {left[0].call_id}" if left else "the unknown call was settled"
+    after = replace(run, state="waiting" if left else "restarting", detail=detail, updated_ms=now_ms)
+    if tables.runs.move(run, after):
+        tables.records.append(note(recorder, "run_continues" if not left else "run_waiting", after))
+
+
+def note(recorder: Recorder, event: str, run: Run, operator: str = "") -> AuditRecord:
+    """The record of a step in a run's life."""
+    fields = {"run_id": run.run_id, "attempt": run.attempt, "state": run.state, "steps": run.steps}
+    more = {"detail": run.detail} if run.detail else {}
+    by = {"operator": operator} if operator else {}
+    return recorder.lifecycle(event=event, caller=run.app, fields={**fields, **more, **by})
 
 
 def owned(tables: Tables, *, caller: Caller, run_id: str) -> Run:
@@ -78,12 +118,18 @@ class Runs:
 
     def _insert(self, tables: Tables, caller: Caller, run_id: str, input_json: bytes) -> Run:
         if tables.runs.get(run_id) is not None:
-            return owned(tables, caller=caller, run_id=run_id)
+            return self._same(tables, owned(tables, caller=caller, run_id=run_id), input_json)
         now = self.now_ms()
         sealed = self.vault.put(tables, input_json) if input_json else None
-        run = Run(run_id, caller.spiffe_id, "pending", 0, "", now, now, now, 0, "", sealed)
+        run = Run(run_id, caller.spiffe_id, "pending", 0, "", now, now, now, 0, "", 0, sealed)
         tables.runs.insert(run)
-        self._note(tables, "run_started", run)
+        tables.records.append(note(self.recorder, "run_started", run))
+        return run
+
+    def _same(self, tables: Tables, run: Run, input_json: bytes) -> Run:
+        same = self.vault.matches(tables, run.input, input_json) if run.input else not input_json
+        if not same:
+            raise Conflict("run_changed_input", detail=f"{run.run_id} was started with another input")
         return run
 
     def start_attempt(self, presented: Presented, *, run_id: str, launcher: str) -> Run:
@@ -93,6 +139,8 @@ class Runs:
             run = owned(tables, caller=caller, run_id=run_id)
             if run.ended:
                 raise Conflict("run_ended", detail=f"{run_id} is {run.state}")
+            if run.state in HELD:
+                raise Conflict(f"run_{run.state}", detail=f"{run_id}: {run.detail}")
             if run.attempt and run.launcher == launcher:
                 return run
             now = self.now_ms()
@@ -101,6 +149,7 @@ class Runs:
                 state="running",
                 attempt=run.attempt + 1,
                 launcher=launcher,
+                detail="",
                 updated_ms=now,
                 heartbeat_ms=now,
             )
@@ -127,7 +176,70 @@ class Runs:
             presented, "Heartbeat", lambda caller: self.store.write(lambda tables: work(tables, caller))
         )
 
-    def finish(self, presented: Presented, *, run_id: str, attempt: int, state: str, detail: str) -> Run:
+    def end_attempt(  # noqa: PLR0913 - the message's own fields
+        self,
+        presented: Presented,
+        *,
+        run_id: str,
+        attempt: int,
+        state: str,
+        detail: str,
+        traceback: bytes = b"",
+    ) -> Run:
+        """The current attempt is over, the run is not. A run that is held up stays so."""
+
+        def work(tables: Tables, caller: Caller) -> Run:
+            run = require(tables, caller=caller, run_id=run_id, attempt=attempt)
+            if run.state in HELD or (state == "paused" and run.state != "pausing"):
+                return run
+            after = replace(run, state=state, detail=detail[:MAX_DETAIL_CHARACTERS], updated_ms=self.now_ms())
+            return self._moved(tables, run, self._with(tables, after, traceback), "attempt_ended")
+
+        def serve(caller: Caller) -> Run:
+            if state not in PAUSES:
+                raise InvalidRequest("state_invalid")
+            return self.store.write(lambda tables: work(tables, caller))
+
+        return self.door.enter(presented, "EndAttempt", serve)
+
+    def control(self, *, run_id: str, action: str, operator: str) -> Run:
+        """An operator's word about a run.
+
+        Raises:
+            Missing: no such run.
+            Conflict: not in its state.
+            InvalidRequest: no such action.
+        """
+        if action not in ACTIONS:
+            raise InvalidRequest("action_invalid")
+
+        def work(tables: Tables) -> Run:
+            run = tables.runs.get(run_id)
+            if run is None:
+                raise Missing("run_unknown", detail="no such run")
+            if run.state not in ACTIONS[action]:
+                raise Conflict("run_state", detail=f"{run_id} is {run.state}: {run.detail}")
+            after = replace(_controlled(run, action), updated_ms=self.now_ms())
+            return self._moved(tables, run, after, f"run_{action}", operator)
+
+        return self.store.write(work)
+
+    def _with(self, tables: Tables, run: Run, traceback: bytes) -> Run:
+        """A traceback may hold anything, so it lies where clear text lies."""
+        if not traceback:
+            return run
+        return replace(run, traceback=self.vault.put(tables, traceback[-MAX_TRACEBACK_BYTES:]))
+
+    def finish(  # noqa: PLR0913 - the message's own fields
+        self,
+        presented: Presented,
+        *,
+        run_id: str,
+        attempt: int,
+        state: str,
+        detail: str,
+        traceback: bytes = b"",
+    ) -> Run:
         """The current attempt ends the run; the same end again is no error."""
 
         def work(tables: Tables, caller: Caller) -> Run:
@@ -136,7 +248,7 @@ class Runs:
                 return run
             run = require(tables, caller=caller, run_id=run_id, attempt=attempt)
             after = replace(run, state=state, detail=detail[:MAX_DETAIL_CHARACTERS], updated_ms=self.now_ms())
-            return self._moved(tables, run, after, "run_finished")
+            return self._moved(tables, run, self._with(tables, after, traceback), "run_finished")
 
         def serve(caller: Caller) -> Run:
             if state not in ENDS:
@@ -145,12 +257,24 @@ class Runs:
 
         return self.door.enter(presented, "FinishRun", serve)
 
-    def _moved(self, tables: Tables, before: Run, after: Run, event: str) -> Run:
+    def _moved(self, tables: Tables, before: Run, after: Run, event: str, operator: str = "") -> Run:
         if not tables.runs.move(before, after):
             raise Conflict("run_changed", detail=before.run_id)
-        self._note(tables, event, after)
+        tables.records.append(note(self.recorder, event, after, operator))
         return after
 
-    def _note(self, tables: Tables, event: str, run: Run) -> None:
-        fields = {"run_id": run.run_id, "attempt": run.attempt, "state": run.state, "steps": run.steps}
-        tables.records.append(self.recorder.lifecycle(event=event, caller=run.app, fields=fields))
+
+def _controlled(run: Run, action: str) -> Run:
+    if action == "cancel":
+        idle = run.state in ("pending", "paused")
+        return replace(run, state="cancelled" if idle else "cancelling", detail="cancelled by an operator")
+    if action == "pause":
+        return replace(run, state="paused" if run.state == "pending" else "pausing", detail="by an operator")
+    if action == "resume":
+        running = run.state == "pausing"
+        return replace(run, state="running" if running else "restarting", detail="resumed by an operator")
+    if run.detail.startswith("unknown "):
+        raise Conflict("call_unknown", detail=f"{run.run_id} waits: {run.detail}; resolve the call")
+    if action == "continue":
+        return replace(run, state="restarting", detail="continued by an operator", trusted_from=run.attempt)
+    return replace(run, state="failed", detail=f"failed by an operator: {run.detail}")

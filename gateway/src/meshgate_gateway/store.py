@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from meshgate_audit.chain import Head
 
-from meshgate_gateway.model import AuditRecord, LedgerRow, Run, State
+from meshgate_gateway.model import AuditRecord, JournalRow, LedgerRow, Run, State
 
 T = TypeVar("T")
 
@@ -95,6 +95,22 @@ class RunTable(Protocol):
         """Newest first."""
 
 
+class JournalTable(Protocol):
+    """Model steps of runs."""
+
+    def insert(self, row: JournalRow) -> bool:
+        """Stores a step; False when the run has one under that key."""
+
+    def get(self, run_id: str, step_key: str) -> JournalRow | None:
+        """One step."""
+
+    def of_run(self, run_id: str) -> Sequence[JournalRow]:
+        """A run's steps, oldest first."""
+
+    def beyond(self, *, run_id: str, scope: str, turn: int, attempts: range) -> JournalRow | None:
+        """A model step of these attempts at this turn of the scope or at a later one."""
+
+
 class PayloadTable(Protocol):
     """Clear text, encrypted."""
 
@@ -129,6 +145,10 @@ class Tables(Protocol):
     @property
     def runs(self) -> RunTable:
         """Runs."""
+
+    @property
+    def journal(self) -> JournalTable:
+        """Model steps."""
 
     @property
     def payloads(self) -> PayloadTable:

@@ -32,7 +32,7 @@ RESULT_KIND_TEXT: ResultKind
 RESULT_KIND_JSON: ResultKind
 
 class CallToolRequest(_message.Message):
-    __slots__ = ("run_id", "attempt", "step_key", "tool", "arguments_json", "deadline_ms", "untrusted")
+    __slots__ = ("run_id", "attempt", "step_key", "tool", "arguments_json", "deadline_ms", "untrusted", "scope", "turn")
     class UntrustedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +47,8 @@ class CallToolRequest(_message.Message):
     ARGUMENTS_JSON_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
     UNTRUSTED_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     attempt: int
     step_key: str
@@ -54,7 +56,9 @@ class CallToolRequest(_message.Message):
     arguments_json: bytes
     deadline_ms: int
     untrusted: _containers.ScalarMap[str, str]
-    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., step_key: _Optional[str] = ..., tool: _Optional[str] = ..., arguments_json: _Optional[bytes] = ..., deadline_ms: _Optional[int] = ..., untrusted: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    scope: str
+    turn: int
+    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., step_key: _Optional[str] = ..., tool: _Optional[str] = ..., arguments_json: _Optional[bytes] = ..., deadline_ms: _Optional[int] = ..., untrusted: _Optional[_Mapping[str, str]] = ..., scope: _Optional[str] = ..., turn: _Optional[int] = ...) -> None: ...
 
 class CallToolResponse(_message.Message):
     __slots__ = ("call_id", "state", "decision_id", "reasons", "kind", "result", "error_class", "message")
@@ -198,6 +202,76 @@ class StartAttemptResponse(_message.Message):
     attempt: int
     def __init__(self, attempt: _Optional[int] = ...) -> None: ...
 
+class Step(_message.Message):
+    __slots__ = ("key", "scope", "turn", "kind")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    scope: str
+    turn: int
+    kind: str
+    def __init__(self, key: _Optional[str] = ..., scope: _Optional[str] = ..., turn: _Optional[int] = ..., kind: _Optional[str] = ...) -> None: ...
+
+class ReadJournalRequest(_message.Message):
+    __slots__ = ("run_id", "attempt")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    attempt: int
+    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class JournalEntry(_message.Message):
+    __slots__ = ("step", "reply_json", "answer")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    REPLY_JSON_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    step: Step
+    reply_json: bytes
+    answer: CallToolResponse
+    def __init__(self, step: _Optional[_Union[Step, _Mapping]] = ..., reply_json: _Optional[bytes] = ..., answer: _Optional[_Union[CallToolResponse, _Mapping]] = ...) -> None: ...
+
+class AppendStepRequest(_message.Message):
+    __slots__ = ("run_id", "attempt", "step", "request_json", "reply_json", "milliseconds")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_JSON_FIELD_NUMBER: _ClassVar[int]
+    REPLY_JSON_FIELD_NUMBER: _ClassVar[int]
+    MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    attempt: int
+    step: Step
+    request_json: bytes
+    reply_json: bytes
+    milliseconds: int
+    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., step: _Optional[_Union[Step, _Mapping]] = ..., request_json: _Optional[bytes] = ..., reply_json: _Optional[bytes] = ..., milliseconds: _Optional[int] = ...) -> None: ...
+
+class AppendStepResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class EndAttemptRequest(_message.Message):
+    __slots__ = ("run_id", "attempt", "state", "detail", "traceback")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    TRACEBACK_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    attempt: int
+    state: str
+    detail: str
+    traceback: bytes
+    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., state: _Optional[str] = ..., detail: _Optional[str] = ..., traceback: _Optional[bytes] = ...) -> None: ...
+
+class EndAttemptResponse(_message.Message):
+    __slots__ = ("state",)
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    def __init__(self, state: _Optional[str] = ...) -> None: ...
+
 class HeartbeatRequest(_message.Message):
     __slots__ = ("run_id", "attempt", "steps")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -215,16 +289,18 @@ class HeartbeatResponse(_message.Message):
     def __init__(self, state: _Optional[str] = ...) -> None: ...
 
 class FinishRunRequest(_message.Message):
-    __slots__ = ("run_id", "attempt", "state", "detail")
+    __slots__ = ("run_id", "attempt", "state", "detail", "traceback")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
+    TRACEBACK_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     attempt: int
     state: str
     detail: str
-    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., state: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+    traceback: bytes
+    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., state: _Optional[str] = ..., detail: _Optional[str] = ..., traceback: _Optional[bytes] = ...) -> None: ...
 
 class FinishRunResponse(_message.Message):
     __slots__ = ("state",)
@@ -296,20 +372,104 @@ class ListRunsResponse(_message.Message):
     def __init__(self, runs: _Optional[_Iterable[_Union[RunRow, _Mapping]]] = ...) -> None: ...
 
 class RunRow(_message.Message):
-    __slots__ = ("run_id", "app", "state", "attempt", "created", "detail")
+    __slots__ = ("run_id", "app", "state", "attempt", "created", "detail", "updated", "steps")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     app: str
     state: str
     attempt: int
     created: str
     detail: str
-    def __init__(self, run_id: _Optional[str] = ..., app: _Optional[str] = ..., state: _Optional[str] = ..., attempt: _Optional[int] = ..., created: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+    updated: str
+    steps: int
+    def __init__(self, run_id: _Optional[str] = ..., app: _Optional[str] = ..., state: _Optional[str] = ..., attempt: _Optional[int] = ..., created: _Optional[str] = ..., detail: _Optional[str] = ..., updated: _Optional[str] = ..., steps: _Optional[int] = ...) -> None: ...
+
+class ShowRunRequest(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
+class StepRow(_message.Message):
+    __slots__ = ("step", "attempt", "created", "milliseconds", "state", "tool", "call_id", "decision_id", "input", "output")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    DECISION_ID_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    step: Step
+    attempt: int
+    created: str
+    milliseconds: int
+    state: str
+    tool: str
+    call_id: str
+    decision_id: str
+    input: bytes
+    output: bytes
+    def __init__(self, step: _Optional[_Union[Step, _Mapping]] = ..., attempt: _Optional[int] = ..., created: _Optional[str] = ..., milliseconds: _Optional[int] = ..., state: _Optional[str] = ..., tool: _Optional[str] = ..., call_id: _Optional[str] = ..., decision_id: _Optional[str] = ..., input: _Optional[bytes] = ..., output: _Optional[bytes] = ...) -> None: ...
+
+class ShowRunResponse(_message.Message):
+    __slots__ = ("run", "steps", "input_json", "cut", "traceback")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_JSON_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
+    TRACEBACK_FIELD_NUMBER: _ClassVar[int]
+    run: RunRow
+    steps: _containers.RepeatedCompositeFieldContainer[StepRow]
+    input_json: bytes
+    cut: bool
+    traceback: bytes
+    def __init__(self, run: _Optional[_Union[RunRow, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[StepRow, _Mapping]]] = ..., input_json: _Optional[bytes] = ..., cut: _Optional[bool] = ..., traceback: _Optional[bytes] = ...) -> None: ...
+
+class ControlRunRequest(_message.Message):
+    __slots__ = ("run_id", "action", "operator")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    action: str
+    operator: str
+    def __init__(self, run_id: _Optional[str] = ..., action: _Optional[str] = ..., operator: _Optional[str] = ...) -> None: ...
+
+class ControlRunResponse(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: RunRow
+    def __init__(self, run: _Optional[_Union[RunRow, _Mapping]] = ...) -> None: ...
+
+class ResolveCallRequest(_message.Message):
+    __slots__ = ("call_id", "state", "result", "kind", "operator")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    call_id: str
+    state: str
+    result: bytes
+    kind: ResultKind
+    operator: str
+    def __init__(self, call_id: _Optional[str] = ..., state: _Optional[str] = ..., result: _Optional[bytes] = ..., kind: _Optional[_Union[ResultKind, str]] = ..., operator: _Optional[str] = ...) -> None: ...
+
+class ResolveCallResponse(_message.Message):
+    __slots__ = ("state",)
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    def __init__(self, state: _Optional[str] = ...) -> None: ...
 
 class ListCallsRequest(_message.Message):
     __slots__ = ("run_id", "limit")

@@ -235,7 +235,7 @@ class Broker:
 
 
 class RunsStub:
-    """Durable runs. In this version a run has one attempt and is not resumed.
+    """Durable runs: one owner at a time, a journal of finished steps. Called by the run's own app only.
     """
 
     def __init__(self, channel):
@@ -259,6 +259,21 @@ class RunsStub:
                 request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.HeartbeatRequest.SerializeToString,
                 response_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.HeartbeatResponse.FromString,
                 _registered_method=True)
+        self.ReadJournal = channel.unary_stream(
+                '/meshgate.broker.v1.Runs/ReadJournal',
+                request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ReadJournalRequest.SerializeToString,
+                response_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.JournalEntry.FromString,
+                _registered_method=True)
+        self.AppendStep = channel.unary_unary(
+                '/meshgate.broker.v1.Runs/AppendStep',
+                request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.AppendStepRequest.SerializeToString,
+                response_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.AppendStepResponse.FromString,
+                _registered_method=True)
+        self.EndAttempt = channel.unary_unary(
+                '/meshgate.broker.v1.Runs/EndAttempt',
+                request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.EndAttemptRequest.SerializeToString,
+                response_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.EndAttemptResponse.FromString,
+                _registered_method=True)
         self.FinishRun = channel.unary_unary(
                 '/meshgate.broker.v1.Runs/FinishRun',
                 request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.FinishRunRequest.SerializeToString,
@@ -267,7 +282,7 @@ class RunsStub:
 
 
 class RunsServicer:
-    """Durable runs. In this version a run has one attempt and is not resumed.
+    """Durable runs: one owner at a time, a journal of finished steps. Called by the run's own app only.
     """
 
     def StartRun(self, request, context):
@@ -277,13 +292,35 @@ class RunsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartAttempt(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """A new attempt; every older one is superseded from here on.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Heartbeat(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadJournal(self, request, context):
+        """The replies of the run's finished steps, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AppendStep(self, request, context):
+        """Records a model's reply before the program sees it. The same step again is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndAttempt(self, request, context):
+        """The current attempt is over and the run is not: it restarts, or it is paused.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -312,6 +349,21 @@ def add_RunsServicer_to_server(servicer, server):
                     request_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.HeartbeatRequest.FromString,
                     response_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.HeartbeatResponse.SerializeToString,
             ),
+            'ReadJournal': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadJournal,
+                    request_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ReadJournalRequest.FromString,
+                    response_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.JournalEntry.SerializeToString,
+            ),
+            'AppendStep': grpc.unary_unary_rpc_method_handler(
+                    servicer.AppendStep,
+                    request_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.AppendStepRequest.FromString,
+                    response_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.AppendStepResponse.SerializeToString,
+            ),
+            'EndAttempt': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndAttempt,
+                    request_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.EndAttemptRequest.FromString,
+                    response_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.EndAttemptResponse.SerializeToString,
+            ),
             'FinishRun': grpc.unary_unary_rpc_method_handler(
                     servicer.FinishRun,
                     request_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.FinishRunRequest.FromString,
@@ -326,7 +378,7 @@ def add_RunsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Runs:
-    """Durable runs. In this version a run has one attempt and is not resumed.
+    """Durable runs: one owner at a time, a journal of finished steps. Called by the run's own app only.
     """
 
     @staticmethod
@@ -411,6 +463,87 @@ class Runs:
             _registered_method=True)
 
     @staticmethod
+    def ReadJournal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/meshgate.broker.v1.Runs/ReadJournal',
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.ReadJournalRequest.SerializeToString,
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.JournalEntry.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AppendStep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshgate.broker.v1.Runs/AppendStep',
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.AppendStepRequest.SerializeToString,
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.AppendStepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndAttempt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshgate.broker.v1.Runs/EndAttempt',
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.EndAttemptRequest.SerializeToString,
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.EndAttemptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def FinishRun(request,
             target,
             options=(),
@@ -478,6 +611,21 @@ class AdminStub:
                 request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.VerifyRecordsRequest.SerializeToString,
                 response_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.VerifyRecordsResponse.FromString,
                 _registered_method=True)
+        self.ShowRun = channel.unary_unary(
+                '/meshgate.broker.v1.Admin/ShowRun',
+                request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ShowRunRequest.SerializeToString,
+                response_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ShowRunResponse.FromString,
+                _registered_method=True)
+        self.ControlRun = channel.unary_unary(
+                '/meshgate.broker.v1.Admin/ControlRun',
+                request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ControlRunRequest.SerializeToString,
+                response_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ControlRunResponse.FromString,
+                _registered_method=True)
+        self.ResolveCall = channel.unary_unary(
+                '/meshgate.broker.v1.Admin/ResolveCall',
+                request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ResolveCallRequest.SerializeToString,
+                response_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ResolveCallResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -520,6 +668,25 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShowRun(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ControlRun(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveCall(self, request, context):
+        """Says how an unknown call ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -552,6 +719,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.VerifyRecords,
                     request_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.VerifyRecordsRequest.FromString,
                     response_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.VerifyRecordsResponse.SerializeToString,
+            ),
+            'ShowRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowRun,
+                    request_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ShowRunRequest.FromString,
+                    response_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ShowRunResponse.SerializeToString,
+            ),
+            'ControlRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ControlRun,
+                    request_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ControlRunRequest.FromString,
+                    response_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ControlRunResponse.SerializeToString,
+            ),
+            'ResolveCall': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveCall,
+                    request_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ResolveCallRequest.FromString,
+                    response_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ResolveCallResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -717,6 +899,87 @@ class Admin:
             '/meshgate.broker.v1.Admin/VerifyRecords',
             meshgate_dot_broker_dot_v1_dot_broker__pb2.VerifyRecordsRequest.SerializeToString,
             meshgate_dot_broker_dot_v1_dot_broker__pb2.VerifyRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshgate.broker.v1.Admin/ShowRun',
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.ShowRunRequest.SerializeToString,
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.ShowRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ControlRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshgate.broker.v1.Admin/ControlRun',
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.ControlRunRequest.SerializeToString,
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.ControlRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveCall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshgate.broker.v1.Admin/ResolveCall',
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.ResolveCallRequest.SerializeToString,
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.ResolveCallResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,10 +44,14 @@ def _base_tool(module: Any) -> None:
 
 
 def _report(channel: "Channel") -> None:
-    """Tells the launcher that this process imports CrewAI; learns its place among its equals."""
+    """Tells the launcher that this process imports CrewAI; learns its place among its equals.
+
+    From then on it gives a sign of life every few seconds, and an uncaught exception is told too.
+    """
     import importlib.metadata
     import platform
 
+    from . import vitals
     from .scopes import set_program
     from .step_keys import digest
 
@@ -61,6 +65,7 @@ def _report(channel: "Channel") -> None:
         }
     )
     set_program(str(answer["program"]))
+    vitals.begin(channel)
 
 
 def _structured_tool(module: Any) -> None:
@@ -77,8 +82,10 @@ def _dispatch(module: ModuleType) -> None:
 
 def _base_llm(module: Any) -> None:
     from . import model_calls
+    from .channel import from_environment
+    from .model_journal import ModelJournal
 
-    model_calls.intercept(module.BaseLLM)
+    model_calls.intercept(module.BaseLLM, ModelJournal(channel=from_environment()))
 
 
 def _agent_executor(module: Any) -> None:

@@ -1,4 +1,4 @@
-"""Class-level wrap of CrewAI's model classes: counts replies, refuses raw functions.
+"""Class-level wrap of CrewAI's model classes: journals and counts replies, refuses raw functions.
 
 A model class may itself run functions it was given (`available_functions`). A bound method of a
 tool ends at the broker; any other function of the program is refused, because its body would run
@@ -9,13 +9,15 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from .interception import below, is_bound_to_tool, replace
-from .scopes import current
+from .model_journal import ModelCall, ModelJournal, live, milliseconds_since, watch
+from .scopes import Scope, current
 
 METHODS = ("call", "acall")
 POSITION_OF_FUNCTIONS = 3  # call(messages, tools, callbacks, available_functions, …)
@@ -26,7 +28,7 @@ _inside: "contextvars.ContextVar[tuple[int, int] | None]" = contextvars.ContextV
 )
 
 
-def intercept(base_llm: type) -> None:
+def intercept(base_llm: type, journal: ModelJournal) -> None:
     """Wraps `call` and `acall` of BaseLLM's subclasses, now and later.
 
     Raises:
@@ -41,32 +43,53 @@ def intercept(base_llm: type) -> None:
 
     def on_subclass(cls: Any, /, **kwargs: Any) -> None:
         original_hook(cls, **kwargs)
-        _wrap_class(cls)
+        _wrap_class(cls, journal)
 
     replace(base_llm, "__init_subclass__", classmethod(on_subclass))
+    watch(base_llm)
     for subclass in below(base_llm):
-        _wrap_class(subclass)
+        _wrap_class(subclass, journal)
 
 
-def _wrap_class(model_class: type) -> None:
+def _wrap_class(model_class: type, journal: ModelJournal) -> None:
     for name in METHODS:
         method = model_class.__dict__.get(name)
         if inspect.isfunction(method) and method not in _ours:
-            replace(model_class, name, _wrapped(method))
+            replace(model_class, name, _wrapped(method, journal))
 
 
-def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
+def _wrapped(original: Callable[..., Any], journal: ModelJournal) -> Callable[..., Any]:
     @functools.wraps(original)
     def sync(model: Any, /, *args: Any, **kwargs: Any) -> Any:
         args, kwargs = _brokered_functions(args, kwargs)
-        with _counted(model):
-            return original(model, *args, **kwargs)
+        with _counted(model) as scope:
+            if scope is None:
+                return original(model, *args, **kwargs)
+            call = ModelCall(model, scope, args, kwargs)
+            recorded = journal.recorded(call)
+            if recorded is not None:
+                return recorded[0]
+            begun = time.monotonic()
+            with live(call) as trace:
+                reply = original(model, *args, **kwargs)
+            journal.record(call, reply, trace, milliseconds_since(begun))
+            return reply
 
     @functools.wraps(original)
     async def awaited(model: Any, /, *args: Any, **kwargs: Any) -> Any:
         args, kwargs = _brokered_functions(args, kwargs)
-        with _counted(model):
-            return await original(model, *args, **kwargs)
+        with _counted(model) as scope:
+            if scope is None:
+                return await original(model, *args, **kwargs)
+            call = ModelCall(model, scope, args, kwargs)
+            recorded = await asyncio.to_thread(journal.recorded, call)
+            if recorded is not None:
+                return recorded[0]
+            begun = time.monotonic()
+            with live(call) as trace:
+                reply = await original(model, *args, **kwargs)
+            await asyncio.to_thread(journal.record, call, reply, trace, milliseconds_since(begun))
+            return reply
 
     ours: Callable[..., Any] = awaited if asyncio.iscoroutinefunction(original) else sync
     _ours.add(ours)
@@ -74,16 +97,16 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _counted(model: object) -> Iterator[None]:
-    """Counts one reply; LiteLLM's `call` calls itself again, which is the same reply."""
+def _counted(model: object) -> Iterator["Scope | None"]:
+    """Counts one reply; LiteLLM's `call` calls itself again, which is the same reply: then None."""
     scope = current()
     mark = (id(model), id(scope))
     if _inside.get() == mark:
-        yield
+        yield None
         return
     token = _inside.set(mark)
     try:
-        yield
+        yield scope
     finally:
         _inside.reset(token)
     scope.replied()

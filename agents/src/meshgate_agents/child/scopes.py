@@ -5,7 +5,7 @@ import contextvars
 import threading
 from collections.abc import Iterator
 
-from .step_keys import content_digest, step_key
+from .step_keys import content_digest, digest, step_key
 
 
 class Scope:
@@ -13,7 +13,9 @@ class Scope:
 
     def __init__(self, *, path: tuple[str, ...], role: str = "") -> None:
         self.path = path
+        self.digest = digest(opening.encode("utf-8", "surrogatepass") for opening in path)
         self.role = role
+        self.shown: list[str] = []  # digests of the messages that the last journaled request held
         self._turn = 0
         self._counts: dict[tuple[str, ...], int] = {}
         self._lock = threading.Lock()
@@ -34,6 +36,11 @@ class Scope:
             seen = self._counts.get(what, 0)
             self._counts[what] = seen + 1
         return seen
+
+    def uncount(self, *what: str) -> None:
+        """Takes back the newest count of something that came to nothing and may be tried again."""
+        with self._lock:
+            self._counts[what] -= 1
 
 
 _root = Scope(path=("program",))
@@ -78,6 +85,14 @@ def tool_call(call_id: str) -> Iterator[None]:
         _tool_call_id.reset(token)
 
 
+def model_step(*, scope: Scope, content: str) -> dict[str, object]:
+    """The step of a model call made here and now, with its key."""
+    turn = scope.turn
+    nth = scope.position("model", str(turn), content)  # a call that raises takes its count back
+    key = step_key(scope=scope.path, turn=turn, kind="model", content=content, occurrence=f"nth {nth}")
+    return {"key": key, "scope": scope.digest, "turn": turn, "kind": "model"}
+
+
 def tool_step(*, subject: str, arguments: bytes) -> dict[str, object]:
     """The step of a tool call made here and now, with its key."""
     scope = current()
@@ -89,9 +104,8 @@ def tool_step(*, subject: str, arguments: bytes) -> dict[str, object]:
     key = step_key(scope=scope.path, turn=turn, kind="tool", content=content, occurrence=occurrence)
     return {
         "key": key,
-        "scope": list(scope.path),
+        "scope": scope.digest,
         "turn": turn,
         "kind": "tool",
-        "content": content,
         "occurrence": occurrence,
     }

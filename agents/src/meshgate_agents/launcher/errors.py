@@ -3,7 +3,9 @@
 LauncherError
 ├── BadSettings          the config file is not what was agreed; nothing was started
 ├── GatewayUnavailable   no verdict came; asking again with the same key is right
-├── AttemptEnded         the run cannot go on; the text is for a person, never for a model
+├── AttemptEnded         this attempt cannot go on; the text is for a person, never for a model
+│   ├── RunHeld          the run waits for a person or for an outcome, or it is paused
+│   └── RunOver          the run has ended, or another attempt has taken it over
 └── PeerRefused          a process that is no descendant of ours came to the socket
 """
 
@@ -31,7 +33,15 @@ class GatewayUnavailable(LauncherError):
 
 
 class AttemptEnded(LauncherError):
-    """This attempt is over, whatever the program does."""
+    """This attempt is over, whatever the program does. Another may go on where it stopped."""
+
+
+class RunHeld(AttemptEnded):
+    """The run goes on when somebody has spoken."""
+
+
+class RunOver(AttemptEnded):
+    """Nothing is left for this launcher to do in this run."""
 
 
 class PeerRefused(LauncherError):

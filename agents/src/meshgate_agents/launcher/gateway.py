@@ -2,19 +2,26 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import grpc
 from meshgate_wire import broker_pb2, broker_pb2_grpc
 
-from meshgate_agents.launcher.errors import AttemptEnded, GatewayUnavailable
+from meshgate_agents.launcher.errors import AttemptEnded, GatewayUnavailable, RunHeld, RunOver
+
+T = TypeVar("T")
 
 RPC_TIMEOUT_SECONDS = 10.0  # the gateway holds a call for at most 2 s
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 2.0
 LONGEST_PENDING_PAUSE_SECONDS = 0.25  # the gateway itself waits up to 2 s before it says PENDING
+
+MAX_TRACEBACK_BYTES = 65_536
+JOURNAL_TIMEOUT_SECONDS = 120.0  # a run of thousands of steps; one of 200 takes well under a second
+HELD = {"run_waiting", "run_paused", "run_diverged", "run_cancelling"}
+OVER = {"run_ended", "attempt_superseded", "run_unknown", "run_changed_input"}
 
 ASK_AGAIN = {
     grpc.StatusCode.UNAVAILABLE,
@@ -33,6 +40,8 @@ class Call:
     tool: str
     arguments_json: bytes
     untrusted: Mapping[str, str]
+    scope: str = ""
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +55,58 @@ class Answer:
     text: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """Where in the run a model call happened."""
+
+    key: str
+    scope: str
+    turn: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One finished step of the run: a model's reply, or a settled call's answer."""
+
+    key: str
+    reply: bytes | None
+    answer: Answer | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """How an attempt or a run ended. `detail` goes into records and holds no clear text."""
+
+    state: str
+    detail: str
+    traceback: str = ""
+
+    def fields(self) -> dict[str, Any]:
+        """For the message."""
+        last = self.traceback.encode("utf-8", "replace")[-MAX_TRACEBACK_BYTES:]
+        return {"state": self.state, "detail": self.detail, "traceback": last}
+
+
 class Gateway(Protocol):
     """What a launcher needs. Safe for threads; keeps nothing; the caller retries.
 
     Every method may raise GatewayUnavailable (ask again, it is safe) or AttemptEnded (do not).
     """
 
-    def start(self, *, run_id: str, input_json: bytes, launcher_instance: str) -> int:
-        """Starts the run and an attempt on it; returns the fencing number."""
+    def start_run(self, *, run_id: str, input_json: bytes) -> None:
+        """Starts the run; the same id and input again is the same run."""
+
+    def start_attempt(self, *, run_id: str, instance: str) -> int:
+        """Begins an attempt and supersedes every older one; returns its fencing number."""
+
+    def journal(self, *, run_id: str, attempt: int) -> "list[Entry]":
+        """Every finished step of the run."""
+
+    def append(self, *, run_id: str, attempt: int, step: Step, given: tuple[bytes, bytes, int]) -> None:
+        """Records a model's request, its reply and how many milliseconds it took."""
+
+    def end_attempt(self, *, run_id: str, attempt: int, end: End) -> str:
+        """The attempt is over and the run is not: restarting or paused; returns the run's state."""
 
     def call_tool(self, call: Call) -> Answer:
         """Asks once."""
@@ -61,7 +114,7 @@ class Gateway(Protocol):
     def heartbeat(self, *, run_id: str, attempt: int, steps: int) -> str:
         """Says that the attempt lives; returns the run's state."""
 
-    def finish(self, *, run_id: str, attempt: int, state: str, detail: str) -> None:
+    def finish(self, *, run_id: str, attempt: int, end: End) -> None:
         """Ends the run: completed, failed or cancelled."""
 
 
@@ -71,15 +124,44 @@ class GrpcGateway:
     def __init__(self, *, channel: Callable[[], grpc.Channel]) -> None:
         self._channel = channel
 
-    def start(self, *, run_id: str, input_json: bytes, launcher_instance: str) -> int:
+    @property
+    def _runs(self) -> Any:
+        return broker_pb2_grpc.RunsStub(self._channel())
+
+    def start_run(self, *, run_id: str, input_json: bytes) -> None:
         """See Gateway."""
-        runs = broker_pb2_grpc.RunsStub(self._channel())
-        self._ask(runs.StartRun, broker_pb2.StartRunRequest(run_id=run_id, input_json=input_json))
-        started = self._ask(
-            runs.StartAttempt,
-            broker_pb2.StartAttemptRequest(run_id=run_id, launcher_instance=launcher_instance),
+        self._ask(self._runs.StartRun, broker_pb2.StartRunRequest(run_id=run_id, input_json=input_json))
+
+    def start_attempt(self, *, run_id: str, instance: str) -> int:
+        """See Gateway."""
+        request = broker_pb2.StartAttemptRequest(run_id=run_id, launcher_instance=instance)
+        return int(self._ask(self._runs.StartAttempt, request).attempt)
+
+    def journal(self, *, run_id: str, attempt: int) -> list[Entry]:
+        """See Gateway."""
+        request = broker_pb2.ReadJournalRequest(run_id=run_id, attempt=attempt)
+        try:
+            return list(_entries(self._runs.ReadJournal(request, timeout=JOURNAL_TIMEOUT_SECONDS)))
+        except grpc.RpcError as error:
+            _translate(error)
+
+    def append(self, *, run_id: str, attempt: int, step: Step, given: tuple[bytes, bytes, int]) -> None:
+        """See Gateway."""
+        request_json, reply_json, milliseconds = given
+        request = broker_pb2.AppendStepRequest(
+            run_id=run_id,
+            attempt=attempt,
+            step=broker_pb2.Step(key=step.key, scope=step.scope, turn=step.turn, kind="model"),
+            request_json=request_json,
+            reply_json=reply_json,
+            milliseconds=milliseconds,
         )
-        return int(started.attempt)
+        self._ask(self._runs.AppendStep, request)
+
+    def end_attempt(self, *, run_id: str, attempt: int, end: End) -> str:
+        """See Gateway."""
+        request = broker_pb2.EndAttemptRequest(run_id=run_id, attempt=attempt, **end.fields())
+        return str(self._ask(self._runs.EndAttempt, request).state)
 
     def call_tool(self, call: Call) -> Answer:
         """See Gateway."""
@@ -90,6 +172,8 @@ class GrpcGateway:
             tool=call.tool,
             arguments_json=call.arguments_json,
             untrusted=dict(call.untrusted),
+            scope=call.scope,
+            turn=call.turn,
         )
         stub = broker_pb2_grpc.BrokerStub(self._channel())
         try:
@@ -101,15 +185,13 @@ class GrpcGateway:
 
     def heartbeat(self, *, run_id: str, attempt: int, steps: int) -> str:
         """See Gateway."""
-        runs = broker_pb2_grpc.RunsStub(self._channel())
         request = broker_pb2.HeartbeatRequest(run_id=run_id, attempt=attempt, steps=steps)
-        return str(self._ask(runs.Heartbeat, request).state)
+        return str(self._ask(self._runs.Heartbeat, request).state)
 
-    def finish(self, *, run_id: str, attempt: int, state: str, detail: str) -> None:
+    def finish(self, *, run_id: str, attempt: int, end: End) -> None:
         """See Gateway."""
-        runs = broker_pb2_grpc.RunsStub(self._channel())
-        request = broker_pb2.FinishRunRequest(run_id=run_id, attempt=attempt, state=state, detail=detail)
-        self._ask(runs.FinishRun, request)
+        request = broker_pb2.FinishRunRequest(run_id=run_id, attempt=attempt, **end.fields())
+        self._ask(self._runs.FinishRun, request)
 
     @staticmethod
     def _ask(method: Any, request: Any) -> Any:
@@ -126,7 +208,16 @@ def _translate(error: Any) -> NoReturn:
     reason = str(metadata.get("meshgate-reason", code.name.lower()))
     if code in ASK_AGAIN:
         raise GatewayUnavailable(reason=reason, detail=detail) from error
-    raise AttemptEnded(f"the gateway refused this attempt ({reason}): {detail}") from error
+    kind = RunHeld if reason in HELD else RunOver if reason in OVER else AttemptEnded
+    raise kind(f"the gateway refused this attempt ({reason}): {detail}") from error
+
+
+def _entries(messages: Any) -> Iterator[Entry]:
+    for message in messages:
+        if message.HasField("answer"):
+            yield Entry(key=message.step.key, reply=None, answer=_answer(message.answer))
+        else:
+            yield Entry(key=message.step.key, reply=bytes(message.reply_json), answer=None)
 
 
 def _answer(response: Any) -> Answer:
@@ -161,6 +252,26 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def until_available(ask: Callable[[], T], *, seconds: float, stopped: threading.Event) -> T:
+    """Asks again while no verdict comes.
+
+    Raises:
+        AttemptEnded: none came in time, or the launcher is ending.
+    """
+    give_up_at, pause = time.monotonic() + seconds, FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return ask()
+        except GatewayUnavailable as error:
+            if time.monotonic() + pause > give_up_at or stopped.is_set():
+                raise AttemptEnded(
+                    f"the gateway gave no answer within {seconds:g} s ({error}); is the mesh up? "
+                    "see `meshgate ps` and `meshgate logs gateway`"
+                ) from error
+        stopped.wait(pause)
+        pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+
 def call_until_settled(
     *, gateway: Gateway, call: Call, unavailable_seconds: float, stopped: threading.Event
 ) -> Answer:
@@ -193,9 +304,10 @@ def call_until_settled(
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
             continue
         if answer.state == "unknown":
-            raise AttemptEnded(
-                f"call {answer.call_id} of {call.tool} may or may not have taken effect ({answer.text}); "
-                f"it is never repeated on a guess; see `meshgate audit query --call-id {answer.call_id}`"
+            raise RunHeld(
+                f"call {answer.call_id} of {call.tool} may or may not have taken effect ({answer.text}); it "
+                f"is never repeated on a guess; say how it ended: meshgate runs resolve {answer.call_id} "
+                "--as done|failed"
             )
         if answer.state != "pending":
             return answer

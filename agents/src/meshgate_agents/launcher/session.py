@@ -3,21 +3,33 @@
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from meshgate_agents.child.framing import BadFrame, Message, receive, send
 from meshgate_agents.launcher.errors import AttemptEnded, LauncherError, PeerRefused
-from meshgate_agents.launcher.gateway import Answer, Call, Gateway, call_until_settled
+from meshgate_agents.launcher.gateway import (
+    Answer,
+    Call,
+    Entry,
+    Gateway,
+    Step,
+    call_until_settled,
+    until_available,
+)
 from meshgate_agents.launcher.peers import admit
 from meshgate_agents.launcher.tools import Refusal, ToolMap
+from meshgate_agents.launcher.vitals import Vitals
 
 MAX_SOCKET_PATH_BYTES = 107  # sun_path holds 108 with its final zero
 MAX_ROLE_CHARACTERS = 200
 FIRST_FRAME_SECONDS = 10.0  # a peer that connects and stays silent is dropped
-HEX_DIGITS_OF_A_KEY = 64
+HEX_DIGITS = 64
+MAX_TURN = 2**31 - 1
+MAX_MILLISECONDS = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +43,7 @@ class Attempt:
 class Session:
     """Serves the children of one attempt, a thread per connection.
 
+    A step that an earlier attempt finished is answered from the journal; every other one goes live.
     `on_end` is called with the reason when the attempt cannot go on; the asking child gets no
     answer then, because no answer of ours may become text for a model.
     """
@@ -41,16 +54,22 @@ class Session:
         gateway: Gateway,
         tools: ToolMap,
         attempt: Attempt,
+        journal: Iterable[Entry],
         unavailable_seconds: float,
-        on_end: Callable[[str], None],
+        on_end: Callable[[AttemptEnded], None],
         note: Callable[[str], None],
     ) -> None:
         self._gateway, self._tools, self._attempt = gateway, tools, attempt
         self._unavailable_seconds, self._on_end, self._note = unavailable_seconds, on_end, note
+        self._journal = {entry.key: entry for entry in journal}
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._programs: dict[str, int] = {}
-        self._steps = 0
+        self._replayed, self._live, self._open = 0, 0, 0
+        self._paused = False
+        self._moved_at = time.monotonic()
+        self.crash = ("", "")  # class and traceback of an uncaught exception
+        self.vitals = Vitals()
         self._listener: socket.socket | None = None
 
     @property
@@ -61,8 +80,25 @@ class Session:
 
     @property
     def steps(self) -> int:
-        """Settled steps so far."""
-        return self._steps
+        """Finished steps so far."""
+        with self._lock:
+            return self._replayed + self._live
+
+    @property
+    def told(self) -> str:
+        """How many steps came from where, for people."""
+        return f"{self._replayed} steps from the journal, {self._live} live"
+
+    @property
+    def idle_seconds(self) -> float:
+        """Since a step was finished, or since the start."""
+        return time.monotonic() - self._moved_at
+
+    def pause(self) -> bool:
+        """Begins no further step; True once none is under way."""
+        with self._lock:
+            self._paused = True
+            return self._open == 0
 
     def listen(self, directory: Path) -> Path:
         """Opens the socket in a new private folder and serves it.
@@ -85,8 +121,9 @@ class Session:
         return path
 
     def close(self) -> None:
-        """Stops serving; calls that are being asked again give up."""
-        self._stopped.set()
+        """Stops serving; calls that are being asked again give up, and nothing ends an attempt any more."""
+        with self._lock:
+            self._stopped.set()
         if self._listener:
             path = Path(self._listener.getsockname())
             self._listener.close()
@@ -116,16 +153,91 @@ class Session:
             except (OSError, BadFrame) as error:
                 self._note(f"a conversation with a child broke: {type(error).__name__}: {error}")
             except AttemptEnded as error:
-                self._on_end(str(error))
+                self._give_up(error)
                 self._stopped.wait()  # the child waits until it is killed
+
+    def _give_up(self, error: AttemptEnded) -> None:
+        """Ends the attempt; once this session is closed, another one may be under way."""
+        with self._lock:
+            if not self._stopped.is_set():
+                self._on_end(error)
 
     def _answer(self, request: Message, pid: int) -> Message:
         operation = request.get("op")
+        if operation == "alive":
+            self.vitals.beat(pid)
+            return {"state": "ok"}
         if operation == "report":
             return self._report(request, pid)
-        if operation == "call":
-            return self._call(request)
+        if operation == "crashed":
+            self.crash = (_word(request, "error"), str(request.get("traceback", "")))
+            return {"state": "ok"}
+        if operation in ("model", "reply", "call"):
+            return self._step(operation, request, _step(request))
         raise BadFrame(f"unknown operation {operation!r}")
+
+    def _step(self, operation: str, request: Message, step: Step) -> Message:
+        """Answers from the journal, or does it. A live model call is under way until its reply is told."""
+        if operation == "reply":
+            try:
+                return self._reply(request, step)
+            finally:
+                self._ended()
+        entry = self._journal.get(step.key)
+        if entry is not None:
+            return self._replay(operation, entry)
+        self._begun()
+        if operation == "model":
+            return {"state": "live"}
+        try:
+            return self._call(request, step)
+        finally:
+            self._ended()
+
+    def _begun(self) -> None:
+        with self._lock:
+            paused = self._paused
+            self._open += not paused
+        if paused:
+            self._stopped.wait()  # until the child is ended; the next attempt makes this step
+            raise AttemptEnded("the run is paused")
+
+    def _ended(self) -> None:
+        with self._lock:
+            self._open -= 1
+
+    def _replay(self, operation: str, entry: Entry) -> Message:
+        if operation == "model" and entry.reply is not None:
+            self._finished(replayed=True)
+            return {"state": "recorded", "reply": entry.reply.decode()}
+        if operation == "call" and entry.answer is not None:
+            self._finished(replayed=True)
+            return _message(entry.answer)
+        raise AttemptEnded(f"the journal holds another kind of step under the key {entry.key[:16]}")
+
+    def _reply(self, request: Message, step: Step) -> Message:
+        milliseconds = request.get("milliseconds")
+        given = (
+            str(request.get("request", "")).encode("utf-8", "surrogatepass"),
+            str(request.get("reply", "")).encode("utf-8", "surrogatepass"),
+            min(max(milliseconds, 0), MAX_MILLISECONDS) if isinstance(milliseconds, int) else 0,
+        )
+        run_id, attempt = self._attempt.run_id, self._attempt.number
+        until_available(
+            lambda: self._gateway.append(run_id=run_id, attempt=attempt, step=step, given=given),
+            seconds=self._unavailable_seconds,
+            stopped=self._stopped,
+        )
+        self._finished(replayed=False)
+        return {"state": "ok"}
+
+    def _finished(self, *, replayed: bool) -> None:
+        with self._lock:
+            self._moved_at = time.monotonic()
+            if replayed:
+                self._replayed += 1
+            else:
+                self._live += 1
 
     def _report(self, request: Message, pid: int) -> Message:
         program = str(request.get("program", ""))[:16]
@@ -138,10 +250,10 @@ class Session:
         )
         return {"state": "ok", "program": f"{program} {nth}"}
 
-    def _call(self, request: Message) -> Message:
-        identity, step = request.get("identity"), request.get("step")
-        if not isinstance(identity, dict) or not isinstance(step, dict):
-            raise BadFrame("a call without identity or step")
+    def _call(self, request: Message, step: Step) -> Message:
+        identity = request.get("identity")
+        if not isinstance(identity, dict):
+            raise BadFrame("a call without identity")
         tool = self._tools.find(identity=_texts(identity), name=str(request.get("name", "")))
         if isinstance(tool, Refusal):
             self._note(tool.text)
@@ -149,10 +261,12 @@ class Session:
         call = Call(
             run_id=self._attempt.run_id,
             attempt=self._attempt.number,
-            step_key=_key(step),
+            step_key=step.key,
             tool=tool,
             arguments_json=str(request.get("arguments", "")).encode("utf-8", "surrogatepass"),
             untrusted=_untrusted(request.get("untrusted")),
+            scope=step.scope,
+            turn=step.turn,
         )
         answer = call_until_settled(
             gateway=self._gateway,
@@ -160,8 +274,7 @@ class Session:
             unavailable_seconds=self._unavailable_seconds,
             stopped=self._stopped,
         )
-        with self._lock:
-            self._steps += 1
+        self._finished(replayed=False)
         return _message(answer)
 
 
@@ -171,11 +284,21 @@ def _message(answer: Answer) -> Message:
     return {"state": answer.state, "call_id": answer.call_id, "text": answer.text}
 
 
-def _key(step: Mapping[str, Any]) -> str:
-    key = step.get("key")
-    if not isinstance(key, str) or len(key) != HEX_DIGITS_OF_A_KEY or set(key) - set("0123456789abcdef"):
-        raise BadFrame("a step key is 64 lower-case hex digits")
-    return key
+def _step(request: Message) -> Step:
+    step = request.get("step")
+    if not isinstance(step, dict):
+        raise BadFrame("a request without its step")
+    turn = step.get("turn")
+    if not isinstance(turn, int) or not 0 <= turn <= MAX_TURN:
+        raise BadFrame("a turn is a small number")
+    return Step(key=_digest(step, "key"), scope=_digest(step, "scope"), turn=turn)
+
+
+def _digest(step: Mapping[str, Any], name: str) -> str:
+    value = step.get(name)
+    if not isinstance(value, str) or len(value) != HEX_DIGITS or set(value) - set("0123456789abcdef"):
+        raise BadFrame(f"a step's {name} is 64 lower-case hex digits")
+    return value
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:

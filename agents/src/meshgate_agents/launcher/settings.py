@@ -8,6 +8,9 @@ from typing import Any
 
 from meshgate_agents.launcher.errors import BadSettings
 
+ATTEMPTS = 5  # of one run, by one launcher
+BACKOFF_SECONDS = 0.5  # before the second attempt; twice as long before each further one
+STALL_SECONDS = 1800.0  # without a finished step; a slow model takes minutes
 STEP_DEADLINE_SECONDS = 60.0  # how long an unavailable gateway is asked again for one step
 
 
@@ -45,6 +48,9 @@ class Settings:
     env: Mapping[str, str]
     run_id: str | None
     step_deadline_seconds: float
+    attempts: int
+    backoff_seconds: float
+    stall_seconds: float
 
     @property
     def spiffe_id(self) -> str:
@@ -88,6 +94,9 @@ def _settings(raw: Mapping[str, Any]) -> Settings:
         env={str(name): str(value) for name, value in raw["env"].items()},
         run_id=raw.get("run_id") or None,
         step_deadline_seconds=float(raw.get("step_deadline_seconds") or STEP_DEADLINE_SECONDS),
+        attempts=int(raw.get("attempts") or ATTEMPTS),
+        backoff_seconds=float(raw.get("backoff_seconds") or BACKOFF_SECONDS),
+        stall_seconds=float(raw.get("stall_seconds") or STALL_SECONDS),
     )
 
 

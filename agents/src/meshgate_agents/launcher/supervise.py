@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from meshgate_agents.launcher.errors import LauncherError
+from meshgate_agents.launcher.errors import AttemptEnded, LauncherError
 from meshgate_agents.launcher.peers import descendants
 
 GRACE_SECONDS = 10.0  # from a forwarded signal to SIGKILL
@@ -29,26 +29,37 @@ class Ending:
 
     Attributes:
         status: its exit status; 128 + n after signal n.
+        signal: the signal that ended it, or 0.
         cancelled: a signal that we forwarded, or Ctrl-C at the terminal, came before.
-        fatal: why we ended it, or "".
+        fatal: why we ended it, or None.
     """
 
     status: int
+    signal: int
     cancelled: bool
-    fatal: str
+    fatal: AttemptEnded | None
 
 
 class Supervisor:
-    """Runs one command to its end. Use from the main thread, once."""
+    """Runs a command to its end, as often as it is asked. Use from the main thread, inside `signals`."""
 
     def __init__(self) -> None:
-        self._events: queue.SimpleQueue[str | int] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[AttemptEnded | int] = queue.SimpleQueue()
         self._cancelled = False
-        self._fatal = ""
+        self._fatal: AttemptEnded | None = None
 
-    def end(self, reason: str) -> None:
-        """Ends the child as failed; from any thread. The first reason stays."""
+    def end(self, reason: AttemptEnded) -> None:
+        """Ends the child; from any thread. The first reason stays."""
         self._events.put(reason)
+
+    def rest(self, seconds: float) -> bool:
+        """Waits between two attempts; True when a signal asks to give up."""
+        give_up_at = time.monotonic() + seconds
+        while not self._cancelled and (left := give_up_at - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                event = self._events.get(timeout=left)
+                self._cancelled = isinstance(event, int) and event != _ENDED
+        return self._cancelled
 
     def run(self, *, command: Sequence[str], env: Mapping[str, str]) -> Ending:
         """Starts the command in a process group of its own and waits for its end.
@@ -56,20 +67,23 @@ class Supervisor:
         Raises:
             LauncherError: it cannot be started.
         """
-        with self._signals():
-            child = _spawn(command, env)
-            threading.Thread(target=self._watch, args=(child.pid,), daemon=True).start()
-            with _foreground(child.pid):
-                status = self._wait(child)
+        self._events, self._fatal = queue.SimpleQueue(), None
+        child = _spawn(command, env)
+        threading.Thread(target=self._watch, args=(child.pid, self._events), daemon=True).start()
+        with _foreground(child.pid):
+            status = self._wait(child)
         kill_descendants()
         return Ending(
             status=128 - status if status < 0 else status,
+            signal=max(0, -status),
             cancelled=self._cancelled or status == -signal.SIGINT,
             fatal=self._fatal,
         )
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
+    def signals(self) -> Iterator[None]:
+        """While it lasts, signals go to the child, or end the rest between two attempts."""
+
         def note(number: int, _frame: FrameType | None) -> None:
             self._events.put(number)
 
@@ -80,11 +94,12 @@ class Supervisor:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _watch(self, pid: int) -> None:
+    @staticmethod
+    def _watch(pid: int, events: "queue.SimpleQueue[AttemptEnded | int]") -> None:
         """Wakes the waiting thread when the child has ended, which that thread then reaps."""
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        self._events.put(_ENDED)
+        events.put(_ENDED)
 
     def _wait(self, child: "subprocess.Popen[bytes]") -> int:
         kill_at: float | None = None
@@ -100,7 +115,7 @@ class Supervisor:
                 continue
             if event == _ENDED:
                 continue
-            if isinstance(event, str):
+            if isinstance(event, AttemptEnded):
                 self._fatal = self._fatal or event
                 _signal_group(child.pid, signal.SIGKILL)
             else:

@@ -17,7 +17,7 @@ TOOLS = (LIST_TICKETS, READ_FILE, LOOKUP_ORDER, REFUND)
 INJECTED_CENTS = 999_900
 MAX_REFUND_CENTS = 25_000  # the limit in the example's policies/desk.rego
 SECRETS_FILE = "secrets.txt"
-TICKETS = (4, 7)  # how many tickets a story has, from and to
+TICKETS = (5, 8)  # how many tickets a story has, from and to
 
 _NAMES = ("Ada", "Björn", "Chidi", "Dolores", "Emre", "Fumiko", "Goran", "Hana", "Inés", "Jamal")
 _ITEMS = ("kettle", "desk lamp", "rain coat", "headphones", "backpack", "teapot", "bicycle bell", "blanket")

@@ -12,6 +12,7 @@ from meshgate_gateway.admin import Admin
 from meshgate_gateway.broker import Broker
 from meshgate_gateway.catalogue import Catalogue
 from meshgate_gateway.hosts import Hosts
+from meshgate_gateway.journal import Journal
 from meshgate_gateway.model import Outcome, Presented, State
 from meshgate_gateway.record import VERSION
 from meshgate_gateway.runs import Runs
@@ -70,9 +71,52 @@ class BrokerServicer(services.BrokerServicer):
 class RunsServicer(services.RunsServicer):
     """Runs: launchers."""
 
-    def __init__(self, *, guard: Guard, runs: Runs) -> None:
+    def __init__(self, *, guard: Guard, runs: Runs, journal: Journal) -> None:
         self._guard = guard
         self._runs = runs
+        self._journal = journal
+
+    def ReadJournal(self, request: pb.ReadJournalRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto. A fault on the way is a status, never a journal that looks whole."""
+        entries = self._guard(
+            context,
+            lambda peer: self._journal.read(peer, run_id=request.run_id, attempt=request.attempt),
+        )
+        while (entry := self._guard(context, lambda _: next(entries, None))) is not None:
+            yield wire.entry(entry)
+
+    def AppendStep(self, request: pb.AppendStepRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+
+        def serve(peer: Presented) -> pb.AppendStepResponse:
+            self._journal.append(
+                peer,
+                run_id=request.run_id,
+                attempt=request.attempt,
+                step=wire.step(request.step),
+                request=request.request_json,
+                reply=request.reply_json,
+                milliseconds=request.milliseconds,
+            )
+            return pb.AppendStepResponse()
+
+        return self._guard(context, serve)
+
+    def EndAttempt(self, request: pb.EndAttemptRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+
+        def serve(peer: Presented) -> pb.EndAttemptResponse:
+            run = self._runs.end_attempt(
+                peer,
+                run_id=request.run_id,
+                attempt=request.attempt,
+                state=request.state,
+                detail=request.detail,
+                traceback=request.traceback,
+            )
+            return pb.EndAttemptResponse(state=run.state)
+
+        return self._guard(context, serve)
 
     def StartRun(self, request: pb.StartRunRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """See the proto."""
@@ -113,6 +157,7 @@ class RunsServicer(services.RunsServicer):
                 attempt=request.attempt,
                 state=request.state,
                 detail=request.detail,
+                traceback=request.traceback,
             )
             return pb.FinishRunResponse(state=run.state)
 
@@ -196,6 +241,35 @@ class AdminServicer(services.AdminServicer):
                 operator=request.operator,
             )
             return pb.ActivatePolicyResponse(revision=active.revision)
+
+        return self._guard(context, serve)
+
+    def ShowRun(self, request: pb.ShowRunRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+        return self._guard(context, lambda peer: wire.run_view(self._admin.show(peer, request.run_id)))
+
+    def ControlRun(self, request: pb.ControlRunRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+
+        def serve(peer: Presented) -> pb.ControlRunResponse:
+            run = self._admin.control(
+                peer, run_id=request.run_id, action=request.action, operator=request.operator
+            )
+            return pb.ControlRunResponse(run=wire.run_row(run))
+
+        return self._guard(context, serve)
+
+    def ResolveCall(self, request: pb.ResolveCallRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+
+        def serve(peer: Presented) -> pb.ResolveCallResponse:
+            state = self._admin.resolve(
+                peer,
+                call_id=request.call_id,
+                outcome=wire.resolution(request),
+                operator=request.operator,
+            )
+            return pb.ResolveCallResponse(state=state.value)
 
         return self._guard(context, serve)
 

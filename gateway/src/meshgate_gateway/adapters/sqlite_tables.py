@@ -13,14 +13,15 @@ from dataclasses import fields
 from meshgate_audit.chain import GENESIS, Head, seal
 
 from meshgate_gateway import ledger
-from meshgate_gateway.model import AuditRecord, LedgerRow, Run, Sealed, State
+from meshgate_gateway.model import AuditRecord, JournalRow, LedgerRow, Run, Sealed, State
 from meshgate_gateway.store import CallQuery, PayloadRow, RecordQuery
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_ROWS = 10_000  # one answer of Admin
 
 _CALL = tuple(field.name for field in fields(LedgerRow))
 _RUN = tuple(field.name for field in fields(Run))
+_JOURNAL = tuple(field.name for field in fields(JournalRow))
 
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -33,6 +34,8 @@ CREATE INDEX IF NOT EXISTS calls_open ON calls (updated_ms) WHERE state IN ('res
 CREATE INDEX IF NOT EXISTS calls_run ON calls (run_id, created_ms);
 CREATE TABLE IF NOT EXISTS runs ({", ".join(_RUN).replace("run_id", "run_id TEXT PRIMARY KEY", 1)})
   WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS journal ({", ".join(_JOURNAL)}, PRIMARY KEY (run_id, step_key)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS journal_scope ON journal (run_id, scope, turn);
 CREATE TABLE IF NOT EXISTS payloads (id TEXT PRIMARY KEY, codec TEXT NOT NULL, salt BLOB NOT NULL,
   nonce BLOB NOT NULL, data BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS instances (name TEXT PRIMARY KEY, holder TEXT NOT NULL,
@@ -42,6 +45,7 @@ INSERT OR IGNORE INTO meta VALUES ('schema_version', '{SCHEMA_VERSION}');
 
 _INSERT_CALL = f"INSERT OR IGNORE INTO calls VALUES ({', '.join('?' * len(_CALL))})"
 _INSERT_RUN = f"INSERT OR IGNORE INTO runs VALUES ({', '.join('?' * len(_RUN))})"
+_INSERT_STEP = f"INSERT OR IGNORE INTO journal VALUES ({', '.join('?' * len(_JOURNAL))})"
 _MOVE_CALL = (
     f"UPDATE calls SET {', '.join(f'{name} = ?' for name in _CALL[1:])} "
     "WHERE call_id = ? AND state = ? AND take = ?"
@@ -82,13 +86,20 @@ def _call_in(values: Sequence[object]) -> LedgerRow:
     return LedgerRow(**row)  # type: ignore[arg-type]
 
 
+def _step_in(values: Sequence[object]) -> JournalRow:
+    row = dict(zip(_JOURNAL, values, strict=True))
+    for name in ("request", "reply"):
+        row[name] = _sealed_in(row[name])  # type: ignore[arg-type]
+    return JournalRow(**row)  # type: ignore[arg-type]
+
+
 def _run_out(run: Run) -> list[object]:
-    return [*(getattr(run, name) for name in _RUN[:-1]), _sealed_out(run.input)]
+    return [*(getattr(run, name) for name in _RUN[:-2]), _sealed_out(run.input), _sealed_out(run.traceback)]
 
 
 def _run_in(values: Sequence[object]) -> Run:
-    fields_in = dict(zip(_RUN[:-1], values[:-1], strict=True))
-    return Run(**fields_in, input=_sealed_in(values[-1]))  # type: ignore[arg-type]
+    fields_in = dict(zip(_RUN[:-2], values[:-2], strict=True))
+    return Run(**fields_in, input=_sealed_in(values[-2]), traceback=_sealed_in(values[-1]))  # type: ignore[arg-type]
 
 
 class Records:
@@ -192,6 +203,39 @@ class Runs:
         return [_run_in(row) for row in rows]
 
 
+class Journal:
+    """Model steps of runs."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+
+    def insert(self, row: JournalRow) -> bool:
+        """Stores a step; False when the run has one under that key."""
+        values = [*(getattr(row, name) for name in _JOURNAL[:-2]), _sealed_out(row.request)]
+        return self._db.execute(_INSERT_STEP, [*values, _sealed_out(row.reply)]).rowcount == 1
+
+    def get(self, run_id: str, step_key: str) -> JournalRow | None:
+        """One step."""
+        found = self._rows("run_id = ? AND step_key = ?", (run_id, step_key))
+        return found[0] if found else None
+
+    def of_run(self, run_id: str) -> list[JournalRow]:
+        """A run's steps, oldest first."""
+        return self._rows("run_id = ? ORDER BY created_ms, turn", (run_id,))
+
+    def beyond(self, *, run_id: str, scope: str, turn: int, attempts: range) -> JournalRow | None:
+        """A model step of these attempts at this turn of the scope or at a later one."""
+        found = self._rows(
+            "run_id = ? AND scope = ? AND turn >= ? AND attempt >= ? AND attempt < ? ORDER BY turn LIMIT 1",
+            (run_id, scope, turn, attempts.start, attempts.stop),
+        )
+        return found[0] if found else None
+
+    def _rows(self, where: str, values: tuple[object, ...]) -> list[JournalRow]:
+        rows = self._db.execute(f"SELECT * FROM journal WHERE {where}", values)
+        return [_step_in(row) for row in rows]
+
+
 class Payloads:
     """Clear text, encrypted before it comes here."""
 
@@ -237,6 +281,7 @@ class SqliteTables:
         self.records = Records(connection)
         self.calls = Calls(connection)
         self.runs = Runs(connection)
+        self.journal = Journal(connection)
         self.payloads = Payloads(connection)
         self.instances = Instances(connection)
 

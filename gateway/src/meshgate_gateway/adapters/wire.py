@@ -5,10 +5,15 @@ from collections.abc import Sequence
 
 from meshgate_wire import broker_pb2 as pb
 
+from meshgate_gateway.admin import RunView, StepView
+from meshgate_gateway.broker import answer_of
 from meshgate_gateway.catalogue import Catalogue
 from meshgate_gateway.hosts import Taken
-from meshgate_gateway.model import Answer, CallRequest, LedgerRow, Outcome, ResultKind, Run, State, Tool
+from meshgate_gateway.journal import Entry
+from meshgate_gateway.model import Answer, CallRequest, LedgerRow, Outcome, ResultKind, Run, State, Step, Tool
 from meshgate_gateway.record import time_text
+
+MAX_SHOWN_BYTES = 3_145_728  # of steps in one answer: below gRPC's default 4 MiB
 
 _STATES = {
     State.RESERVED: pb.CALL_STATE_PENDING,
@@ -32,7 +37,22 @@ def call_request(message: pb.CallToolRequest) -> CallRequest:
         arguments_json=message.arguments_json,
         deadline_ms=message.deadline_ms,
         untrusted=dict(message.untrusted),
+        scope=message.scope,
+        turn=message.turn,
     )
+
+
+def step(message: pb.Step) -> Step:
+    """Where something happened."""
+    return Step(message.key, message.scope, message.turn, message.kind)
+
+
+def entry(entry: Entry) -> pb.JournalEntry:
+    """One finished step for a new attempt."""
+    step = pb.Step(key=entry.step.key, scope=entry.step.scope, turn=entry.step.turn, kind=entry.step.kind)
+    if entry.row is None:
+        return pb.JournalEntry(step=step, reply_json=entry.reply)
+    return pb.JournalEntry(step=step, answer=answer(answer_of(entry.row, entry.reply)))
 
 
 def answer(answer: Answer) -> pb.CallToolResponse:
@@ -106,7 +126,50 @@ def run_row(run: Run) -> pb.RunRow:
         attempt=run.attempt,
         created=time_text(run.created_ms),
         detail=run.detail,
+        updated=time_text(run.updated_ms),
+        steps=run.steps,
     )
+
+
+def run_view(view: RunView) -> pb.ShowRunResponse:
+    """A run with its steps, as many as fit into one message."""
+    shown = pb.ShowRunResponse(run=run_row(view.run), input_json=view.given, traceback=view.traceback)
+    size = len(view.given) + len(view.traceback)
+    for step in view.steps:
+        size += len(step.given) + len(step.gave) + 256
+        if size > MAX_SHOWN_BYTES:
+            shown.cut = True
+            break
+        shown.steps.append(_step_row(step))
+    return shown
+
+
+def _step_row(view: StepView) -> pb.StepRow:
+    row = view.row
+    call = row if isinstance(row, LedgerRow) else None
+    step = pb.Step(key=row.step_key, scope=row.scope, turn=row.turn, kind="tool" if call else "model")
+    return pb.StepRow(
+        step=step,
+        attempt=row.attempt,
+        created=time_text(row.created_ms),
+        milliseconds=max(0, row.updated_ms - row.created_ms)
+        if isinstance(row, LedgerRow)
+        else row.milliseconds,
+        state=call.state.value if call else "replied",
+        tool=call.tool if call else "",
+        call_id=call.call_id if call else "",
+        decision_id=call.decision_id if call else "",
+        input=view.given,
+        output=view.gave,
+    )
+
+
+def resolution(message: pb.ResolveCallRequest) -> Outcome:
+    """What a person says a call gave; RESERVED, which nobody may say, when it is neither of the two."""
+    if message.state == State.DONE:
+        return Outcome(State.DONE, message.result, _KIND_NAMES.get(message.kind, ResultKind.TEXT.value))
+    state = State.FAILED if message.state == State.FAILED else State.RESERVED
+    return Outcome(state, message.result, "", "resolved")
 
 
 def call_row(row: LedgerRow) -> pb.CallRow:

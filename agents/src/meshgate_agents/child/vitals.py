@@ -1,0 +1,51 @@
+"""Signs of life to the launcher, and the last words of a program that dies of an exception."""
+
+import os
+import sys
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+from .channel import Channel
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+BEAT_SECONDS = 2.0
+MAX_TRACEBACK_CHARACTERS = 60_000
+
+
+def begin(channel: Channel) -> None:
+    """Starts both, in this process and in those it forks."""
+    _start(channel)
+    os.register_at_fork(after_in_child=lambda: _start(channel))
+    _tell_exceptions(channel)
+
+
+def _start(channel: Channel) -> None:
+    threading.Thread(target=_beat, args=(channel,), name="meshgate-beat", daemon=True).start()
+
+
+def _beat(channel: Channel) -> None:
+    while True:
+        channel.ask({"op": "alive"})
+        time.sleep(BEAT_SECONDS)
+
+
+def _tell_exceptions(channel: Channel) -> None:
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, where: "TracebackType | None") -> None:
+        if not issubclass(kind, KeyboardInterrupt):
+            text = "".join(traceback.format_exception(kind, error, where))
+            channel.ask(
+                {
+                    "op": "crashed",
+                    "error": f"{kind.__module__}.{kind.__qualname__}",
+                    "traceback": text[-MAX_TRACEBACK_CHARACTERS:],
+                }
+            )
+        before(kind, error, where)
+
+    sys.excepthook = hook

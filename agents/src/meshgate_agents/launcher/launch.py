@@ -1,0 +1,256 @@
+"""One run of a program: attempt after attempt, until it is done, given up, or somebody else's.
+
+An attempt that crashed is followed by another, which is answered from the journal up to the step
+where the last one stopped. A crash is: death by a signal, exit status 1 (what Python gives an
+uncaught exception) after a first step, 125 (ours), silence, no step for too long, a gateway that
+stays away. Any other status is the program's own word and ends the run.
+"""
+
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from meshgate_agents.launcher import environment
+from meshgate_agents.launcher.errors import AttemptEnded, GatewayUnavailable, LauncherError, RunHeld, RunOver
+from meshgate_agents.launcher.gateway import End, Gateway, until_available
+from meshgate_agents.launcher.session import Attempt, Session
+from meshgate_agents.launcher.settings import Settings
+from meshgate_agents.launcher.supervise import Ending, Supervisor
+from meshgate_agents.launcher.tools import ToolMap
+
+T = TypeVar("T")
+
+FAILED = 125  # exit status of a failure of ours, as env(1) and docker(1) use it
+UNCAUGHT = 1  # Python's status after an uncaught exception
+FINISH_SECONDS = 10.0
+HEARTBEAT_SECONDS = 2.0
+POLL_SECONDS = 1.0  # how often a run that is held up is looked at
+LONGEST_BACKOFF_SECONDS = 30.0
+OVER = ("cancelled", "failed", "completed")
+HOLDS = ("waiting", "cancelling")
+
+
+@dataclass(frozen=True, slots=True)
+class _Played:
+    """An attempt that ended."""
+
+    attempt: Attempt
+    ending: Ending
+    reports: int
+    steps: int
+    error: str
+    traceback: str
+
+    @property
+    def cause(self) -> str:
+        """Why it ended, without clear text."""
+        if self.ending.fatal is not None:
+            return str(self.ending.fatal)
+        if self.ending.signal:
+            return f"the program was ended by signal {self.ending.signal}"
+        error = f" ({self.error})" if self.error else ""
+        return f"the program ended with status {self.ending.status}{error}"
+
+
+class Launch:
+    """One program, one run."""
+
+    def __init__(self, *, settings: Settings, gateway: Gateway, command: Sequence[str]) -> None:
+        self._settings, self._gateway, self._command = settings, gateway, command
+        self._supervisor = Supervisor()
+        self._never = threading.Event()
+        self._run_id = settings.run_id or uuid7()
+        self._played = 0
+
+    def run(self) -> int:
+        """Plays attempts until the run is over; the exit status.
+
+        Raises:
+            LauncherError: the program was not started.
+        """
+        given = json.dumps({"app": self._settings.app, "command": list(self._command)}).encode()
+        self._ask(lambda: self._gateway.start_run(run_id=self._run_id, input_json=given))
+        crashes = 0
+        with self._supervisor.signals():
+            while True:
+                played = self._play()
+                status = self._verdict(played)
+                if status is None and isinstance(played.ending.fatal, RunHeld):
+                    status = self._held(played)
+                elif status is None:
+                    crashes += 1
+                    status = self._again(played, crashes)
+                if status is not None:
+                    return status
+
+    def _play(self) -> _Played:
+        """One attempt: read the journal, start the child, wait for its end."""
+        instance = secrets.token_hex(16)
+        number = self._ask(lambda: self._gateway.start_attempt(run_id=self._run_id, instance=instance))
+        attempt = Attempt(self._run_id, number)
+        entries = self._ask(lambda: self._gateway.journal(run_id=self._run_id, attempt=number))
+        known = f"; {len(entries)} finished steps in the journal" if entries else ""
+        say(f"run {self._run_id}, attempt {number}, as {self._settings.spiffe_id}{known}")
+        session = Session(
+            gateway=self._gateway,
+            tools=ToolMap(entries=self._settings.tools),
+            attempt=attempt,
+            journal=entries,
+            unavailable_seconds=self._settings.step_deadline_seconds,
+            on_end=self._supervisor.end,
+            note=say,
+        )
+        over = threading.Event()
+        threading.Thread(target=self._watch, args=(attempt, session, over), daemon=True).start()
+        try:
+            ending = self._child(session)
+        except LauncherError as error:
+            self._finish(attempt, End(state="failed", detail=str(error)))
+            raise
+        finally:
+            over.set()
+            session.close()
+        if entries:
+            say(f"attempt {number}: {session.told}")
+        return _Played(attempt, ending, session.reports, session.steps, *session.crash)
+
+    def _child(self, session: Session) -> Ending:
+        socket_path = session.listen(self._settings.socket_dir)
+        ours = environment.switches(settings=self._settings, socket_path=socket_path)
+        self._played += 1
+        if self._played == 1:
+            say(environment.notice(ours))
+        return self._supervisor.run(command=self._command, env={**self._settings.env, **ours})
+
+    def _watch(self, attempt: Attempt, session: Session, over: threading.Event) -> None:
+        """Heartbeats for the attempt, and ends it when its run or its child is no longer well."""
+        while not over.wait(HEARTBEAT_SECONDS):
+            try:
+                state = self._gateway.heartbeat(
+                    run_id=attempt.run_id, attempt=attempt.number, steps=session.steps
+                )
+                reason = self._unwell(state, session)
+            except GatewayUnavailable:
+                continue  # no verdict; the next step finds out for itself
+            except AttemptEnded as error:
+                reason = error
+            if reason is not None and not over.is_set():
+                self._supervisor.end(reason)
+                return
+
+    def _unwell(self, state: str, session: Session) -> AttemptEnded | None:
+        if state in OVER:
+            return RunOver(f"run {self._run_id} is {state}")
+        if state in HOLDS or (state == "pausing" and session.pause()):
+            return RunHeld(f"run {self._run_id} is {state}")
+        silent = session.vitals.silent()
+        if silent is not None:
+            return AttemptEnded(f"process {silent} of the program gave no sign of life")
+        if session.idle_seconds > self._settings.stall_seconds:
+            return AttemptEnded(f"no step was finished for {self._settings.stall_seconds:g} s")
+        return None
+
+    def _verdict(self, played: _Played) -> int | None:
+        """The exit status when this attempt was the last; None when the run goes on."""
+        ending = played.ending
+        if isinstance(ending.fatal, RunOver):
+            say(str(ending.fatal))
+            return FAILED
+        if ending.cancelled:
+            return self._end(played, "cancelled", f"cancelled by a signal, exit status {ending.status}")
+        if ending.fatal is not None or ending.signal or ending.status == FAILED:
+            return None
+        if ending.status == UNCAUGHT and played.steps:
+            return None
+        if self._settings.expects_report and not played.reports:
+            return self._end(played, "failed", self._no_report(ending.status))
+        state = "completed" if ending.status == 0 else "failed"
+        end = End(state=state, detail=f"exit status {ending.status}", traceback=played.traceback)
+        finished = self._finish(played.attempt, end)
+        return ending.status if finished or ending.status else FAILED
+
+    def _no_report(self, status: int) -> str:
+        return (
+            f"the program ended with status {status} and no process of it imported CrewAI under "
+            f"meshgate, though the manifest names a {self._settings.kind}; a program started with "
+            "python -I, -E or -S, or with an emptied environment, cannot be brokered"
+        )
+
+    def _held(self, played: _Played) -> int | None:
+        """Waits until a run that was held up may go on; the exit status when it ends instead."""
+        say(f"run {self._run_id} is held up: {played.cause}")
+        attempt, end = played.attempt, End(state="paused", detail="paused")
+        self._ask(lambda: self._gateway.end_attempt(run_id=attempt.run_id, attempt=attempt.number, end=end))
+        while True:
+            if self._supervisor.rest(POLL_SECONDS):
+                return self._end(played, "cancelled", "cancelled by a signal while it was held up")
+            try:
+                state = self._gateway.heartbeat(run_id=attempt.run_id, attempt=attempt.number, steps=0)
+            except GatewayUnavailable:
+                state = "waiting"
+            except AttemptEnded as error:
+                say(str(error))
+                return FAILED
+            if state == "cancelling":
+                return self._end(played, "cancelled", "cancelled by an operator")
+            if state in ("restarting", "running"):
+                return None
+
+    def _again(self, played: _Played, crashes: int) -> int | None:
+        """After a crash: marks the run as restarting and rests; the exit status when it is given up."""
+        limit = self._settings.attempts
+        if crashes >= limit:
+            return self._end(played, "failed", f"given up after {crashes} attempts: {played.cause}")
+        seconds = min(self._settings.backoff_seconds * 2 ** (crashes - 1), LONGEST_BACKOFF_SECONDS)
+        plan = f"attempt {crashes + 1} of {limit} in {seconds:g} s"
+        say(f"{played.cause}; {plan}")
+        attempt = played.attempt
+        end = End(state="restarting", detail=f"{plan}: {played.cause}", traceback=played.traceback)
+        self._ask(lambda: self._gateway.end_attempt(run_id=attempt.run_id, attempt=attempt.number, end=end))
+        if self._supervisor.rest(seconds):
+            return self._end(played, "cancelled", "cancelled by a signal between two attempts")
+        return None
+
+    def _end(self, played: _Played, state: str, detail: str) -> int:
+        """Ends the run as failed or cancelled."""
+        ending = played.ending
+        if state == "failed":
+            say(f"run {self._run_id} failed: {detail}")
+        self._finish(played.attempt, End(state=state, detail=detail, traceback=played.traceback))
+        if state == "cancelled" or (ending.fatal is None and (played.reports or ending.signal)):
+            return ending.status or FAILED
+        return FAILED
+
+    def _finish(self, attempt: Attempt, end: End) -> bool:
+        try:
+            self._ask(
+                lambda: self._gateway.finish(run_id=attempt.run_id, attempt=attempt.number, end=end),
+                FINISH_SECONDS,
+            )
+        except LauncherError as error:
+            say(f"the end of run {attempt.run_id} ({end.state}) could not be recorded: {error}")
+            return False
+        return True
+
+    def _ask(self, ask: Callable[[], T], seconds: float = 0) -> T:
+        patience = seconds or self._settings.step_deadline_seconds
+        return until_available(ask, seconds=patience, stopped=self._never)
+
+
+def uuid7() -> str:
+    """A UUIDv7 (RFC 9562 §5.7): sorts by time."""
+    value = bytearray((time.time_ns() // 1_000_000).to_bytes(6, "big") + os.urandom(10))
+    value[6] = 0x70 | value[6] & 0x0F
+    value[8] = 0x80 | value[8] & 0x3F
+    text = value.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def say(text: str) -> None:
+    """One line for people, in one write."""
+    os.write(2, f"meshgate: {text}\n".encode("utf-8", "replace"))

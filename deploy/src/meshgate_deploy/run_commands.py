@@ -1,0 +1,206 @@
+"""`meshgate runs`: the runs of a mesh, their steps, and an operator's word about them."""
+
+import base64
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from meshgate_deploy.cli_output import OUTPUT, Output, note, show
+from meshgate_deploy.errors import NotFound, UsageError
+from meshgate_deploy.state import State, find_project, open_state
+
+app = typer.Typer(no_args_is_help=True, help="See, hold up and resolve runs.")
+
+COLUMNS = ("run_id", "app", "state", "attempt", "steps", "created", "detail")
+STEPS = ("nr", "attempt", "kind", "what", "state", "ms", "input", "output")
+POLL_SECONDS = 0.5
+ENDED = ("completed", "failed", "cancelled")
+SHOWN_CHARACTERS = 60
+
+Project = Annotated[Path | None, typer.Option("--project", help="The project's folder.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN")]
+OutputOption = Annotated[Output, OUTPUT]
+
+
+@app.command("list")
+def list_runs(
+    *,
+    project: Project = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    output: OutputOption = Output.table,
+) -> None:
+    """List runs, the newest first."""
+    rows = _ask(_state(project), "ListRuns", {"limit": limit})["runs"]
+    show([_plain(row) for row in rows], output, columns=COLUMNS)
+
+
+@app.command("show")
+def show_run(
+    run_id: RunId,
+    *,
+    steps: Annotated[bool, typer.Option("--steps", help="Every step with input and output.")] = False,
+    project: Project = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Show one run, with --steps all that it did."""
+    found = _ask(_state(project), "ShowRun", {"run_id": run_id})
+    run = {
+        **_plain(found["run"]),
+        "input": _text(found["input_json"]),
+        "traceback": _text(found["traceback"]),
+    }
+    rows = [_step(number, row) for number, row in enumerate(found["steps"], start=1)]
+    if output is not Output.table:
+        show(rows if steps else [run], output, columns=(), whole={**run, "steps": rows} if steps else run)
+        return
+    show([run], output, columns=COLUMNS)
+    if run["traceback"]:
+        typer.echo("\n" + run["traceback"].rstrip())
+    if steps:
+        typer.echo()
+        show([{**row, **_short(row)} for row in rows], output, columns=STEPS)
+        if found["cut"]:
+            note("more steps than fit into one answer; the first are shown")
+
+
+@app.command()
+def watch(run_id: RunId, *, project: Project = None) -> None:
+    """Follow a run until it ends; its states, one line each."""
+    state, last = _state(project), ""
+    while True:
+        run = _plain(_ask(state, "ShowRun", {"run_id": run_id})["run"])
+        line = f"{run['state']} (attempt {run['attempt']}, {run['steps']} steps) {run['detail']}".rstrip()
+        if line != last:
+            typer.echo(line)
+            last = line
+        if run["state"] in ENDED:
+            raise typer.Exit(0 if run["state"] == "completed" else 1)
+        time.sleep(POLL_SECONDS)
+
+
+@app.command()
+def pause(run_id: RunId, *, project: Project = None) -> None:
+    """End the attempt after its running step; the run waits until it is resumed."""
+    _control(project, run_id, "pause")
+
+
+@app.command()
+def resume(run_id: RunId, *, project: Project = None) -> None:
+    """Let a paused run go on."""
+    _control(project, run_id, "resume")
+
+
+@app.command()
+def cancel(run_id: RunId, *, project: Project = None) -> None:
+    """End a run for good; its journal stays."""
+    _control(project, run_id, "cancel")
+
+
+@app.command()
+def resolve(
+    name: Annotated[str, typer.Argument(metavar="CALL|RUN")],
+    *,
+    as_: Annotated[
+        str, typer.Option("--as", help="A call: done or failed. A diverged run: continue or fail.")
+    ],
+    result: Annotated[
+        str, typer.Option("--result", help="What the call gave: text, or @FILE; JSON with --json.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="The result is one JSON value.")] = False,
+    project: Project = None,
+) -> None:
+    """Say how an unknown call ended, or what becomes of a run that does not repeat itself."""
+    if as_ in ("continue", "fail"):
+        _control(project, name, as_)
+        return
+    if as_ not in ("done", "failed"):
+        raise UsageError(f"--as {as_!r}", next_step="--as done | failed (a call), continue | fail (a run)")
+    data = _given(result)
+    if as_json:
+        _check_json(data)
+    request = {
+        "call_id": name, "state": as_, "result": base64.b64encode(data).decode(),
+        "kind": "RESULT_KIND_JSON" if as_json else "RESULT_KIND_TEXT",
+    }  # fmt: skip
+    answer = _ask(_state(project), "ResolveCall", request)
+    note(f"{name}: {answer['state']}")
+
+
+def _control(project: Path | None, run_id: str, action: str) -> None:
+    run = _plain(_ask(_state(project), "ControlRun", {"run_id": run_id, "action": action})["run"])
+    note(f"{run_id}: {run['state']}")
+
+
+def _state(project: Path | None) -> State:
+    return open_state(project.resolve() if project else find_project(Path.cwd()))
+
+
+def _ask(state: State, method: str, request: dict[str, Any]) -> dict[str, Any]:
+    from meshgate_deploy.control import ask_once
+
+    return ask_once(state.control, {"op": "admin", "method": method, "request": request})
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Whole numbers travel as text in protobuf's JSON."""
+    return {**row, "attempt": int(row["attempt"]), "steps": int(row["steps"])}
+
+
+def _step(number: int, row: dict[str, Any]) -> dict[str, Any]:
+    kind = row["step"]["kind"]
+    return {
+        "nr": number, "attempt": int(row["attempt"]), "kind": kind, "what": row["tool"] or "model",
+        "state": row["state"], "ms": int(row["milliseconds"]), "call_id": row["call_id"],
+        "decision_id": row["decision_id"], "step_key": row["step"]["key"], "created": row["created"],
+        "input": _text(row["input"]), "output": _text(row["output"]),
+    }  # fmt: skip
+
+
+def _text(encoded: str) -> str:
+    return base64.b64decode(encoded).decode("utf-8", "replace")
+
+
+def _short(row: dict[str, Any]) -> dict[str, str]:
+    return {name: _one_line(_essence(name, row)) for name in ("input", "output")}
+
+
+def _essence(name: str, row: dict[str, Any]) -> str:
+    """Of a model step the newest message and the reply itself; of a call what it is."""
+    if row["kind"] != "model":
+        return str(row[name])
+    try:
+        value = json.loads(row[name])
+        if name == "input":
+            return (
+                str(value["messages"][-1].get("content") or value["messages"][-1])
+                if value["messages"]
+                else ""
+            )
+        reply = value["reply"]
+        return str(reply.get("value", reply.get("items")))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return str(row[name])
+
+
+def _one_line(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+
+
+def _given(result: str) -> bytes:
+    if not result.startswith("@"):
+        return result.encode()
+    try:
+        return Path(result[1:]).read_bytes()
+    except OSError as error:
+        raise NotFound(f"{result[1:]} cannot be read", why=str(error)) from error
+
+
+def _check_json(data: bytes) -> None:
+    try:
+        json.loads(data)
+    except ValueError as error:
+        raise UsageError("--result is no JSON", why=str(error)) from error

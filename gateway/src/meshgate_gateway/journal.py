@@ -1,0 +1,175 @@
+"""The journal: model replies of a run's finished steps, and the check that a run repeats itself.
+
+A tool call needs no entry: its ledger row is one. A later attempt of the run reads both and is
+answered from them, so that only the first step without an entry goes live.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from meshgate_gateway import calls, runs
+from meshgate_gateway.authenticate import Door
+from meshgate_gateway.errors import Conflict, InvalidRequest
+from meshgate_gateway.model import AuditRecord, Caller, JournalRow, LedgerRow, Presented, Run, State, Step
+from meshgate_gateway.payloads import Vault
+from meshgate_gateway.record import Recorder
+from meshgate_gateway.store import CallQuery, Store, Tables
+
+MAX_STEP_BYTES = 3_145_728  # request and reply together; below gRPC's default 4 MiB with room for the rest
+MAX_TURN = 2**31 - 1
+PAGE = 64  # entries decrypted per read
+ANSWERS = (State.DONE, State.FAILED, State.DENIED)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One finished step with what it gave: `reply` of a model, or the settled row of a call."""
+
+    step: Step
+    reply: bytes
+    row: LedgerRow | None
+
+
+def diverged(tables: Tables, run: Run, step: Step) -> JournalRow | None:
+    """What an earlier attempt did where this live step now stands; None when nothing contradicts it.
+
+    An earlier attempt that got a model's reply at this turn of the scope, or later, had finished
+    every step before that reply. So a step that goes live here was not made then: the program does
+    not repeat itself. Unasked siblings of the last turn and other scopes are no sign.
+    """
+    earlier = range(run.trusted_from + 1, run.attempt)
+    if not step.scope or not earlier:
+        return None
+    return tables.journal.beyond(run_id=run.run_id, scope=step.scope, turn=step.turn, attempts=earlier)
+
+
+def check_step(step: Step, *, kind: str) -> None:
+    """The shape of a step.
+
+    Raises:
+        InvalidRequest: it has another.
+    """
+    if not calls.is_step_key(step.key, in_run=True):
+        raise InvalidRequest("step_key_invalid")
+    if not calls.is_scope(step.scope) or not 0 <= step.turn <= MAX_TURN:
+        raise InvalidRequest("step_place_invalid")
+    if step.kind != kind:
+        raise InvalidRequest("step_kind_invalid")
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """AppendStep and ReadJournal without their wire."""
+
+    door: Door
+    store: Store
+    vault: Vault
+    recorder: Recorder
+    now_ms: Callable[[], int]
+
+    def append(  # noqa: PLR0913 - the message's own fields
+        self,
+        presented: Presented,
+        *,
+        run_id: str,
+        attempt: int,
+        step: Step,
+        request: bytes,
+        reply: bytes,
+        milliseconds: int,
+    ) -> None:
+        """Records a model's reply durably. The same reply again is no error.
+
+        Raises:
+            Conflict: superseded, another reply under that key, or a tool's key.
+            InvalidRequest: a step of the wrong shape or size.
+        """
+
+        def work(tables: Tables, caller: Caller) -> None:
+            run = runs.require(tables, caller=caller, run_id=run_id, attempt=attempt)
+            earlier = tables.journal.get(run_id, step.key)
+            if earlier is not None:
+                if self.vault.matches(tables, earlier.reply, reply):
+                    return
+                raise Conflict("step_changed", detail=f"{step.key[:16]} has another reply")
+            call_id = calls.call_id(caller=caller.spiffe_id, run_id=run_id, step_key=step.key)
+            if tables.calls.get(call_id) is not None:
+                raise Conflict("step_kind", call_id=call_id, detail="a tool call has this key")
+            other = diverged(tables, run, step)
+            if other is not None:
+                tables.records.append(self._difference(run, step, other))
+            put = self.vault.put
+            row = JournalRow(
+                run_id=run_id,
+                step_key=step.key,
+                scope=step.scope,
+                turn=step.turn,
+                attempt=attempt,
+                created_ms=self.now_ms(),
+                milliseconds=milliseconds,
+                request=put(tables, request),
+                reply=put(tables, reply),
+            )
+            tables.journal.insert(row)
+            tables.records.append(self.recorder.step(caller=caller, row=row))
+
+        def serve(caller: Caller) -> None:
+            check_step(step, kind="model")
+            size = len(request) + len(reply)
+            if size > MAX_STEP_BYTES:
+                raise InvalidRequest("step_too_large", detail=f"{size} bytes")
+            self.store.write(lambda tables: work(tables, caller))
+
+        self.door.enter(presented, "AppendStep", serve)
+
+    def _difference(self, run: Run, step: Step, other: JournalRow) -> AuditRecord:
+        fields = {
+            "run_id": run.run_id,
+            "attempt": run.attempt,
+            "step_key": step.key,
+            "recorded_step_key": other.step_key,
+            "turn": step.turn,
+        }
+        return self.recorder.lifecycle(event="run_differs", caller=run.app, fields=fields)
+
+    def read(self, presented: Presented, *, run_id: str, attempt: int) -> Iterator[Entry]:
+        """Every finished step of the run, oldest first; decrypted as it is asked for.
+
+        Raises:
+            Conflict: superseded.
+        """
+
+        def serve(caller: Caller) -> tuple[Sequence[JournalRow], Sequence[LedgerRow]]:
+            def work(tables: Tables) -> tuple[Sequence[JournalRow], Sequence[LedgerRow]]:
+                runs.require(tables, caller=caller, run_id=run_id, attempt=attempt)
+                return tables.journal.of_run(run_id), settled_calls(tables, run_id)
+
+            return self.store.read(work)
+
+        steps, settled = self.door.enter(presented, "ReadJournal", serve)
+        return self._entries(steps, settled)
+
+    def _entries(self, steps: Sequence[JournalRow], settled: Sequence[LedgerRow]) -> Iterator[Entry]:
+        made: list[JournalRow | LedgerRow] = [*steps, *settled]
+        made.sort(key=lambda row: row.created_ms)
+        for first in range(0, len(made), PAGE):
+            page = made[first : first + PAGE]
+            yield from self.store.read(lambda tables, page=page: [self._entry(tables, row) for row in page])  # type: ignore[misc]
+
+    def _entry(self, tables: Tables, row: JournalRow | LedgerRow) -> Entry:
+        if isinstance(row, JournalRow):
+            step = Step(row.step_key, row.scope, row.turn, "model")
+            return Entry(step, self.vault.get(tables, row.reply), None)
+        data = self.vault.get(tables, row.result) if row.result else b""
+        return Entry(Step(row.step_key, row.scope, row.turn, "tool"), data, row)
+
+
+def settled_calls(tables: Tables, run_id: str) -> list[LedgerRow]:
+    """A run's calls whose answer stands, oldest first."""
+    found: list[LedgerRow] = []
+    query = CallQuery(run_id=run_id, states=ANSWERS, limit=MAX_CALLS)
+    found += tables.calls.query(query)
+    return sorted(found, key=lambda row: row.created_ms)
+
+
+MAX_CALLS = 10_000  # calls of one run that a new attempt is told of; beyond it asks the ledger for each
