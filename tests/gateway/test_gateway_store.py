@@ -84,6 +84,27 @@ def test_a_full_store_refuses_until_there_is_room(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_read_only_store_refuses_until_it_can_be_written(store, tmp_path, monkeypatch) -> None:
+    """Read-only: StoreUnavailable for everybody, whatever is tried, until a probe can write again."""
+    store.write(note("kept"))
+
+    def read_only() -> sqlite3.Connection:
+        uri = f"file:{tmp_path / 's.db'}?mode=ro"
+        return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+    store._writer.execute("PRAGMA query_only = ON")
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_connect", read_only)
+        for ask in (lambda: store.write(note("lost")), store.probe, lambda: store.write(note("lost"))):
+            with pytest.raises(StoreUnavailable):
+                ask()
+        with pytest.raises(StoreUnavailable):
+            store.read(lambda tables: tables.records.head())
+    store.probe()
+    store.write(note("again"))
+    assert [json.loads(line)["event"] for line in lines(store)] == ["kept", "again"]
+
+
 def test_a_store_locked_by_another_is_unavailable_and_comes_back(store, tmp_path, monkeypatch) -> None:
     """Another process that holds the lock makes us unavailable, not wrong."""
     other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
