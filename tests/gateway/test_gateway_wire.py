@@ -304,6 +304,31 @@ def test_hosts_take_and_finish_over_the_wire(wire) -> None:
     assert (answer.kind, answer.result) == (pb.RESULT_KIND_JSON, b'{"ok":true}')
 
 
+@pytest.mark.parametrize(
+    ("kind", "data", "reason"),
+    [
+        (pb.RESULT_KIND_TEXT, b"x" * 3_500_000, "result_too_large"),
+        (pb.RESULT_KIND_JSON, b"{'no': json}", "result_invalid"),
+        (pb.RESULT_KIND_TEXT, b"\xff", "result_invalid"),
+    ],
+)
+def test_an_outcome_that_is_not_what_it_says_is_refused(wire, kind, data, reason) -> None:
+    """Too large, no JSON, no text: refused and recorded; the call stays open for a true outcome."""
+    begin(wire)
+    wire.runtime.held = True
+    call_id = wire.broker("desk").CallTool(request()).call_id
+    host = wire.broker("orders")
+    host.TakeCall(pb.TakeCallRequest(call_id=call_id, host_instance="i"))
+
+    def outcome(kind: int, data: bytes) -> pb.FinishCallRequest:
+        result = pb.ToolResult(kind=kind, data=data)
+        return pb.FinishCallRequest(call_id=call_id, take=1, host_instance="i", result=result)
+
+    assert failure(host.FinishCall, outcome(kind, data)) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
+    assert [record["reason"] for record in records(wire, kind="refusal")] == [reason]
+    assert host.FinishCall(outcome(pb.RESULT_KIND_TEXT, b"paid")).state == pb.CALL_STATE_DONE
+
+
 def test_a_policy_is_activated_whole_and_on_record(wire) -> None:
     """An engine that gives no decision is refused; a good one is recorded, then in force."""
     begin(wire)
