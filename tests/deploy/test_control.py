@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from meshgate_deploy.control import ControlServer, ask, ask_once, reachable
 from meshgate_deploy.errors import Denied, DependencyUnavailable, NotFound
+from meshgate_identities import attestation
 
 # A supervisor in a process of its own: the tests are then no descendants of it.
 SERVER = """
@@ -85,6 +86,19 @@ def test_an_orphan_of_the_mesh_is_refused_too(served):
         f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}], start_new_session=True)"
     )
     assert "denied:" in ask_once(served, {"op": "spawn", "code": code})["out"]
+
+
+def test_another_user_is_refused(tmp_path, monkeypatch):
+    """Should a process of another user ever reach the socket, the kernel's word about it decides."""
+    server = ControlServer(path=tmp_path / "c.sock", handle=lambda *_: pytest.fail("it was let in"))
+    stranger = attestation.Peer(attestation.process(1), os.getuid() + 1)
+    monkeypatch.setattr(attestation, "peer", lambda _: stranger)
+    server.start()
+    try:
+        with pytest.raises(Denied):
+            ask_once(tmp_path / "c.sock", {"op": "status"})
+    finally:
+        server.close()
 
 
 def test_errors_keep_their_kind_of_exit(served):

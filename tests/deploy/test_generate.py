@@ -1,7 +1,9 @@
 """The generated Dapr resources: policies on every app, signing on, loopback only."""
 
 import base64
+import contextlib
 import json
+import sqlite3
 
 import pytest
 import yaml
@@ -51,6 +53,15 @@ def test_every_app_has_a_policy_of_its_own(manifest, state):
     assert callers.pop("gateway") == [generate.NOBODY]
     assert set(map(tuple, callers.values())) == {("gateway",)}
     assert generate.NOBODY not in manifest.apps
+
+
+def test_sidecars_meet_an_actor_store_that_is_in_wal_mode(state):
+    """A new file that many switch at once is "database is locked" for one of them; twice is no error."""
+    for _ in range(2):
+        generate.make_actor_store(state)
+        with contextlib.closing(sqlite3.connect(generate.actor_store_file(state))) as database:
+            assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert generate.actor_store_file(state).stat().st_mode & 0o777 == 0o600
 
 
 def test_hosts_and_agents_open_one_activity_each(manifest):

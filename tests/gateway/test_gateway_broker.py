@@ -1,5 +1,7 @@
 """A brokered call below the wire: what runs, what is recorded, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 from fakes.gateway_parts import ALLOW, deny, peer
 from meshgate_gateway import decide
@@ -57,6 +59,7 @@ def test_an_undefined_or_mistyped_answer_is_a_denial(world, answer) -> None:
     """Anything but a well-formed allow denies, as policy_invalid."""
     world.policy.answer = answer
     assert world.call().reasons == ("policy_invalid",)
+    assert [(r["allow"], r["reasons"]) for r in world.records("decision")] == [(False, ["policy_invalid"])]
     assert world.runtime.effects == []
 
 
@@ -130,6 +133,18 @@ def test_the_same_key_with_other_arguments_is_refused(world) -> None:
         world.call(tool="orders.keyed")
     assert len(world.records("refusal")) == 2
     assert len(world.runtime.effects) == 1
+
+
+def test_a_key_that_another_caller_holds_is_refused(world) -> None:
+    """Should two callers ever meet in one id, the second gets nothing of the first one's call."""
+    call_id = world.call().call_id
+    held = replace(world.row(call_id), caller="spiffe://desk.example/ns/desk/rival")
+    assert world.store.write(lambda tables: tables.calls.move(world.row(call_id), held))
+    with pytest.raises(NotPermitted) as caught:
+        world.call()
+    assert caught.value.reason == "call_not_owned"
+    assert [(r["reason"], r["call_id"]) for r in world.records("refusal")] == [("call_not_owned", call_id)]
+    assert world.runtime.effects == [call_id]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import json
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -82,6 +84,57 @@ def test_a_full_store_refuses_until_there_is_room(tmp_path: Path) -> None:
     store.write(note("again"))
     assert len(lines(store)) == kept + 1
     store.close()
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from meshgate_gateway.adapters.sqlite_store import SqliteStore
+from meshgate_gateway.errors import StoreUnavailable
+from meshgate_gateway.model import AuditRecord
+
+store = SqliteStore(path=Path(sys.argv[1]))
+write = lambda: store.write(lambda tables: tables.records.append(AuditRecord("lifecycle", {})).seq)
+print(write())
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+for ask in (store.probe, write, store.probe, write):
+    try:
+        print(ask())
+    except StoreUnavailable:
+        print("unavailable")
+resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+print(store.probe(), write())
+"""
+
+
+def test_no_probe_finds_a_full_disk_fit(tmp_path: Path) -> None:
+    """The probe finds it before a call does; while it lasts each write fails; then nothing is missing."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path / "s.db")], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split("\n")[:-1] == ["1", *["unavailable"] * 4, "None 2"]
+
+
+def test_a_read_only_store_refuses_until_it_can_be_written(store, tmp_path, monkeypatch) -> None:
+    """Read-only: StoreUnavailable for everybody, whatever is tried, until a probe can write again."""
+    store.write(note("kept"))
+
+    def read_only() -> sqlite3.Connection:
+        uri = f"file:{tmp_path / 's.db'}?mode=ro"
+        return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+    store._writer.execute("PRAGMA query_only = ON")
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_connect", read_only)
+        for ask in (lambda: store.write(note("lost")), store.probe, lambda: store.write(note("lost"))):
+            with pytest.raises(StoreUnavailable):
+                ask()
+        with pytest.raises(StoreUnavailable):
+            store.read(lambda tables: tables.records.head())
+    store.probe()
+    store.write(note("again"))
+    assert [json.loads(line)["event"] for line in lines(store)] == ["kept", "again"]
 
 
 def test_a_store_locked_by_another_is_unavailable_and_comes_back(store, tmp_path, monkeypatch) -> None:

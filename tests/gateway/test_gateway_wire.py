@@ -83,6 +83,89 @@ def test_in_band_claims_change_nothing(wire) -> None:
     assert refusal["caller"].endswith("/rival")
 
 
+def test_a_spoofed_identity_is_recorded_as_a_claim_and_decided_as_the_certificate(wire) -> None:
+    """The policy and the record have the caller of the certificate; what it says of itself stands apart."""
+    begin(wire)
+    nightly = DESK.replace("/desk/desk", "/desk/nightly")
+    spoof = (("dapr-caller-app-id", "nightly"), ("x-forwarded-client-cert", f"URI={nightly}"))
+    call = wire.broker("desk").CallTool
+    answer = call(request(untrusted={"role": nightly, "caller": nightly}), metadata=spoof)
+    assert answer.state == pb.CALL_STATE_DONE
+    (asked,) = [asked for asked in wire.policy.asked if asked["call"]["tool"] == "orders.refund"]
+    assert asked["caller"]["spiffe_id"] == DESK
+    (decision,) = records(wire, kind="decision")
+    assert (decision["caller"], decision["untrusted"]["caller"]) == (DESK, nightly)
+    assert "nightly" not in json.dumps({**asked, "untrusted": {}})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (b"nonsense", "arguments_not_json"),
+        (b'{"order":"A","amount":1,"amount":9999}', "arguments_duplicate_key"),
+        (b'{"order":"A","amount":NaN}', "arguments_not_finite"),
+        (b'{"order":"A","amount":1,"card":"x"}', "arguments_invalid"),
+        (b'{"order":"A","amount":"1"}', "arguments_invalid"),
+        (b'{"order":"' + b"x" * 1_048_576 + b'","amount":1}', "arguments_too_large"),
+        (b'{"order":' + b"[" * 200 + b"]" * 200 + b',"amount":1}', "arguments_too_deep"),
+    ],
+)
+def test_malformed_arguments_over_the_wire(wire, arguments, reason) -> None:
+    """Denied with a stable reason and one record, however often they are sent; nothing ran."""
+    begin(wire)
+    call = wire.broker("desk").CallTool
+    first, again = call(request(arguments_json=arguments)), call(request(arguments_json=arguments))
+    assert (first.state, list(first.reasons)) == (pb.CALL_STATE_DENIED, [reason])
+    assert again == first
+    (refusal,) = records(wire, kind="refusal")
+    assert (refusal["reason"], refusal["caller"], refusal["call_id"]) == (reason, DESK, first.call_id)
+    assert wire.runtime.effects == []
+
+
+def test_a_message_over_the_limit_reaches_no_handler(wire) -> None:
+    """The library refuses what is over its limit: nothing ran, and as nothing of ours saw it, no record."""
+    begin(wire)
+    huge = b'{"order":"' + b"x" * 5_000_000 + b'","amount":1}'
+    code, _ = failure(wire.broker("desk").CallTool, request(arguments_json=huge))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert records(wire, kind="refusal") == records(wire, kind="decision") == []
+    assert wire.runtime.effects == []
+
+
+def test_one_key_is_one_call_over_the_wire(wire) -> None:
+    """Other arguments or another tool under a used key: refused and recorded, the outcome stands."""
+    begin(wire)
+    call = wire.broker("desk").CallTool
+    first = call(request())
+    for changed in (request(arguments_json=b'{"order":"A","amount":6}'), request(tool="orders.keyed")):
+        assert failure(call, changed) == (grpc.StatusCode.FAILED_PRECONDITION, "call_changed")
+    assert [(r["reason"], r["call_id"]) for r in records(wire, kind="refusal")] == [
+        ("call_changed", first.call_id)
+    ] * 2
+    assert call(request()) == first
+    assert wire.runtime.effects == [first.call_id]
+
+
+def test_another_callers_call_is_out_of_reach_over_the_wire(wire) -> None:
+    """Its run and key, and its call id at TakeCall and FinishCall: refused, recorded, no second effect."""
+    begin(wire)
+    call_id = wire.broker("desk").CallTool(request()).call_id
+    rival = wire.broker("rival")
+    assert failure(rival.CallTool, request()) == (grpc.StatusCode.NOT_FOUND, "run_unknown")
+    take = pb.TakeCallRequest(call_id=call_id, host_instance="i")
+    finish = pb.FinishCallRequest(
+        call_id=call_id, take=1, host_instance="i", result=pb.ToolResult(kind=pb.RESULT_KIND_TEXT, data=b"x")
+    )
+    for ask, message in ((rival.TakeCall, take), (rival.FinishCall, finish)):
+        assert failure(ask, message) == (grpc.StatusCode.PERMISSION_DENIED, "call_not_owned")
+    rivals = [r["reason"] for r in records(wire, kind="refusal") if r["caller"].endswith("/rival")]
+    assert rivals == ["run_unknown", "call_not_owned", "call_not_owned"]
+    key = "01890a5d-ac96-774b-bcce-b302099a8057"
+    own = wire.broker("nightly").CallTool(request(run_id="", attempt=0, step_key=key)).call_id
+    assert own != call_id
+    assert wire.runtime.effects == [call_id, own]
+
+
 @pytest.mark.parametrize(
     ("certificate", "reason"),
     [
@@ -167,6 +250,8 @@ def test_unavailable_carries_its_reason_and_shows_in_health(wire) -> None:
     wire.store.fail_before = True
     assert failure(broker.CallTool, request()) == (grpc.StatusCode.UNAVAILABLE, "store_unavailable")
     assert not wire.serving()
+    away = wire.admin().Status(pb.StatusRequest())
+    assert (away.ready, list(away.not_ready_reasons)) == (False, ["store_unavailable"])
     assert wire.runtime.effects == []
     wire.store.fail_before = False
     wire.await_serving(True)
@@ -217,6 +302,31 @@ def test_hosts_take_and_finish_over_the_wire(wire) -> None:
     assert host.FinishCall(done).state == pb.CALL_STATE_DONE
     answer = broker.CallTool(request(arguments_json=raw))
     assert (answer.kind, answer.result) == (pb.RESULT_KIND_JSON, b'{"ok":true}')
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "reason"),
+    [
+        (pb.RESULT_KIND_TEXT, b"x" * 3_500_000, "result_too_large"),
+        (pb.RESULT_KIND_JSON, b"{'no': json}", "result_invalid"),
+        (pb.RESULT_KIND_TEXT, b"\xff", "result_invalid"),
+    ],
+)
+def test_an_outcome_that_is_not_what_it_says_is_refused(wire, kind, data, reason) -> None:
+    """Too large, no JSON, no text: refused and recorded; the call stays open for a true outcome."""
+    begin(wire)
+    wire.runtime.held = True
+    call_id = wire.broker("desk").CallTool(request()).call_id
+    host = wire.broker("orders")
+    host.TakeCall(pb.TakeCallRequest(call_id=call_id, host_instance="i"))
+
+    def outcome(kind: int, data: bytes) -> pb.FinishCallRequest:
+        result = pb.ToolResult(kind=kind, data=data)
+        return pb.FinishCallRequest(call_id=call_id, take=1, host_instance="i", result=result)
+
+    assert failure(host.FinishCall, outcome(kind, data)) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
+    assert [record["reason"] for record in records(wire, kind="refusal")] == [reason]
+    assert host.FinishCall(outcome(pb.RESULT_KIND_TEXT, b"paid")).state == pb.CALL_STATE_DONE
 
 
 def test_a_policy_is_activated_whole_and_on_record(wire) -> None:

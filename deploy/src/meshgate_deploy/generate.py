@@ -1,6 +1,9 @@
 """From the manifest to the Dapr resources under `.meshgate/generated/`. Writes files, starts nothing."""
 
+import contextlib
+import sqlite3
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -53,10 +56,15 @@ def sidecar_configuration() -> dict[str, Any]:
     return _resource("Configuration", "sidecar", {"mtls": mtls, "features": features})
 
 
+def actor_store_file(state: State) -> Path:
+    """Where all workflow histories are."""
+    return state.data / "actors.db"
+
+
 def actor_store(manifest: Manifest, state: State) -> dict[str, Any]:
     """The store of all workflow histories, open to the apps of this mesh."""
     values = {
-        "connectionString": f"file:{state.data / 'actors.db'}?_txlock=immediate",
+        "connectionString": f"file:{actor_store_file(state)}?_txlock=immediate",
         "actorStateStore": "true",
         "timeout": "20s",
         "busyTimeout": "15s",
@@ -64,6 +72,17 @@ def actor_store(manifest: Manifest, state: State) -> dict[str, Any]:
     metadata = [{"name": name, "value": value} for name, value in values.items()]
     spec = {"type": "state.sqlite", "version": "v1", "metadata": metadata}
     return {**_resource("Component", STORE, spec), "scopes": list(manifest.apps)}
+
+
+def make_actor_store(state: State) -> None:
+    """Makes the actor store's file in WAL mode, which it then keeps.
+
+    Sidecars that all meet a new file switch it at the same time; SQLite does not wait for that lock,
+    and one of them ends with "database is locked" (seen on 1.18.2).
+    """
+    with contextlib.closing(sqlite3.connect(actor_store_file(state))) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+    actor_store_file(state).chmod(0o600)
 
 
 def access_policy(manifest: Manifest, app: str) -> dict[str, Any]:

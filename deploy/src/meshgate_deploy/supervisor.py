@@ -141,6 +141,7 @@ class Supervisor:
         for app, name in self._environment.missing(manifest):
             self._say(f"{app}: {name} is named for it but set neither in .env nor in the environment")
         generate.dapr_resources(manifest, state)
+        generate.make_actor_store(state)
         self._enroller.write_jwks(state.generated / "dapr" / "jwks.json")
         services.start(mesh.sentry())
         mesh.trust_anchors()

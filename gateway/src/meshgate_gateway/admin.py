@@ -8,7 +8,7 @@ from meshgate_audit.chain import Verification, verify
 from meshgate_policies.judge import INVALID, judge
 
 from meshgate_gateway.authenticate import Door
-from meshgate_gateway.errors import InvalidRequest, Missing, NotPermitted
+from meshgate_gateway.errors import InvalidRequest, Missing, NotPermitted, StoreUnavailable
 from meshgate_gateway.health import Health
 from meshgate_gateway.hosts import Hosts
 from meshgate_gateway.model import (
@@ -97,11 +97,16 @@ class Admin:
         return self.door.enter(presented, method, only_operators)
 
     def status(self, presented: Presented) -> Status:
-        """Readiness, policy, and counts."""
+        """Readiness, policy, and counts; no counts while the store is away, for then the reason matters."""
 
         def serve(_: Caller) -> Status:
-            head, counts = self.store.read(lambda tables: (tables.records.head(), tables.counts()))
-            return Status(self.health.reasons, self.policy.active.revision, head.seq, counts)
+            revision = self.policy.active.revision
+            try:
+                head, counts = self.store.read(lambda tables: (tables.records.head(), tables.counts()))
+            except StoreUnavailable as error:
+                reasons = {*self.health.reasons, error.reason}
+                return Status(tuple(sorted(reasons)), revision, 0, {})
+            return Status(self.health.reasons, revision, head.seq, counts)
 
         return self._enter(presented, "Status", serve)
 

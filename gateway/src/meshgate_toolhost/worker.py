@@ -14,6 +14,7 @@ from meshgate_toolhost.errors import SidecarUnavailable
 SDK_LOGGERS = ("durabletask-worker", "WorkflowRuntime")
 PROBE_ID = "meshgate-probe"
 READY_SECONDS = 10.0
+SIDECAR_SECONDS = 2.0  # a hung sidecar is asked again, not waited for
 MAX_ACTIVITIES = 256  # deliveries under way; each waits on a thread of its own
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
@@ -28,6 +29,7 @@ class Worker:
         # Process-global in the SDK; this process talks to exactly one sidecar.
         dapr_settings.DAPR_API_TOKEN = api_token
         dapr_settings.DAPR_GRPC_PORT = grpc_port
+        dapr_settings.DAPR_API_TIMEOUT_SECONDS = SIDECAR_SECONDS  # without it a question waits for ever
         for name in SDK_LOGGERS:
             logging.getLogger(name).propagate = False  # they write their lines themselves
         self._port = str(grpc_port)

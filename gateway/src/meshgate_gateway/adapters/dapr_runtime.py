@@ -23,6 +23,7 @@ MAX_STARTS = 16  # fresh instance ids for one call; an id that ended may not be 
 PROBE_ID = "meshgate-probe"
 WORKER_SECONDS = 5.0  # measured 0.1 s; a probe that takes longer tries again
 STUCK_SECONDS = 4.0  # a healthy call is taken within 0.1 s
+SIDECAR_SECONDS = 2.0  # a hung sidecar must not keep a handler longer; it answers in milliseconds
 _ENDED = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
 
 
@@ -38,6 +39,7 @@ class DaprRuntime:
         # Process-global in the SDK; this process talks to exactly one sidecar.
         dapr_settings.DAPR_API_TOKEN = api_token
         dapr_settings.DAPR_GRPC_PORT = grpc_port
+        dapr_settings.DAPR_API_TIMEOUT_SECONDS = SIDECAR_SECONDS  # without it a question waits for ever
         self._port = str(grpc_port)
         self._client = DaprWorkflowClient(host="127.0.0.1", port=self._port, logger_options=_quiet())
         self._worker: WorkflowRuntime | None = None
