@@ -170,14 +170,25 @@ def test_an_outage_past_the_deadline_ends_the_run_and_is_no_text(desk):
     assert desk.gateway.finished[0][0] == "failed"
 
 
-def test_an_unknown_outcome_ends_the_run_and_is_no_text(desk):
-    """It may have taken effect: nobody guesses."""
-    desk.gateway.behave = lambda seen, nth: unknown()
+def test_an_unknown_outcome_holds_the_run_up_and_is_no_text(desk):
+    """It may have taken effect: nobody guesses; once it is settled, the next attempt gets the answer."""
+    settled = []
+
+    def behave(seen, nth):
+        if nth == 0:
+            desk.gateway.heartbeat_state = "waiting"
+            threading.Timer(2.0, lambda: setattr(desk.gateway, "heartbeat_state", "restarting")).start()
+            return unknown()
+        settled.append(seen.attempt)
+        return done("found in the bank's book")
+
+    desk.gateway.behave = behave
     ended = desk.python(ONE_CALL)
-    assert ended.status == 125
-    assert "GOT" not in ended.out
+    assert ended.status == 0
+    assert ended.out == "GOT found in the bank's book\n"
     assert "may or may not have taken effect" in ended.err
-    assert len(desk.gateway.seen) == 1
+    assert settled == [4]
+    assert len({seen.step_key for seen in desk.gateway.seen}) == 1
 
 
 def test_a_superseded_attempt_ends(desk):

@@ -74,6 +74,7 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
     heartbeat_state: str = "running"
     attempts: int = 2
     ended: list[tuple[str, str]] = field(default_factory=list)
+    tracebacks: list[str] = field(default_factory=list)
     journal: dict[str, pb.JournalEntry] = field(default_factory=dict)
     port: int = 0
 
@@ -135,6 +136,7 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
 
     def FinishRun(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.finished.append((request.state, request.detail))
+        self.tracebacks.append(request.traceback.decode())
         return pb.FinishRunResponse(state=request.state)
 
 

@@ -14,6 +14,7 @@ from meshgate_gateway.authenticate import Door, Mesh
 from meshgate_gateway.broker import Broker, Rooms
 from meshgate_gateway.execute import Executor, Waiters
 from meshgate_gateway.hosts import Hosts
+from meshgate_gateway.journal import Journal
 from meshgate_gateway.model import CallRequest
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.policy import ActivePolicy, PolicySlot
@@ -72,6 +73,11 @@ class World:
     sweeper: Sweeper
     executor: Executor
     clock: Clock
+    vault: Vault
+    journal: Journal
+
+    def run(self, run_id: str = "run-1") -> Any:
+        return self.store.read(lambda tables: tables.runs.get(run_id))
 
     def call(self, app: str = "desk", **changed: Any) -> Any:
         fields: dict[str, Any] = {
@@ -118,9 +124,9 @@ def make_world(path: Path) -> World:
     rooms = Rooms(door, store, slot, vault, recorder, executor, waiters)
     broker = Broker(rooms=rooms, catalogue=tools, now_ms=clock, wait_seconds=0.05)
     runs = Runs(door, store, vault, recorder, clock)
-    return World(
-        store, policy, runtime, broker, hosts, runs, Sweeper(store, hosts, executor, clock), executor, clock
-    )
+    sweeper = Sweeper(store, hosts, executor, clock)
+    journal = Journal(door, store, vault, recorder, clock)
+    return World(store, policy, runtime, broker, hosts, runs, sweeper, executor, clock, vault, journal)
 
 
 @pytest.fixture
