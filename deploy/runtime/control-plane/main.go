@@ -1,22 +1,23 @@
 // The Dapr control plane that meshgate starts on one machine: sentry, placement and
-// scheduler in one binary, told apart by the first argument. Nothing of Dapr is changed.
+// scheduler in one binary, told apart by the first argument. They are Dapr's own services with
+// Dapr's own flags, put together here so that every listener stays on loopback (health.go).
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 
-	placement "github.com/dapr/dapr/cmd/placement/app"
-	scheduler "github.com/dapr/dapr/cmd/scheduler/app"
-	sentry "github.com/dapr/dapr/cmd/sentry/app"
 	"github.com/dapr/dapr/pkg/buildinfo"
+	"github.com/dapr/kit/logger"
 )
 
 func main() {
 	services := map[string]func(){
-		"sentry":    sentry.Run,
-		"placement": placement.Run,
-		"scheduler": scheduler.Run,
+		"sentry":    runSentry,
+		"placement": runPlacement,
+		"scheduler": runScheduler,
 		// The services themselves have no version flag that works for all three.
 		"version": func() { fmt.Println(buildinfo.Version()) },
 	}
@@ -30,4 +31,11 @@ func main() {
 	}
 	fmt.Fprintln(os.Stderr, "usage: dapr-control-plane sentry|placement|scheduler|version [flags]")
 	os.Exit(2)
+}
+
+// check ends the process when something went wrong; being told to stop is nothing wrong.
+func check(log logger.Logger, err error) {
+	if err != nil && !errors.Is(err, context.Canceled) {
+		log.Fatal(err)
+	}
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable  # noqa: TC003 - annotates a local
 from importlib import metadata
 from pathlib import Path
 
-from meshgate_deploy import runtime
+from meshgate_deploy import runtime, sockets
 from meshgate_deploy.control import ask_once, reachable
 from meshgate_deploy.environment import Environment
 from meshgate_deploy.errors import ManifestError, MeshError
@@ -16,6 +16,7 @@ from meshgate_deploy.probes import Check
 from meshgate_deploy.state import find_project, open_state
 
 OWNER_ONLY = 0o700
+TOKENS = ("*.enrol", "*.dapr-api", "*.token")
 CREWAI_TESTED = ((1, 15), (1, 16))  # from, below
 
 
@@ -87,7 +88,8 @@ def _state_folder(project: Path) -> list[Check]:
         return []
     mode = stat.S_IMODE(root.stat().st_mode)
     checks = [Check("state folder", mode == OWNER_ONLY, f"{root} has mode {mode:o}", f"chmod 700 {root}")]
-    loose = [str(p) for p in (root / "run").glob("*") if p.is_file() and p.stat().st_mode & 0o077]
+    tokens = [path for pattern in TOKENS for path in (root / "run").glob(pattern)]
+    loose = [str(path) for path in tokens if path.stat().st_mode & 0o077]
     checks.append(Check("tokens", not loose, ", ".join(loose) or "0600", "chmod 600 " + " ".join(loose)))
     space = os.statvfs(root)
     free = space.f_bavail * space.f_frsize
@@ -116,6 +118,7 @@ def _running(project: Path) -> list[Check]:
     asked: list[Callable[[], list[Check]]] = [
         lambda: _processes(control),
         lambda: _gateway(control),
+        lambda: _listeners(control),
         lambda: _plane(control),
     ]
     checks: list[Check] = []
@@ -138,6 +141,20 @@ def _processes(control: Path) -> list[Check]:
         )
         for row in rows
     ]
+
+
+def _listeners(control: Path) -> list[Check]:
+    """Where the mesh listens. Dapr's own control plane has its health port on every interface."""
+    rows = ask_once(control, {"op": "status"})["processes"]
+    wide = [
+        f"{row['name']} on {address}:{port}"
+        for row in rows
+        if row["pid"]
+        for address, port in sockets.tcp_listeners(row["pid"])
+        if not address.is_loopback
+    ]
+    fix = "keep those ports behind a firewall, or unset MESHGATE_DAPR and run meshgate runtime install"
+    return [Check("every listener is on loopback", not wide, ", ".join(wide) or "127.0.0.1 only", fix)]
 
 
 def _gateway(control: Path) -> list[Check]:

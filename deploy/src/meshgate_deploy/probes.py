@@ -5,20 +5,23 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from meshgate_deploy.dapr_plane import Invocation
 from meshgate_deploy.manifest import Manifest
 from meshgate_deploy.processes import tail
 from meshgate_deploy.state import State
 
-PROBE_SECONDS = 5.0
-REGISTER_SECONDS = 5.0
+PROBE_SECONDS = 10.0  # daprd itself looks 5 s for an actor that nobody hosts
+REGISTER_SECONDS = 10.0
 POLL_SECONDS = 0.05
 NO_HOST = "did not find address for actor"
 HTTP_OK = 200
 HTTP_UNAUTHORIZED = 401
+
+Metadata = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +56,40 @@ class Sidecar:
 
 def check_plane(manifest: Manifest, state: State, sidecars: Mapping[str, Invocation]) -> list[Check]:
     """Every check on a plane that is up."""
-    known = {app: Sidecar.of(app, made) for app, made in sidecars.items()}
+    known = [Sidecar.of(app, made) for app, made in sidecars.items()]
+    told = {sidecar.app: _metadata(sidecar) for sidecar in known}
     checks = [_sentry_validates(state)]
-    checks += [_asks_for_token(sidecar) for sidecar in known.values()]
-    checks += [_signs(sidecar) for sidecar in known.values()]
-    for agent in manifest.agents:
-        if agent in known:
-            checks += _policies_bite(manifest, known[agent])
+    for sidecar in known:
+        checks += [
+            _asks_for_token(sidecar),
+            _signs(sidecar.app, told[sidecar.app]),
+            _has_policy(sidecar.app, told[sidecar.app]),
+        ]
+    for attacker in known:
+        if attacker.app in manifest.agents:
+            targets = [app for app in told if app != attacker.app and _reachable(manifest, app, told[app])]
+            checks += _policies_bite(manifest, attacker, targets)
     return checks
 
 
-def _policies_bite(manifest: Manifest, attacker: Sidecar) -> list[Check]:
+def _reachable(manifest: Manifest, app: str, told: Metadata) -> bool:
+    """An agent's app has a worker only while it runs; its policy is loaded all the same."""
+    return app not in manifest.agents or bool(told.get("workflows", {}).get("connectedWorkers"))
+
+
+def _policies_bite(manifest: Manifest, attacker: Sidecar, targets: Sequence[str]) -> list[Check]:
     """An agent's own sidecar, asked with its own token, reaches no other app's workflows."""
     checks = []
-    targets = ["gateway", *manifest.toolhosts, *(other for other in manifest.agents if other != attacker.app)]
     for target in targets:
         for actor in ("workflow", "activity"):
             refused, detail = _refused(manifest, attacker, target, actor)
             name = f"policy on {target} refuses {attacker.app} ({actor})"
-            fix = f"remove .meshgate/generated and run meshgate up; see meshgate logs dapr-{target}"
-            checks.append(Check(name, refused, detail, fix))
+            checks.append(Check(name, refused, detail, _policy_fix(target)))
     return checks
+
+
+def _policy_fix(app: str) -> str:
+    return f"remove .meshgate/generated and run meshgate up; see meshgate logs dapr-{app}"
 
 
 def _refused(manifest: Manifest, attacker: Sidecar, target: str, actor: str) -> tuple[bool, str]:
@@ -83,10 +99,8 @@ def _refused(manifest: Manifest, attacker: Sidecar, target: str, actor: str) -> 
     instance = f"meshgate-probe-{uuid.uuid4().hex}" + ("::0::1" if actor == "activity" else "")
     url = f"{attacker.http}/v1.0/actors/{kind}/{instance}/method/{method}"
     body = forged_start(instance) if actor == "workflow" else forged_activity(instance)
-    status, text = put(url, attacker.token, body)
-    if NO_HOST in text and target in manifest.agents:
-        return True, "no worker runs there now: nothing to reach"
     give_up_at = time.monotonic() + REGISTER_SECONDS
+    status, text = put(url, attacker.token, body)
     while NO_HOST in text and time.monotonic() < give_up_at:  # the worker is there, placement not yet
         time.sleep(POLL_SECONDS)
         status, text = put(url, attacker.token, body)
@@ -156,18 +170,29 @@ def _asks_for_token(sidecar: Sidecar) -> Check:
     )
 
 
-def _signs(sidecar: Sidecar) -> Check:
+def _metadata(sidecar: Sidecar) -> Metadata:
+    """What a sidecar says of itself; empty when it says nothing."""
     status, text = _get(f"{sidecar.http}/v1.0/metadata", sidecar.token)
     try:
         answer = json.loads(text) if status == HTTP_OK else {}
     except ValueError:
-        answer = {}
-    features = answer.get("enabledFeatures", [])
-    version = str(answer.get("runtimeVersion", ""))
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _signs(app: str, told: Metadata) -> Check:
+    features = told.get("enabledFeatures", [])
+    version = str(told.get("runtimeVersion", ""))
     on = "WorkflowHistorySigning" in features and "WorkflowsClusteredDeployment" not in features
     known = version not in ("", "edge")
     detail = f"daprd {version or '?'}, features {', '.join(features) or 'none'}"
-    return Check(f"sidecar of {sidecar.app} signs histories", on and known, detail, "meshgate runtime show")
+    return Check(f"sidecar of {app} signs histories", on and known, detail, "meshgate runtime show")
+
+
+def _has_policy(app: str, told: Metadata) -> Check:
+    names = [str(policy.get("name")) for policy in told.get("workflowAccessPolicies", [])]
+    detail = ", ".join(names) or "none: everybody may start and change its workflows"
+    return Check(f"sidecar of {app} has its access policy", names == [app], detail, _policy_fix(app))
 
 
 def _get(url: str, token: str) -> tuple[int, str]:
