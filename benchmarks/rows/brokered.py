@@ -23,7 +23,7 @@ from rows import Bench
 IN_FLIGHT = 64
 LATENCY = Goal(ratio_most=5.0, added_most=1.2)
 THROUGHPUT = Goal(ratio_least=0.18)
-LATENCY_CALLS, THROUGHPUT_CALLS = (1000, 60), (3000, 400)
+LATENCY_CALLS, THROUGHPUT_CALLS = (1000, 40), (3000, 150)
 
 
 class Wrong(Exception):

@@ -38,7 +38,7 @@ IN_FLIGHT = 16  # both ways are at their peak; the gateway holds 16 threads that
 PATIENCE_SECONDS = 30
 PENDING_PAUSE_SECONDS = 0.02
 LATENCY, THROUGHPUT = Goal(ratio_most=1.20), Goal(ratio_least=0.85)
-LATENCY_CALLS, THROUGHPUT_CALLS = (150, 15), (400, 48)
+LATENCY_CALLS, THROUGHPUT_CALLS = (150, 10), (400, 24)
 MESH, DOMAIN, CALLER, HOST = "durable", "durable.example", "caller", "tools"
 FILES = {
     "meshgate.yaml": f"""\

@@ -25,7 +25,7 @@ LEVELS = {
     "outcome": ("gateway", DONE),
     "opa": ("gateway", DONE),
 }
-LATENCY_CALLS, THROUGHPUT_CALLS = (500, 40), (2000, 200)
+LATENCY_CALLS, THROUGHPUT_CALLS = (500, 20), (2000, 50)
 
 
 def measure(bench: Bench) -> Sequence[Row]:
