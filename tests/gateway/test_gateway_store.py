@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,65 @@ def test_a_failed_work_takes_nothing_with_it(store) -> None:
         store.write(bug)
     store.write(note("whole"))
     assert [json.loads(line)["event"] for line in lines(store)] == ["whole"]
+
+
+def in_one_commit(store: SqliteStore, works) -> list[object]:
+    """Runs works that wait together behind a first one; gives what each returned or raised, in order."""
+    begun, go = threading.Event(), threading.Event()
+    came: list[object] = [None] * len(works)
+
+    def first(_tables) -> None:
+        begun.set()
+        assert go.wait(30)
+
+    def write(number: int) -> None:
+        try:
+            came[number] = store.write(works[number])
+        except (Conflict, StoreUnavailable) as error:
+            came[number] = error
+
+    threads = [threading.Thread(target=store.write, args=(first,))]
+    threads[0].start()
+    assert begun.wait(30)
+    for number in range(len(works)):
+        threads.append(threading.Thread(target=write, args=(number,)))
+        threads[-1].start()
+        end = time.monotonic() + 30
+        while len(store._waiting) <= number:
+            assert time.monotonic() < end
+            time.sleep(0.001)
+    go.set()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    return came
+
+
+def test_a_failed_work_breaks_no_chain_within_a_commit(store) -> None:
+    """Works before and after a failed one share its commit; their records follow each other."""
+
+    def half(tables) -> None:
+        note("half")(tables)
+        raise Conflict("no")
+
+    before, failed, after = in_one_commit(store, [note("before"), half, note("after")])
+    assert isinstance(failed, Conflict)
+    assert (before.seq, after.seq) == (1, 2)
+    found = lines(store)
+    assert [json.loads(line)["event"] for line in found] == ["before", "after"]
+    assert verify(found).verified
+
+
+def test_a_commit_that_fails_is_told_to_all_who_shared_it(store) -> None:
+    """A fault of the file takes every work of its commit; nobody waits for ever, and a probe mends it."""
+
+    def fault(_tables) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    came = in_one_commit(store, [note("a"), fault, note("b")])
+    assert [type(one) for one in came] == [StoreUnavailable] * 3
+    store.probe()
+    assert store.write(note("c")).seq == 1
 
 
 def test_a_full_store_refuses_until_there_is_room(tmp_path: Path) -> None:

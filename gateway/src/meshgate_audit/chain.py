@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 GENESIS = "0" * 64
 _DOMAIN = b"meshgate.record.v1\x00"
+_PLAIN = frozenset({str, int, bool, type(None)})
+# ASCII keys sort alike by code point and by UTF-16 unit, so sort_keys gives RFC 8785 order.
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +47,12 @@ def canonical(value: object) -> bytes:
         ValueError: for a float, a key that is not ASCII text, or a lone surrogate.
     """
     _check(value)
-    # ASCII keys sort alike by code point and by UTF-16 unit, so sort_keys gives RFC 8785 order.
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def _check(value: object) -> None:
+    if type(value) in _PLAIN:  # nearly every value: nothing more to ask, and this is done for each
+        return
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not (isinstance(key, str) and key.isascii()):
@@ -73,7 +77,8 @@ def seal(body: Mapping[str, object], *, after: Head) -> tuple[Head, bytes]:
     """
     linked = {**body, "seq": after.seq + 1, "prev": after.hash}
     digest = record_hash(linked)
-    return Head(after.seq + 1, digest), canonical({**linked, "hash": digest})
+    # Checked as `linked`; the hash that is added is hex.
+    return Head(after.seq + 1, digest), _ENCODER.encode({**linked, "hash": digest}).encode()
 
 
 def record_hash(linked: Mapping[str, object]) -> str:

@@ -111,14 +111,14 @@ class Broker:
         elif row.state is State.RESERVED and row.attempt != request.attempt:
             row = self._rooms.store.write(lambda tables: self._adopted(tables, asked))
         if row.state not in _OPEN:
-            return self._answer(row)
+            return self._current(row.call_id)
         with self._rooms.waiters.expecting(row.call_id) as settled:
             if row.state is State.RESERVED:
                 self._rooms.executor.start(permit_of(row), fresh=fresh)  # 6
-            row = self._current(row.call_id)
-            if row.state in _OPEN and self._rooms.waiters.wait(settled, self._wait_seconds):  # 7
-                row = self._current(row.call_id)
-        return self._answer(row)  # 8
+            answer = self._current(row.call_id)
+            if answer.state in _OPEN and self._rooms.waiters.wait(settled, self._wait_seconds):  # 7
+                answer = self._current(row.call_id)
+        return answer  # 8
 
     def tools(self, presented: Presented) -> list[Tool]:
         """The tools the caller may call with no arguments known: never one it may not call."""
@@ -306,23 +306,27 @@ class Broker:
             untrusted=request.untrusted,
         )
 
-    def _current(self, call_id: str) -> LedgerRow:
-        row = self._rooms.store.read(lambda tables: tables.calls.get(call_id))
-        if row is None:
-            raise RuntimeUnavailable(detail=f"{call_id} is no longer in the ledger")
-        return row
+    def _current(self, call_id: str) -> Answer:
+        """What the ledger says now, with the clear text, in one reading."""
 
-    def _answer(self, row: LedgerRow) -> Answer:
-        base = Answer(row.call_id, row.state, row.decision_id)
-        if row.state is State.DENIED:
-            return replace(base, reasons=row.reasons, message=denial(row))
-        if row.state in _OPEN or row.result is None:
-            return replace(base, error_class=row.error_class)
-        sealed = row.result
-        data = self._rooms.store.read(lambda tables: self._rooms.vault.get(tables, sealed))
-        if row.state is State.DONE:
-            return replace(base, result_kind=row.result_kind, result=data)
-        return replace(base, error_class=row.error_class, message=data.decode())
+        def work(tables: Tables) -> Answer:
+            row = tables.calls.get(call_id)
+            if row is None:
+                raise RuntimeUnavailable(detail=f"{call_id} is no longer in the ledger")
+            return _answer(row, self._rooms.vault.get(tables, row.result) if row.result else None)
+
+        return self._rooms.store.read(work)
+
+
+def _answer(row: LedgerRow, text: bytes | None) -> Answer:
+    base = Answer(row.call_id, row.state, row.decision_id)
+    if row.state is State.DENIED:
+        return replace(base, reasons=row.reasons, message=denial(row))
+    if row.state in _OPEN or text is None:
+        return replace(base, error_class=row.error_class)
+    if row.state is State.DONE:
+        return replace(base, result_kind=row.result_kind, result=text)
+    return replace(base, error_class=row.error_class, message=text.decode())
 
 
 def denial(row: LedgerRow) -> str:

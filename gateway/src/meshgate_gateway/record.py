@@ -19,8 +19,9 @@ SCHEMA = 1
 
 def time_text(now_ms: int) -> str:
     """RFC 3339 in UTC with milliseconds."""
-    moment = datetime.fromtimestamp(now_ms / 1000, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{now_ms % 1000:03d}Z"
+    seconds, milliseconds = divmod(now_ms, 1000)
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return f"{moment.replace(tzinfo=None).isoformat()}.{milliseconds:03d}Z"
 
 
 def _sealed(sealed: Sealed | None) -> dict[str, object] | None:

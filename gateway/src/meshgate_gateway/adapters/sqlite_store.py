@@ -1,9 +1,10 @@
 """The store on SQLite: WAL, every commit synced, group commit by leader and follower.
 
-A writer queues its work and waits for the leader lock. Whoever gets it runs all that is
-queued in one transaction, each work in a savepoint of its own, and commits once: alone there
-is no thread hop, in a crowd one sync serves all. After any fault of the file the connection is
-dropped and never used again; `probe` opens a new one and checks the end of the log.
+A writer that finds nobody at work leads: it runs all that is queued in one transaction, each
+work in a savepoint of its own, commits once, and hands the lead to the first that came meanwhile.
+Alone there is no thread hop, in a crowd one sync serves all, and each follower is woken once.
+After any fault of the file the connection is dropped and never used again; `probe` opens a new
+one and checks the end of the log.
 """
 
 import sqlite3
@@ -28,13 +29,19 @@ MAX_WAITING = 4096  # works in the queue; more is refused, never dropped
 
 
 class _Pending:
-    """One queued work and what came of it."""
+    """One queued work and what came of it.
 
-    __slots__ = ("done", "error", "value", "work")
+    Attributes:
+        wake: held until the work is done, or until its writer is to lead.
+    """
+
+    __slots__ = ("done", "error", "value", "wake", "work")
 
     def __init__(self, work: Callable[[Tables], Any]) -> None:
         self.work = work
         self.done = False
+        self.wake = threading.Lock()
+        self.wake.acquire()
         self.value: Any = None
         self.error: Exception | None = None
 
@@ -45,8 +52,10 @@ class SqliteStore:
     def __init__(self, *, path: Path, max_pages: int = 0) -> None:
         self._path = path
         self._max_pages = max_pages
-        self._leader = threading.Lock()
+        self._connected = threading.Lock()  # who may use the writing connection
+        self._queue = threading.Lock()
         self._waiting: deque[_Pending] = deque()
+        self._led = False
         self._local = threading.local()
         self._generation = 0
         self._readers: list[sqlite3.Connection] = []
@@ -57,27 +66,41 @@ class SqliteStore:
     def write(self, work: Callable[[Tables], T]) -> T:
         """Runs `work` in one transaction and returns once it is durable."""
         pending = _Pending(work)
-        if len(self._waiting) >= MAX_WAITING:
-            raise StoreUnavailable(detail="too many writes are waiting")
-        self._waiting.append(pending)
-        while not pending.done:
-            with self._leader:
-                if not pending.done:
-                    self._lead()
+        with self._queue:
+            if len(self._waiting) >= MAX_WAITING:
+                raise StoreUnavailable(detail="too many writes are waiting")
+            self._waiting.append(pending)
+            leads, self._led = not self._led, True
+        if not leads:
+            pending.wake.acquire()
+        if not pending.done:
+            self._lead()
         if pending.error is not None:
             raise pending.error
         return pending.value  # type: ignore[no-any-return]
 
     def _lead(self) -> None:
-        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
+        """Settles all that waits, the leader's own work at its head; then another leads, or nobody."""
+        with self._queue:
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
+        try:
+            with self._connected:
+                self._commit(batch)
+        finally:
+            with self._queue:
+                self._led = bool(self._waiting)
+                if self._led:
+                    self._waiting[0].wake.release()
+            for follower in batch[1:]:
+                follower.wake.release()
+
+    def _commit(self, batch: list[_Pending]) -> None:
         if self._writer is None:
             _fail(batch, StoreUnavailable(detail="the store is closed after a fault"))
             return
         try:
             self._writer.execute("BEGIN IMMEDIATE")
-            tables = SqliteTables(self._writer)
-            for pending in batch:
-                self._run(self._writer, tables, pending)
+            self._run(self._writer, batch)
             self._writer.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
             self._drop()
@@ -90,14 +113,18 @@ class SqliteStore:
             for pending in batch:
                 pending.done = True
 
-    def _run(self, connection: sqlite3.Connection, tables: Tables, pending: _Pending) -> None:
-        connection.execute("SAVEPOINT work")
-        try:
-            pending.value = _attempt(pending.work, tables)
-        except _WorkFailed as failed:
-            connection.execute("ROLLBACK TO work")
-            pending.error = failed.cause
-        connection.execute("RELEASE work")
+    @staticmethod
+    def _run(connection: sqlite3.Connection, batch: list[_Pending]) -> None:
+        tables = SqliteTables(connection)
+        for pending in batch:
+            connection.execute("SAVEPOINT work")
+            try:
+                pending.value = _attempt(pending.work, tables)
+            except _WorkFailed as failed:
+                connection.execute("ROLLBACK TO work")
+                tables = SqliteTables(connection)  # what it knew of the log's end is gone too
+                pending.error = failed.cause
+            connection.execute("RELEASE work")
 
     def read(self, work: Callable[[Tables], T]) -> T:
         """Runs `work` on committed state, on a connection of the thread's own."""
@@ -113,7 +140,7 @@ class SqliteStore:
 
     def probe(self) -> None:
         """Reopens after a failure, checks the newest records, and writes."""
-        with self._leader:
+        with self._connected:
             if self._closed:
                 raise StoreUnavailable(detail="closed")
             try:
@@ -132,7 +159,7 @@ class SqliteStore:
 
     def close(self) -> None:
         """Ends the store."""
-        with self._leader:
+        with self._connected:
             self._closed = True
             self._drop()
             for reader in self._readers:

@@ -18,6 +18,7 @@ from meshgate_gateway.store import CallQuery, PayloadRow, RecordQuery
 
 SCHEMA_VERSION = 1
 MAX_ROWS = 10_000  # one answer of Admin
+NO_REASONS = "[]"
 
 _CALL = tuple(field.name for field in fields(LedgerRow))
 _RUN = tuple(field.name for field in fields(Run))
@@ -66,7 +67,7 @@ def _sealed_in(text: str | None) -> Sealed | None:
 def _call_out(row: LedgerRow) -> list[object]:
     values = {name: getattr(row, name) for name in _CALL}
     values["state"] = row.state.value
-    values["reasons"] = json.dumps(row.reasons)
+    values["reasons"] = json.dumps(row.reasons) if row.reasons else NO_REASONS
     values["arguments"] = _sealed_out(row.arguments)
     values["result"] = _sealed_out(row.result)
     return list(values.values())
@@ -75,7 +76,7 @@ def _call_out(row: LedgerRow) -> list[object]:
 def _call_in(values: Sequence[object]) -> LedgerRow:
     row = dict(zip(_CALL, values, strict=True))
     row["state"] = State(str(row["state"]))
-    row["reasons"] = tuple(json.loads(str(row["reasons"])))
+    row["reasons"] = () if row["reasons"] == NO_REASONS else tuple(json.loads(str(row["reasons"])))
     row["idempotent"] = bool(row["idempotent"])
     row["arguments"] = _sealed_in(row["arguments"])  # type: ignore[arg-type]
     row["result"] = _sealed_in(row["result"])  # type: ignore[arg-type]
@@ -92,13 +93,16 @@ def _run_in(values: Sequence[object]) -> Run:
 
 
 class Records:
-    """The chained log; the head is read once per transaction, then carried."""
+    """The chained log; the head is read once per transaction, then carried: one of these for each."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
+        self._carried: Head | None = None
 
     def head(self) -> Head:
         """The newest record."""
+        if self._carried is not None:
+            return self._carried
         row = self._db.execute("SELECT seq, hash FROM records ORDER BY seq DESC LIMIT 1").fetchone()
         return Head(*row) if row else Head(0, GENESIS)
 
@@ -110,6 +114,7 @@ class Records:
             "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)",
             (head.seq, head.hash, record.kind, *keys, body),
         )
+        self._carried = head
         return head
 
     def query(self, query: RecordQuery) -> list[tuple[int, bytes]]:

@@ -1,0 +1,60 @@
+"""The benchmarks' runner: every row runs and says what it must. Never how fast."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUNNER = Path(__file__).resolve().parents[2] / "benchmarks" / "run.py"
+KEYS = {"row", "value", "baseline", "ratio", "goal", "met", "unit", "min", "max", "repeats"}
+LEVELS = ("identity", "decision", "outcome", "opa")
+EXPECTED = {
+    "brokered": {"brokered.p50", "brokered.throughput"},
+    "durable": {"durable.p50", "durable.throughput"},
+    "decision": {"decision.p50", "decision.p99"},
+    "guarantees": {f"guarantees.{level}.{kind}" for level in LEVELS for kind in ("p50", "throughput")},
+}
+HAVE_GOALS = {"brokered", "durable", "decision"}
+
+
+def _run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(RUNNER), *arguments],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "name", [pytest.param("durable", marks=pytest.mark.plane), "brokered", "decision", "guarantees"]
+)
+def test_a_row_runs_and_has_its_shape(tmp_path: Path, name: str) -> None:
+    """Each line is one JSON object with its number, its baseline, and whether its goal is met."""
+    done = _run(tmp_path, "--quick", "--json", "--only", name)
+    assert done.returncode == 0, done.stderr[-4000:]
+    rows = [json.loads(text) for text in done.stdout.splitlines()]
+    assert {row["row"] for row in rows} == EXPECTED[name]
+    assert len(rows) == len(EXPECTED[name])
+    for row in rows:
+        assert set(row) >= KEYS
+        assert 0 < row["min"] <= row["value"] <= row["max"]
+        assert row["repeats"] >= 3
+        assert row["baseline"] > 0
+        assert row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
+        assert (row["goal"] is not None, isinstance(row["met"], bool)) == (name in HAVE_GOALS,) * 2
+    assert "fsync of 4 KiB" in done.stderr
+    assert "cores" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_row_is_a_usage_error(tmp_path: Path) -> None:
+    """The runner names the rows there are, and measures nothing."""
+    done = _run(tmp_path, "--only", "speed")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert all(name in done.stderr for name in EXPECTED)
