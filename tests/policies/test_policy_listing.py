@@ -16,10 +16,10 @@ from fakes.opa_servers import (
     read_request,
     run_opa,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from meshgate_policies import check, listing, policy_input
-from meshgate_policies.errors import PolicyUnavailable
+from meshgate_policies import check, listing, opa, policy_input
+from meshgate_policies.errors import PolicyInvalid, PolicyUnavailable
 from meshgate_policies.judge import judge
 from meshgate_policies.policy_input import CallerInput, CallInput, PolicyInput, RunInput
 
@@ -37,7 +37,8 @@ SOMETIMES = (
     "input.call.args.a <= 50", "input.call.args.a > 50", "not input.call.args.a", "not small",
     'input.time > "2026-06-01T00:00:00.000Z"', "input.run.id", "not input.run.id", "small", "level == 2",
     'object.get(input.call.args, "s", "x") == "x"', "some k; input.call.args[k] == 1",
-    "fits(input.call.args)", 'regex.match("^[a-m]", input.call.args.s)', "every v in input.call.args { v != 7 }",
+    "fits(input.call.args)", 'regex.match("^[a-m]", input.call.args.s)',
+    "every v in input.call.args { v != 7 }",
     "count([v | some v in input.call.args; v == 1]) == 1", '"s" in object.keys(input.call.args)',
     'input.call["args"].s != input.caller.app', "input.run.attempt > 1", 'input.call.args_sha256 > "8"',
     "count(input.delegation) == 0", "input.call.args.a in numbers", "all_of",
@@ -165,7 +166,13 @@ def _expected(rules: Sequence[Rule]) -> list[str]:
     )
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+# Each example is an OPA of its own: a failing one is told as it is, not made small for minutes.
+@settings(
+    max_examples=6,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.reuse, Phase.generate],
+)
 @given(
     packages=st.lists(_rules(), min_size=APPS_PER_POLICY, max_size=APPS_PER_POLICY),
     calls=st.lists(_calls(), min_size=CALLS_PER_APP * 8, max_size=CALLS_PER_APP * 8),
@@ -190,6 +197,7 @@ def test_whatever_can_be_called_is_listed(opa_binary, tmp_path_factory, packages
             assert listed[app] == _expected(rules), rules
 
 
+LOOKUP = 'allow contains "orders.lookup"\n\n'
 EXAMPLES = {
     "nothing grants it": ("", False),
     "granted": ('allow contains "orders.lookup"', True),
@@ -202,8 +210,11 @@ EXAMPLES = {
     "another tool is granted": ('allow contains "orders.refund" if input.call.args.amount <= 50', False),
     "denied always": ('allow contains "orders.lookup"\n\ndeny contains "orders.lookup"', False),
     "denied always, and also sometimes": (
-        'allow contains "orders.lookup"\n\ndeny contains "orders.lookup"\n\n'
-        + 'deny contains "orders.lookup" if input.call.args.a\n\ndeny contains "late" if input.time > "2027"',
+        f'{LOOKUP}deny contains "orders.lookup"\n\ndeny contains "orders.lookup" if input.call.args.a',
+        False,
+    ),
+    "denied always, and by a reason at times": (
+        f'{LOOKUP}deny contains "orders.lookup"\n\ndeny contains "late" if input.time > "2027"',
         False,
     ),
     "denied sometimes": (
@@ -219,8 +230,7 @@ EXAMPLES = {
     "approval only": ('approve contains "orders.lookup"', False),
     "approval always": ('allow contains "orders.lookup"\n\napprove contains "orders.lookup"', False),
     "approval above a sum": (
-        'allow contains "orders.lookup" if input.call.args.a <= 5\n\n'
-        + 'approve contains "orders.lookup" if input.call.args.a > 5',
+        f'{LOOKUP}approve contains "orders.lookup" if input.call.args.a > 5',
         True,
     ),
     "approval by argument only": ('approve contains "orders.lookup" if input.call.args.a > 5', False),
@@ -270,6 +280,41 @@ def test_the_gateways_token_reaches_no_listing(examples) -> None:
             callers=[_caller("x1")],
             tools=[_tool("orders.lookup")],
         )
+
+
+@pytest.mark.parametrize("query", ["data.meshgate.decision", "data.system.authz", "data.mesh", "true"])
+def test_even_the_supervisor_compiles_nothing_else(examples, query) -> None:
+    """The token opens the two questions of the listing, and no other."""
+    with (
+        listing._Compiler(str(examples.socket_path), SUPERVISOR_TOKEN) as compiler,
+        pytest.raises(PolicyUnavailable, match="401"),
+    ):
+        compiler.residue(query, {})
+
+
+@pytest.mark.parametrize(
+    ("rules", "sound"),
+    [
+        ('allow contains "orders.lookup" if input.call.args.a <= 5', True),
+        ("allow contains t if t := input.call.tool", False),
+        ("deny contains t if some t in [7]", False),
+        ("allow contains t if { some t in [to_number(input.caller.app)] }", False),
+    ],
+)
+def test_a_sample_per_app_shows_what_no_check_of_the_text_sees(opa_binary, tmp_path, rules, sound) -> None:
+    """An app that may do everything, or whose every call is invalid, is no policy to put in force."""
+    with run_opa(opa_binary, tmp_path, desk=f"package mesh.agents.desk\n\n{rules}\n") as running:
+
+        def probe() -> None:
+            opa.probe_callers(
+                socket_path=running.socket_path, gateway_token=GATEWAY_TOKEN, callers=[_caller("desk")]
+            )
+
+        if sound:
+            probe()
+        else:
+            with pytest.raises(PolicyInvalid, match="desk"):
+                probe()
 
 
 def test_unknown_is_all_that_caller_and_tool_do_not_settle() -> None:

@@ -95,8 +95,13 @@ class Gateway:
     def _own_probes(self) -> dict[str, Callable[[], object]]:
         return {
             "store_unavailable": self._parts.store.probe,
-            "policy_unavailable": lambda: self._parts.policy.active.engine.evaluate(SAMPLE),
+            "policy_unavailable": self._probe_policy,
         }
+
+    def _probe_policy(self) -> None:
+        # As a decision: an engine that is asked here is not stopped by an activation meanwhile.
+        with self._parts.policy.deciding() as policy:
+            policy.engine.evaluate(SAMPLE)
 
     def start(self) -> None:
         """Records the start, serves, and begins its loops."""
