@@ -77,7 +77,7 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
-        return f"{place}: {self.message}\n  write instead: {self.fix}"
+        return f"{place}: {self.message}\n  write instead: {self.fix.removeprefix('write: ')}"
 
 
 class ManifestError(UsageError):

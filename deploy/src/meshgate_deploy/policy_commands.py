@@ -178,7 +178,7 @@ def _show_problems(problems: Iterable[Mapping[str, Any]], output: Output) -> Non
 def _text(problem: Mapping[str, Any]) -> str:
     place = f"{_near(problem['file'])}:{problem['line']}: " if problem["file"] else ""
     message = str(problem["message"]).replace("\n", "\n  ")
-    return f"{place}{message}\n  write instead: {problem['fix']}"
+    return f"{place}{message}\n  write instead: {problem['fix'].removeprefix('write: ')}"
 
 
 def _near(path: str) -> str:
