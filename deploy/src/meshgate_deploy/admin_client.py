@@ -18,7 +18,7 @@ from meshgate_identities.spiffe_id import SpiffeId
 from meshgate_identities.tls import gateway_dns_name
 from meshgate_wire import broker_pb2, broker_pb2_grpc
 
-from meshgate_deploy.errors import Denied, DependencyUnavailable
+from meshgate_deploy.errors import Denied, DependencyUnavailable, MeshError
 from meshgate_deploy.manifest import Manifest
 
 SVID_LIFE = timedelta(minutes=10)
@@ -39,6 +39,7 @@ class Operator:
 
         Raises:
             Denied: the gateway refused the operator, or there is no such method.
+            MeshError: the gateway takes the request for wrong.
             DependencyUnavailable: it does not answer.
         """
         if method not in METHODS:
@@ -74,6 +75,10 @@ def _mapped(method: str, error: grpc.RpcError) -> Exception:
     details = str(error.details()) if isinstance(error, grpc.Call) else str(error)
     if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
         return Denied(f"the gateway refused {method}", why=details)
+    if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION):
+        return MeshError(
+            f"the gateway did not accept {method}", why=details, next_step="meshgate logs gateway"
+        )
     return DependencyUnavailable(
         f"the gateway did not answer {method}", why=f"{code}: {details}", next_step="meshgate ps"
     )

@@ -26,6 +26,7 @@ from meshgate_gateway.model import (
     State,
     Tool,
     ToolCall,
+    ToolKind,
 )
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.policy import ActivePolicy, PolicySlot
@@ -121,24 +122,19 @@ class Broker:
         return answer  # 8
 
     def tools(self, presented: Presented) -> list[Tool]:
-        """The tools the caller may call with no arguments known: never one it may not call."""
+        """The tools the caller may call with some arguments; leaves out only what is always denied."""
         return self._rooms.door.enter(presented, "ListTools", self._listed)
 
     def _listed(self, caller: Caller) -> list[Tool]:
         if caller.kind not in runs.RUNNERS:
             raise NotPermitted("list_not_permitted", detail=f"a {caller.kind} calls no tools")
-        engine = self._rooms.policy.active.engine
-        listed = []
-        for tool in self._catalogue.tools.values():
-            call = ToolCall("", tool, b"{}", "", "", 0, "", 0, {})
-            asked = policy_input(
-                caller=caller, call=call, arguments={}, run=None, time=time_text(self._now_ms())
-            )
-            if isinstance(
-                decide(caller=caller, call=call, raw=engine.evaluate(asked), decision_id=""), Allow
-            ):
-                listed.append(tool)
-        return listed
+        listed = self._rooms.policy.active.listing.of(caller.app)
+        # Of the other kinds `decide` denies every call.
+        return [
+            tool
+            for tool in self._catalogue.tools.values()
+            if tool.id in listed and tool.kind is ToolKind.TOOL
+        ]
 
     def _asked(self, caller: Caller, request: CallRequest) -> _Asked:
         if caller.kind not in runs.RUNNERS:
@@ -205,20 +201,19 @@ class Broker:
         if asked.tool is None or asked.arguments is None or asked.refused is not None:
             return self._refused(asked, decision_id)
         call = self._call(asked, asked.tool, asked.arguments)
-        policy = self._rooms.policy.active  # one policy for the whole decision
-        raw = policy.engine.evaluate(
-            policy_input(
-                caller=asked.caller,
-                call=call,
-                arguments=asked.arguments.value,
-                run=_run_context(asked.request),
-                time=time_text(self._now_ms()),
+        asks = policy_input(
+            caller=asked.caller,
+            call=call,
+            arguments=asked.arguments.value,
+            run=_run_context(asked.request),
+            time=time_text(self._now_ms()),
+        )
+        with self._rooms.policy.deciding() as policy:  # one policy until its record is durable
+            raw = policy.engine.evaluate(asks)
+            decision = decide(caller=asked.caller, call=call, raw=raw, decision_id=decision_id)
+            return self._rooms.store.write(
+                lambda tables: self._record(tables, asked, call, policy, decision, decision_id)
             )
-        )
-        decision = decide(caller=asked.caller, call=call, raw=raw, decision_id=decision_id)
-        return self._rooms.store.write(
-            lambda tables: self._record(tables, asked, call, policy, decision, decision_id)
-        )
 
     def _record(  # noqa: PLR0913, PLR0917 - the fifth room needs what the four before it made
         self,

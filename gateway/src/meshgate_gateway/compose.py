@@ -17,7 +17,7 @@ from meshgate_gateway.health import Health
 from meshgate_gateway.hosts import Hosts
 from meshgate_gateway.instances import RENEW_SECONDS, Instance
 from meshgate_gateway.payloads import Vault
-from meshgate_gateway.policy import PolicyEngine, PolicySlot
+from meshgate_gateway.policy import ActivePolicy, PolicyPlace, PolicySlot
 from meshgate_gateway.record import Recorder
 from meshgate_gateway.runs import Runs
 from meshgate_gateway.server import Server, Services
@@ -36,7 +36,7 @@ class Parts:
     runtime: ToolRuntime
     verifier: Verifier
     now_ms: Callable[[], int]
-    open_engine: Callable[[str, str], PolicyEngine]
+    open_policy: Callable[[PolicyPlace], ActivePolicy]
 
 
 class Gateway:
@@ -76,7 +76,7 @@ class Gateway:
             probes={**self._own_probes(), **(probes or {})},
             publish=lambda ready: self.server.serving(ready=ready),
         )
-        admin = Admin(door, parts.store, parts.policy, self.recorder, self.health, parts.open_engine)
+        admin = Admin(door, parts.store, parts.policy, self.recorder, self.health, parts.open_policy)
         self.server = Server(
             address=listen,
             credentials=credentials,
@@ -95,8 +95,13 @@ class Gateway:
     def _own_probes(self) -> dict[str, Callable[[], object]]:
         return {
             "store_unavailable": self._parts.store.probe,
-            "policy_unavailable": lambda: self._parts.policy.active.engine.evaluate(SAMPLE),
+            "policy_unavailable": self._probe_policy,
         }
+
+    def _probe_policy(self) -> None:
+        # As a decision: an engine that is asked here is not stopped by an activation meanwhile.
+        with self._parts.policy.deciding() as policy:
+            policy.engine.evaluate(SAMPLE)
 
     def start(self) -> None:
         """Records the start, serves, and begins its loops."""
