@@ -111,3 +111,75 @@ def test_a_rule_for_a_tool_that_no_host_has_is_a_problem():
     with pytest.raises(ManifestError) as caught:
         catalogue(manifest, {"orders.pay": TOOL})
     assert caught.value.problems[0].fix == "orders.pay"
+
+
+POLICY = 'package mesh.agents.night\n\nallow contains "box.look" if input.call.args.a <= 5\n'
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project whose policies are sound but untested."""
+    lines = ["apiVersion: meshgate/v1", "mesh: m", "trustDomain: m.example"]
+    (tmp_path / "meshgate.yaml").write_text(
+        "\n".join([*lines, "programs: {night: {run: [python, night.py]}}", ""])
+    )
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "night.rego").write_text(POLICY)
+    return tmp_path
+
+
+def _test_file(project, expected):
+    (project / "policies" / "night_test.rego").write_text(
+        "package mesh.tests.night\n\nimport data.meshgate\n\ntest_small if {\n"
+        '\tdecision := meshgate.decision with input.caller.app as "night" with input.call as '
+        '{"tool": "box.look", "kind": "tool", "args": {"a": 3}}\n'
+        f"\tdecision.allow == {expected}\n}}\n"
+    )
+
+
+def test_policy_check_tells_place_and_remedy(project):
+    """Sound: silence on stdout, status 0. Else file, line, what to write instead, and status 2."""
+    done = _meshgate("policy", "check", cwd=project)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "no problems" in done.stderr
+    (project / "policies" / "night.rego").write_text(POLICY.replace("agents.night", "agents.nigt"))
+    done = _meshgate("policy", "check", cwd=project)
+    assert done.returncode == 2
+    assert done.stdout == (
+        "policies/night.rego:1: no app of the manifest is called nigt\n  write instead: one of: night\n"
+    )
+    told = json.loads(_meshgate("policy", "check", "-o", "json", cwd=project).stdout)
+    assert [(row["line"], row["fix"]) for row in told] == [(1, "one of: night")]
+
+
+def test_policy_test_tells_what_was_false(project):
+    """No tests: status 1 and a hint. Green: a line per test. Red: the line and the values, status 1."""
+    done = _meshgate("policy", "test", cwd=project)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no rule of the project is tested" in done.stderr
+    _test_file(project, "true")
+    done = _meshgate("policy", "test", cwd=project)
+    assert (done.returncode, done.stdout) == (0, "ok  mesh.tests.night.test_small\n")
+    _test_file(project, "false")
+    done = _meshgate("policy", "test", cwd=project)
+    assert done.returncode == 1
+    assert done.stdout == "RED mesh.tests.night.test_small  policies/night_test.rego:7\n"
+    assert "policies/night_test.rego:7: data.mesh.tests.night.test_small is red" in done.stderr
+    assert "decision.allow: true" in done.stderr
+
+
+def test_policy_activate_needs_a_mesh(project):
+    """Nothing to activate in: status 5 and the next command."""
+    done = _meshgate("policy", "activate", cwd=project)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "next: meshgate up" in done.stderr
+
+
+def test_a_project_without_policies_is_a_usage_error(project):
+    """The folder that the manifest names is missing."""
+    (project / "policies" / "night.rego").unlink()
+    (project / "policies").rmdir()
+    for command in ("check", "test"):
+        done = _meshgate("policy", command, cwd=project)
+        assert done.returncode == 2
+        assert "meshgate.yaml names it" in done.stderr

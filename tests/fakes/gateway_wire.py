@@ -24,11 +24,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from fakes.gateway_parts import FaultyStore, HostRuntime, ProgrammedPolicy
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from meshgate_gateway import catalogue
+from meshgate_gateway.adapters.opa import read_listing
 from meshgate_gateway.adapters.sqlite_store import SqliteStore
 from meshgate_gateway.authenticate import Mesh
 from meshgate_gateway.compose import Gateway, Parts
 from meshgate_gateway.model import Presented
-from meshgate_gateway.policy import ActivePolicy, PolicyEngine, PolicySlot
+from meshgate_gateway.policy import ActivePolicy, Listing, PolicyEngine, PolicySlot
 from meshgate_identities.authority import DevelopmentAuthority, IssuedSvid
 from meshgate_identities.spiffe_id import SpiffeId
 from meshgate_identities.verification import PeerVerifier
@@ -165,11 +166,15 @@ def serve(tmp_path: Path, entries: dict[str, Any]) -> Wire:
     gateway = Gateway(
         parts=Parts(
             store=store,
-            policy=PolicySlot(active=ActivePolicy(policy, "r1", "sha256:1")),
+            policy=PolicySlot(
+                active=ActivePolicy(policy, "r1", "sha256:1", Listing({"desk": frozenset({"orders.lookup"})}))
+            ),
             runtime=runtime,
             verifier=PeerVerifier(bundles=lambda: bundles, clock=lambda: datetime.now(UTC)),
             now_ms=lambda: time.time_ns() // 1_000_000,
-            open_engine=lambda socket, _: engines[socket],
+            open_policy=lambda place: ActivePolicy(
+                engines[place.socket], place.revision, place.digest, read_listing(place)
+            ),
         ),
         mesh=Mesh(MESH, DOMAIN, frozenset(), catalogue.parse(json.dumps(entries).encode())),
         payload_key=b"k" * 32,

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from fakes.gateway_parts import ALLOW, ProgrammedPolicy, deny
+from fakes.gateway_parts import ProgrammedPolicy, deny
 from fakes.gateway_wire import DOMAIN, MESH, Wire, odd_certificate, serve
 from gateway.conftest import CATALOGUE
 from meshgate_wire import broker_pb2 as pb
@@ -56,8 +56,22 @@ def records(wire: Wire, **query) -> list[dict]:
     return [json.loads(record) for record in found]
 
 
+def listed(wire: Wire, app: str = "desk") -> list[str]:
+    return [tool.tool for tool in wire.broker(app).ListTools(pb.ListToolsRequest()).tools]
+
+
+def activation(wire: Wire, name: str, **changed: str) -> pb.ActivatePolicyRequest:
+    """A request for policy r2 and a listing, of r2 unless told otherwise."""
+    listing = {"revision": "r2", "digest": "d2", "apps": {"desk": ["orders.refund"]}, **changed}
+    path = wire.directory / f"{name}.json"
+    path.write_text(json.dumps(listing))
+    return pb.ActivatePolicyRequest(
+        socket_path=name, revision="r2", digest="d2", operator="ann:1000", listing_file=str(path)
+    )
+
+
 def test_a_call_over_mtls(wire) -> None:
-    """Allowed, denied, listed: the three answers an agent gets."""
+    """Allowed, denied, listed: the three answers an agent gets; a listing asks no engine."""
     begin(wire)
     broker = wire.broker("desk")
     answer = broker.CallTool(request())
@@ -66,8 +80,9 @@ def test_a_call_over_mtls(wire) -> None:
     wire.policy.answer = deny("tool_not_granted")
     denied = broker.CallTool(request(step_key="1" * 32))
     assert (denied.state, list(denied.reasons)) == (pb.CALL_STATE_DENIED, ["tool_not_granted"])
-    wire.policy.answer = lambda asked: ALLOW if asked["call"]["tool"] == "orders.lookup" else deny("no")
-    assert [tool.tool for tool in broker.ListTools(pb.ListToolsRequest()).tools] == ["orders.lookup"]
+    wire.policy.away = True
+    assert listed(wire) == ["orders.lookup"]
+    assert listed(wire, "rival") == []
 
 
 def test_in_band_claims_change_nothing(wire) -> None:
@@ -335,15 +350,35 @@ def test_a_policy_is_activated_whole_and_on_record(wire) -> None:
     wire.engines["bad"] = ProgrammedPolicy({"allow": "yes"})
     wire.engines["good"] = ProgrammedPolicy(deny("frozen"))
     admin = wire.admin()
-    bad = pb.ActivatePolicyRequest(socket_path="bad", revision="r2", digest="d2")
-    assert failure(admin.ActivatePolicy, bad) == (grpc.StatusCode.INVALID_ARGUMENT, "policy_invalid")
+    assert failure(admin.ActivatePolicy, activation(wire, "bad")) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "policy_invalid",
+    )
     assert admin.Status(pb.StatusRequest()).policy_revision == "r1"
-    good = pb.ActivatePolicyRequest(socket_path="good", revision="r2", digest="d2", operator="ann:1000")
-    assert admin.ActivatePolicy(good).revision == "r2"
+    assert listed(wire) == ["orders.lookup"]
+    assert admin.ActivatePolicy(activation(wire, "good")).revision == "r2"
+    assert listed(wire) == ["orders.refund"]
     assert list(wire.broker("desk").CallTool(request()).reasons) == ["frozen"]
     (record,) = records(wire, kind="policy")
     assert (record["revision"], record["operator"]) == ("r2", "ann:1000")
     assert records(wire, kind="decision")[0]["policy"] == {"revision": "r2", "digest": "d2"}
+
+
+@pytest.mark.parametrize(
+    "changed", [{"revision": "r1"}, {"digest": "d1"}, {"apps": ["desk"]}, {"apps": {"desk": None}}]
+)
+def test_a_listing_of_another_policy_is_refused(wire, changed) -> None:
+    """Revision and digest must be the policy's; the old policy and its listing stay."""
+    wire.engines["new"] = ProgrammedPolicy()
+    request_ = activation(wire, "new", **changed)
+    assert failure(wire.admin().ActivatePolicy, request_) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "listing_mismatch",
+    )
+    missing = pb.ActivatePolicyRequest(socket_path="new", revision="r2", digest="d2")
+    assert failure(wire.admin().ActivatePolicy, missing)[1] == "listing_mismatch"
+    assert wire.admin().Status(pb.StatusRequest()).policy_revision == "r1"
+    assert (listed(wire), records(wire, kind="policy")) == (["orders.lookup"], [])
 
 
 def test_the_operator_sees_runs_calls_records_and_their_proof(wire) -> None:

@@ -4,6 +4,7 @@ import pytest
 from meshgate_policies import check
 from meshgate_policies.errors import PolicyUnavailable
 from meshgate_policies.lint import Known
+from meshgate_policies.rego_tests import run_tests
 
 GOOD = """\
 package mesh.agents.desk
@@ -39,7 +40,7 @@ def test_good_policies_have_no_problems(opa_binary, tmp_path):
         " with data.mesh.limits.refund as 5\n"
     )
     assert _check(opa_binary, tmp_path, GOOD, known=KNOWN) == []
-    assert check.test_policies(opa_binary, tmp_path)[0]
+    assert run_tests(opa_binary, tmp_path).red == ()
 
 
 MISTAKES = [
@@ -142,9 +143,9 @@ def test_failing_and_missing_tests_are_told(opa_binary, tmp_path):
     """A red test is a failure."""
     (tmp_path / "desk.rego").write_text(GOOD)
     (tmp_path / "desk_test.rego").write_text("package mesh.tests.desk\n\ntest_wrong if 1 == 2\n")
-    passed, report = check.test_policies(opa_binary, tmp_path)
-    assert not passed
-    assert "data.mesh.tests.desk.test_wrong: FAIL" in report
+    (problem,) = run_tests(opa_binary, tmp_path).red
+    assert (problem.file, problem.line) == (str(tmp_path / "desk_test.rego"), 3)
+    assert problem.message == "data.mesh.tests.desk.test_wrong is red: 1 == 2"
 
 
 def test_opa_that_does_not_run_is_unavailable(tmp_path):

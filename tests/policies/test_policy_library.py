@@ -52,6 +52,12 @@ def test_decision_folders_are_complete(folder):
     assert ("data.json" in names) == (folder == "decision")
 
 
+def test_the_listing_knows_the_obligations_that_are_kept():
+    """What the gateway refuses as unknown is what the library counts as a refusal."""
+    data = json.loads((resources.library() / "decision" / "data.json").read_text())
+    assert set(data["obligations"]) == judge.KNOWN_OBLIGATIONS
+
+
 def test_every_reason_has_a_page_and_the_index_names_it():
     """A denial's id leads to what it means and what to do."""
     rego = (resources.library() / "decision" / "decision.rego").read_text()

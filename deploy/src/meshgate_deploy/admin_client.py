@@ -20,7 +20,7 @@ from meshgate_identities.spiffe_id import SpiffeId
 from meshgate_identities.tls import gateway_dns_name
 from meshgate_wire import broker_pb2, broker_pb2_grpc
 
-from meshgate_deploy.errors import Denied, DependencyUnavailable, NotFound, UsageError
+from meshgate_deploy.errors import Denied, DependencyUnavailable, MeshError, NotFound
 from meshgate_deploy.manifest import Manifest
 
 SVID_LIFE = timedelta(minutes=10)
@@ -45,6 +45,7 @@ class Operator:
 
         Raises:
             Denied: the gateway refused the operator, or there is no such method.
+            MeshError: the gateway takes the request for wrong.
             DependencyUnavailable: it does not answer.
         """
         if method not in METHODS:
@@ -92,12 +93,12 @@ def _mapped(method: str, error: grpc.RpcError) -> Exception:
     details = str(error.details()) if isinstance(error, grpc.Call) else str(error)
     if code is grpc.StatusCode.NOT_FOUND:
         return NotFound("no such run or call", why=details, next_step="meshgate runs list")
-    if code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT):
-        return UsageError(
-            f"{method} does not fit the present state", why=details, next_step="meshgate runs show RUN"
-        )
     if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
         return Denied(f"the gateway refused {method}", why=details)
+    if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION):
+        return MeshError(
+            f"the gateway did not accept {method}", why=details, next_step="meshgate logs gateway"
+        )
     return DependencyUnavailable(
         f"the gateway did not answer {method}", why=f"{code}: {details}", next_step="meshgate ps"
     )

@@ -10,19 +10,20 @@ from typing import Annotated
 
 import typer
 
-from meshgate_deploy import cli_project, project_commands, run_commands
+from meshgate_deploy import cli_project, policy_commands, project_commands, run_commands
 from meshgate_deploy.cli_output import OUTPUT, Output, fail, note, show
-from meshgate_deploy.errors import EXIT_OURS, IntegrityFailed, MeshError, UsageError
+from meshgate_deploy.errors import EXIT_OURS, IntegrityFailed, MeshError
 from meshgate_deploy.state import find_project, open_state
 
 app = typer.Typer(
     name="meshgate", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Runs CrewAI agents with every tool call decided by policy and recorded.",
 )  # fmt: skip
-policy = typer.Typer(no_args_is_help=True, help="Check and test the Rego policies.")
+policy = typer.Typer(no_args_is_help=True, help="Check, test and activate the Rego policies.")
 audit = typer.Typer(no_args_is_help=True, help="Read and verify the records.")
 runtime_commands = typer.Typer(no_args_is_help=True, help="The Dapr and OPA binaries.")
 cli_project.register(app)
+policy_commands.register(policy)
 app.add_typer(policy, name="policy")
 app.add_typer(audit, name="audit")
 app.add_typer(runtime_commands, name="runtime")
@@ -136,29 +137,6 @@ def doctor(
     bad = [check for check in checks if not check.ok]
     if bad and strict:
         raise IntegrityFailed(f"{len(bad)} of {len(checks)} checks are not ok", next_step=bad[0].fix)
-
-
-@policy.command("check")
-def policy_check(*, project: Project = None, output: OutputOption = Output.table) -> None:
-    """Compile strictly and look for rules that open the door."""
-    from meshgate_deploy.policy_commands import check
-
-    folder = _project(project)
-    problems = check(folder, note)
-    show(problems, output, columns=["file", "line", "message", "fix"])
-    if problems:
-        raise typer.Exit(UsageError.exit_code)
-
-
-@policy.command("test")
-def policy_test(*, project: Project = None) -> None:
-    """Run the Rego tests of the project."""
-    from meshgate_deploy.policy_commands import test
-
-    passed, report = test(_project(project), note)
-    typer.echo(report, nl=False)
-    if not passed:
-        raise typer.Exit(1)
 
 
 @audit.command("tail")

@@ -2,7 +2,8 @@
 
 MeshError
 ├── UsageError            exit 2
-│   └── ManifestError     one or more problems, each with file, line and what to write instead
+│   ├── ManifestError     one or more problems, each with file, line and what to write instead
+│   └── PolicyProblems    the same of the Rego policies and their tests
 ├── Denied                exit 3
 ├── NotFound              exit 4
 ├── DependencyUnavailable exit 5: a binary, a process or the mesh itself is not there
@@ -76,7 +77,7 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
-        return f"{place}: {self.message}\n  write instead: {self.fix}"
+        return f"{place}: {self.message}\n  write instead: {self.fix.removeprefix('write: ')}"
 
 
 class ManifestError(UsageError):
@@ -89,6 +90,19 @@ class ManifestError(UsageError):
             f"the manifest has {count}",
             why="\n".join(str(problem) for problem in problems),
             next_step="mend the lines above, then: meshgate doctor",
+        )
+
+
+class PolicyProblems(UsageError):
+    """The policies have problems; all that were found are listed."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
+        super().__init__(
+            f"the policies have {count}",
+            why="\n".join(str(problem) for problem in problems),
+            next_step="mend the lines above, then: meshgate policy check",
         )
 
 

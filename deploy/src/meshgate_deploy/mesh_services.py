@@ -10,9 +10,6 @@ from typing import Any
 
 from meshgate_identities.spiffe_id import SpiffeId
 from meshgate_identities.tls import gateway_dns_name
-from meshgate_policies import bundle
-from meshgate_policies import opa as opa_server
-from meshgate_policies.errors import PolicyUnavailable
 
 from meshgate_deploy import configs, dapr_plane
 from meshgate_deploy.dapr_plane import Invocation, Plane
@@ -45,7 +42,6 @@ class MeshServices:
         self.plane = Plane(manifest.mesh, manifest.trust_domain, "", "", "", "")
         self.sidecars: dict[str, Invocation] = {}
         self.gateway_target = f"{LOOPBACK}:{free_ports(1)[0]}"
-        self.opa: dict[str, str] = {}
 
     def sentry(self) -> Service:
         """Sentry; afterwards the plane knows its address and root."""
@@ -102,50 +98,6 @@ class MeshServices:
             token = self._enroller.for_service(name)
             write_private(dapr_plane.token_file(self._state, name), token.encode())
 
-    def policy_engine(self) -> Service:
-        """OPA on a bundle built now.
-
-        Raises:
-            PolicyInvalid: the project's Rego has problems.
-        """
-        state = self._state
-        built = bundle.build(
-            user_policies=state.project / self._manifest.policies, data=policy_data(self._manifest),
-            out_dir=state.generated / "policy", opa=self._binaries.opa,
-        )  # fmt: skip
-        socket_path, token_file = (
-            state.sockets / f"opa-{built.revision}.sock",
-            state.run / "opa-gateway.token",
-        )
-        gateway_token, own_token = new_token(token_file), new_token(state.run / "opa-supervisor.token")
-        authz = opa_server.write_authz(
-            state.generated / "policy" / "authz", gateway_token=gateway_token, supervisor_token=own_token
-        )
-        process = opa_server.OpaProcess(
-            opa=self._binaries.opa, socket_path=socket_path, bundle=built.path, authz=authz
-        )
-        self.opa = {
-            "socket": str(socket_path), "token_file": str(token_file),
-            "revision": built.revision, "digest": built.sha256,
-        }  # fmt: skip
-
-        def ready() -> bool:
-            if not opa_server.healthy(socket_path, own_token):
-                return False
-            try:
-                opa_server.probe(
-                    socket_path=socket_path, gateway_token=gateway_token, supervisor_token=own_token
-                )
-            except PolicyUnavailable:
-                return False
-            return True
-
-        def prepare(_fresh: bool) -> Start:  # noqa: FBT001 - the shape of Service.prepare
-            socket_path.unlink(missing_ok=True)
-            return Start(command=self._command("opa", process.argv(), process.env()), ready=ready)
-
-        return Service("opa", prepare)
-
     def toolhost(self, host: str) -> Service:
         """A tool host; ready for the catalogue when its definitions are written."""
         definitions = configs.definitions_file(self._state, host)
@@ -161,8 +113,8 @@ class MeshServices:
             ready=definitions.exists,
         )  # fmt: skip
 
-    def gateway(self) -> Service:
-        """The gateway, once sidecars, OPA and the catalogue are there."""
+    def gateway(self, policy: Callable[[], Mapping[str, str]]) -> Service:
+        """The gateway, once sidecars, OPA and the catalogue are there; `policy` says what is in force."""
         key = configs.payload_key_file(self._state)
         if not key.exists():
             write_private(key, os.urandom(32))
@@ -172,7 +124,7 @@ class MeshServices:
             "meshgate_gateway",
             lambda: configs.gateway(
                 manifest, self._state, listen=self.gateway_target,
-                sidecar=self.sidecars["gateway"].address, opa=self.opa,
+                sidecar=self.sidecars["gateway"].address, opa=policy(),
             ),
             env=self._environment.base,
             ready=configs.ready_file(self._state, "gateway").exists,
@@ -223,13 +175,3 @@ class MeshServices:
             name=name, argv=tuple(argv), env=env, cwd=self._state.project, log=self._state.log(name),
             death_signal=signal.SIGKILL,
         )  # fmt: skip
-
-
-def policy_data(manifest: Manifest) -> dict[str, object]:
-    """What policies may know of the manifest, as `data.mesh.manifest`."""
-    return {
-        "mesh": manifest.mesh,
-        "trust_domain": manifest.trust_domain,
-        "apps": {app: {"kind": kind} for app, kind in manifest.agents.items()},
-        "tools": {name: {"effect": rule.effect} for name, rule in manifest.tools.items()},
-    }

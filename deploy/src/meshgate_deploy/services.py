@@ -50,6 +50,8 @@ class Service:
     Attributes:
         prepare: makes a start. Its argument asks for new ports; a restart keeps the old ones,
             because others know them.
+        about: what `ps` shows of it while there is nothing to report.
+        retired: another took its place; it is not started again.
     """
 
     name: str
@@ -62,13 +64,15 @@ class Service:
     since: float = field(default_factory=time.time)
     stopped_since: float = 0.0
     recent: list[float] = field(default_factory=list)
+    about: str = ""
+    retired: bool = False
 
     def row(self) -> dict[str, object]:
         """What `ps` shows."""
         return {
             "name": self.name, "state": self.state, "pid": self.child.pid if self.child else None,
             "restarts": self.restarts, "up_seconds": round(time.time() - self.since, 1),
-            "detail": self.detail,
+            "detail": self.detail or self.about,
         }  # fmt: skip
 
 
@@ -129,6 +133,13 @@ class Services:
             for thread in threads:
                 thread.join()
 
+    def retire(self, service: Service) -> None:
+        """Stops a service for good and forgets it, also one that is just being started again."""
+        service.retired = True
+        self._end(service)
+        if service in self._services:
+            self._services.remove(service)
+
     def kill(self, service: Service, number: int) -> None:
         """Sends a signal to a service; the watcher sees what comes of it."""
         if service.child:
@@ -156,6 +167,9 @@ class Services:
                 self._ended_early(service, child, mark)
             if self._cancelled.is_set() or self._stopping.is_set():
                 raise DependencyUnavailable(f"{service.name}: the start was cancelled")
+            if service.retired:
+                child.stop()
+                self._failed(service, child, "another took its place")
             if time.monotonic() - begun > READY_SECONDS:
                 child.stop()
                 self._failed(service, child, f"not ready within {READY_SECONDS:g} s")
@@ -183,9 +197,10 @@ class Services:
         while not self._stopping.wait(0.1):
             for service in list(self._services):
                 child = service.child
-                if service.state == "ready" and child is not None:
+                watched = service.state == "ready" and not service.retired
+                if watched and child is not None:
                     self._kill_if_stopped(service, child)
-                if service.state == "ready" and child is not None and not child.running:
+                if watched and child is not None and not child.running:
                     self._forget(child)
                     self._set(service, "restarting", f"ended with status {child.popen.returncode}")
                     threading.Thread(target=self._restart, args=(service,), daemon=True).start()
@@ -202,7 +217,7 @@ class Services:
 
     def _restart(self, service: Service) -> None:
         backoff = FIRST_BACKOFF_SECONDS
-        while not self._stopping.wait(backoff):
+        while not self._stopping.wait(backoff) and not service.retired:
             now = time.monotonic()
             service.recent = [then for then in service.recent if now - then < RESTART_WINDOW_SECONDS] + [now]
             if len(service.recent) > MAX_RESTARTS:
@@ -215,6 +230,8 @@ class Services:
                 self._set(service, "restarting", str(error))
                 backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
                 continue
+            if service.retired:  # it came up while it was being retired
+                self._end(service)
             return
 
     def _end(self, service: Service) -> None:

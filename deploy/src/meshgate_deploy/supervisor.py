@@ -1,7 +1,7 @@
 """The local supervisor: brings a mesh up in order, keeps it up, takes orders, takes it down.
 
 Order: workload API; Sentry; placement and scheduler; at once OPA, sidecars and tool hosts' imports;
-the catalogue; the gateway; the hosts' connections; the probes.
+the catalogue and, from it, the policy's listing; the gateway; the hosts' connections; the probes.
 """
 
 import contextlib
@@ -20,16 +20,17 @@ from typing import Any
 
 from meshgate_identities.authority import DevelopmentAuthority
 from meshgate_identities.workload_api import WorkloadApiServer
-from meshgate_policies.errors import PolicyInvalid, PolicyUnavailable
 
 from meshgate_deploy import catalogue, configs, dapr_plane, generate, manifest_checks, probes, runtime
+from meshgate_deploy.activation import Activation
 from meshgate_deploy.admin_client import Operator
 from meshgate_deploy.control import ControlServer, Send
 from meshgate_deploy.enrolment import RENEW_SECONDS, Enroller
 from meshgate_deploy.environment import Environment
-from meshgate_deploy.errors import DependencyUnavailable, IntegrityFailed, ManifestError, Problem, UsageError
+from meshgate_deploy.errors import DependencyUnavailable, IntegrityFailed, ManifestError, UsageError
 from meshgate_deploy.manifest import Manifest, load
 from meshgate_deploy.mesh_services import MeshServices
+from meshgate_deploy.policy_plane import PolicyPlane
 from meshgate_deploy.processes import Processes, become_subreaper, clean_leftovers, reap_orphans
 from meshgate_deploy.runs import Order, Runs
 from meshgate_deploy.runtime import RuntimeBinaries
@@ -120,9 +121,10 @@ class Supervisor:
             namespace=manifest.mesh,
         )
         self._processes = processes
+        self._policies = PolicyPlane(manifest=manifest, state=state, opa=binaries.opa)
         self._mesh = MeshServices(
-            manifest=manifest, state=state, binaries=binaries,
-            environment=self._environment, enroller=self._enroller,
+            manifest=manifest, state=state, binaries=binaries, environment=self._environment,
+            enroller=self._enroller,
         )  # fmt: skip
         self._services = Services(
             processes=processes, workload_api=self._workload_api, report=self._report, cancelled=self._stop
@@ -160,7 +162,7 @@ class Supervisor:
             ]
         )
         self._write_catalogue()
-        services.start(mesh.gateway())
+        services.start(mesh.gateway(self._policies.place))
         self._await_hosts()
         services.watch()
         self._probe()
@@ -171,18 +173,9 @@ class Supervisor:
         self._services.start(make())
 
     def _start_opa(self) -> None:
-        try:
-            service = self._mesh.policy_engine()
-        except PolicyUnavailable as error:
-            raise DependencyUnavailable("OPA did not take the policies", why=str(error)) from error
-        except PolicyInvalid as error:
-            problems = [Problem(p.file, p.line, p.message, p.fix) for p in error.problems]
-            if not problems:
-                raise UsageError(
-                    "the policies cannot be activated", why=str(error), next_step="meshgate policy check"
-                ) from error
-            raise ManifestError(problems) from error
-        self._services.start(service)
+        self._policies.clean()
+        self._first = self._policies.engine(self._policies.build())
+        self._services.start(self._first.service)
 
     def _start_host(self, host: str) -> None:
         self._services.start(self._mesh.sidecar(host))
@@ -193,6 +186,10 @@ class Supervisor:
         self._runs.definitions = catalogue.read_definitions(files)
         made = catalogue.catalogue(self.manifest, self._runs.definitions)
         write_private(configs.catalogue_file(self.state), json.dumps(made, indent=2).encode())
+        self._policies.active = self._policies.rehearse(self._first, made["tools"])
+        self._activation = Activation(
+            plane=self._policies, services=self._services, gateway=self._operator, tools=made["tools"]
+        )
 
     def _await_hosts(self) -> None:
         give_up_at = time.monotonic() + CONNECT_SECONDS
@@ -269,6 +266,11 @@ class Supervisor:
                         {"name": c.name, "ok": c.ok, "detail": c.detail, "fix": c.fix} for c in self._checks
                     ]
                 }
+            )
+        elif operation == "activate":
+            dry_run = request.get("dry_run") is True
+            send(
+                {"result": self._activation.activate(dry_run=dry_run, say=lambda text: send({"note": text}))}
             )
         elif operation == "run":
             self._run_order(request, descriptors, connection, send)

@@ -17,13 +17,13 @@ from meshgate_identities.verification import PeerVerifier
 
 from meshgate_gateway import catalogue, settings
 from meshgate_gateway.adapters.dapr_runtime import DaprRuntime
-from meshgate_gateway.adapters.opa import open_engine
+from meshgate_gateway.adapters.opa import open_policy
 from meshgate_gateway.adapters.sqlite_store import SqliteStore
 from meshgate_gateway.authenticate import Mesh
 from meshgate_gateway.compose import Gateway, Parts
 from meshgate_gateway.errors import ConfigurationError, Unavailable
 from meshgate_gateway.payloads import load_key
-from meshgate_gateway.policy import ActivePolicy, PolicySlot
+from meshgate_gateway.policy import PolicySlot
 from meshgate_gateway.settings import Settings
 
 IDENTITY_SECONDS = 30.0  # the Workload API answers in milliseconds; then the process gives up
@@ -56,18 +56,18 @@ def _run(config: Settings, stop: threading.Event) -> None:
     tools = catalogue.parse(_read(config.catalogue))
     key = load_key(config.payload_key_file)
     token = settings.read_token(config.dapr.api_token_file)
-    engine = open_engine(config.opa.socket, config.opa.token_file)
+    active = open_policy(config.opa)
     store = SqliteStore(path=config.sqlite)
     source = IdentitySource(socket_path=config.workload_api)
     source.start(IDENTITY_SECONDS)
     runtime = DaprRuntime(grpc_port=config.dapr.grpc_port, api_token=token)
     parts = Parts(
         store=store,
-        policy=PolicySlot(active=ActivePolicy(engine, config.opa.revision, config.opa.digest)),
+        policy=PolicySlot(active=active),
         runtime=runtime,
         verifier=PeerVerifier(bundles=lambda: source.snapshot().bundles, clock=lambda: datetime.now(UTC)),
         now_ms=lambda: time.time_ns() // 1_000_000,
-        open_engine=open_engine,
+        open_policy=open_policy,
     )
     gateway = Gateway(
         parts=parts,

@@ -8,7 +8,13 @@ from meshgate_audit.chain import Verification, verify
 from meshgate_policies.judge import INVALID, judge
 
 from meshgate_gateway.authenticate import Door
-from meshgate_gateway.errors import InvalidRequest, Missing, NotPermitted, StoreUnavailable
+from meshgate_gateway.errors import (
+    InvalidRequest,
+    ListingMismatch,
+    Missing,
+    NotPermitted,
+    StoreUnavailable,
+)
 from meshgate_gateway.health import Health
 from meshgate_gateway.hosts import Hosts
 from meshgate_gateway.model import (
@@ -23,7 +29,7 @@ from meshgate_gateway.model import (
     State,
 )
 from meshgate_gateway.payloads import Vault
-from meshgate_gateway.policy import ActivePolicy, PolicyEngine, PolicySlot
+from meshgate_gateway.policy import ActivePolicy, PolicyPlace, PolicySlot
 from meshgate_gateway.record import Recorder
 from meshgate_gateway.runs import Runs
 from meshgate_gateway.store import CallQuery, RecordQuery, Store, Tables
@@ -83,7 +89,7 @@ class Admin:
     policy: PolicySlot
     recorder: Recorder
     health: Health
-    open_engine: Callable[[str, str], PolicyEngine]
+    open_policy: Callable[[PolicyPlace], ActivePolicy]
     run_control: Runs
     hosts: Hosts
     vault: Vault
@@ -176,25 +182,23 @@ class Admin:
             lambda _: self.hosts.resolve(call_id=call_id, outcome=outcome, operator=operator[:128]),
         )
 
-    def activate(  # noqa: PLR0913 - the message's own fields
-        self,
-        presented: Presented,
-        *,
-        socket_path: str,
-        token_file: str,
-        revision: str,
-        digest: str,
-        operator: str,
-    ) -> ActivePolicy:
-        """Puts a policy in force after its engine gave one well-formed answer; recorded first."""
+    def activate(self, presented: Presented, *, place: PolicyPlace, operator: str) -> ActivePolicy:
+        """Puts a policy in force after its engine gave one well-formed answer; recorded first.
+
+        On return no decision uses the policy before: its engine may be stopped.
+        """
 
         def serve(caller: Caller) -> ActivePolicy:
-            policy = ActivePolicy(self.open_engine(socket_path, token_file), revision, digest)
+            try:
+                policy = self.open_policy(place)
+            except ListingMismatch as error:
+                raise InvalidRequest("listing_mismatch", detail=str(error)) from error
             if judge(policy.engine.evaluate(SAMPLE)) == INVALID:
                 raise InvalidRequest("policy_invalid", detail="its answer is no decision")
             record = self.recorder.policy(policy=policy, by=caller.spiffe_id, operator=operator[:128])
-            self.store.write(lambda tables: tables.records.append(record))
-            self.policy.activate(policy)
+            self.policy.activate(
+                policy, record=lambda: self.store.write(lambda tables: tables.records.append(record))
+            )
             return policy
 
         return self._enter(presented, "ActivatePolicy", serve)

@@ -1,7 +1,8 @@
 """The brokered call, from certificate to answer. Only `handle` knows the order."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from meshgate_gateway import calls, journal, runs
@@ -29,6 +30,7 @@ from meshgate_gateway.model import (
     Step,
     Tool,
     ToolCall,
+    ToolKind,
 )
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.policy import ActivePolicy, PolicySlot
@@ -133,24 +135,19 @@ class Broker:
         return answer  # 8
 
     def tools(self, presented: Presented) -> list[Tool]:
-        """The tools the caller may call with no arguments known: never one it may not call."""
+        """The tools the caller may call with some arguments; leaves out only what is always denied."""
         return self._rooms.door.enter(presented, "ListTools", self._listed)
 
     def _listed(self, caller: Caller) -> list[Tool]:
         if caller.kind not in runs.RUNNERS:
             raise NotPermitted("list_not_permitted", detail=f"a {caller.kind} calls no tools")
-        engine = self._rooms.policy.active.engine
-        listed = []
-        for tool in self._catalogue.tools.values():
-            call = ToolCall("", tool, b"{}", "", "", 0, "", 0, {})
-            asked = policy_input(
-                caller=caller, call=call, arguments={}, run=None, time=time_text(self._now_ms())
-            )
-            if isinstance(
-                decide(caller=caller, call=call, raw=engine.evaluate(asked), decision_id=""), Allow
-            ):
-                listed.append(tool)
-        return listed
+        listed = self._rooms.policy.active.listing.of(caller.app)
+        # Of the other kinds `decide` denies every call.
+        return [
+            tool
+            for tool in self._catalogue.tools.values()
+            if tool.id in listed and tool.kind is ToolKind.TOOL
+        ]
 
     def _asked(self, caller: Caller, request: CallRequest) -> _Asked:
         if caller.kind not in runs.RUNNERS:
@@ -199,23 +196,27 @@ class Broker:
 
         One that has not begun is put to the policy again: what is in force now may say no.
         """
-        again = self._decision(asked, row.decision_id) if row.state is State.RESERVED else None
+        if row.state is not State.RESERVED or asked.refused is not None:
+            return self._rooms.store.write(lambda tables: self._joined(tables, asked, None))
+        with self._deciding(asked, row.decision_id) as again:
+            return self._rooms.store.write(lambda tables: self._joined(tables, asked, again))
 
-        def work(tables: Tables) -> LedgerRow:
-            now = self._known(tables, asked)
-            if now is None:
-                raise RuntimeError("a call left the ledger")
-            if now.state not in _OPEN or now.attempt == asked.request.attempt:
-                return now
-            after = replace(now, attempt=asked.request.attempt)
-            if now.state is State.RESERVED and again is not None:
-                if isinstance(again.decision, Deny):
-                    after = replace(after, state=State.DENIED, reasons=again.decision.reasons)
-                tables.records.append(self._decision_record(asked, again, after))
-            tables.calls.move(now, after)
-            return after
-
-        return self._rooms.store.write(work)
+    def _joined(self, tables: Tables, asked: _Asked, again: _Verdict | None) -> LedgerRow:
+        now = self._known(tables, asked)
+        if now is None:
+            raise RuntimeError("a call left the ledger")
+        if now.state not in _OPEN or now.attempt == asked.request.attempt:
+            return now
+        after = replace(now, attempt=asked.request.attempt)
+        if now.state is State.RESERVED and asked.refused is not None:  # the catalogue has changed
+            after = replace(after, state=State.DENIED, reasons=(asked.refused.reason,))
+            tables.records.append(self._rooms.recorder.denied_unasked(caller=asked.caller, row=after))
+        elif now.state is State.RESERVED and again is not None:
+            if isinstance(again.decision, Deny):
+                after = replace(after, state=State.DENIED, reasons=again.decision.reasons)
+            tables.records.append(self._decision_record(asked, again, after))
+        tables.calls.move(now, after)
+        return after
 
     def _fence(self, tables: Tables, asked: _Asked) -> None:
         if asked.request.run_id:
@@ -230,28 +231,29 @@ class Broker:
         decision_id = f"D-{secrets.token_hex(8)}"
         if asked.refused is not None:
             return self._refused(asked, decision_id)
-        verdict = self._decision(asked, decision_id)
-        row = self._rooms.store.write(lambda tables: self._record(tables, asked, verdict, decision_id))
+        with self._deciding(asked, decision_id) as verdict:
+            row = self._rooms.store.write(lambda tables: self._record(tables, asked, verdict, decision_id))
         if isinstance(row, Refused):
             raise row
         return row
 
-    def _decision(self, asked: _Asked, decision_id: str) -> _Verdict:
+    @contextmanager
+    def _deciding(self, asked: _Asked, decision_id: str) -> Iterator[_Verdict]:
+        """A verdict, and the policy that gave it held in force until the block has made it durable."""
         if asked.tool is None or asked.arguments is None:
             raise RuntimeError("only sound requests are decided on")
         call = self._call(asked, asked.tool, asked.arguments)
-        policy = self._rooms.policy.active  # one policy for the whole decision
-        raw = policy.engine.evaluate(
-            policy_input(
-                caller=asked.caller,
-                call=call,
-                arguments=asked.arguments.value,
-                run=_run_context(asked.request),
-                time=time_text(self._now_ms()),
-            )
+        asks = policy_input(
+            caller=asked.caller,
+            call=call,
+            arguments=asked.arguments.value,
+            run=_run_context(asked.request),
+            time=time_text(self._now_ms()),
         )
-        decision = decide(caller=asked.caller, call=call, raw=raw, decision_id=decision_id)
-        return _Verdict(call, policy, decision)
+        with self._rooms.policy.deciding() as policy:
+            raw = policy.engine.evaluate(asks)
+            decision = decide(caller=asked.caller, call=call, raw=raw, decision_id=decision_id)
+            yield _Verdict(call, policy, decision)
 
     def _record(
         self, tables: Tables, asked: _Asked, verdict: _Verdict, decision_id: str

@@ -18,7 +18,7 @@ from meshgate_gateway.hosts import Hosts
 from meshgate_gateway.instances import RENEW_SECONDS, Instance
 from meshgate_gateway.journal import Journal
 from meshgate_gateway.payloads import Vault
-from meshgate_gateway.policy import PolicyEngine, PolicySlot
+from meshgate_gateway.policy import ActivePolicy, PolicyPlace, PolicySlot
 from meshgate_gateway.record import Recorder
 from meshgate_gateway.runs import Runs
 from meshgate_gateway.server import Server, Services
@@ -37,7 +37,7 @@ class Parts:
     runtime: ToolRuntime
     verifier: Verifier
     now_ms: Callable[[], int]
-    open_engine: Callable[[str, str], PolicyEngine]
+    open_policy: Callable[[PolicyPlace], ActivePolicy]
 
 
 class Gateway:
@@ -79,15 +79,15 @@ class Gateway:
             publish=lambda ready: self.server.serving(ready=ready),
         )
         admin = Admin(
-            door,
-            parts.store,
-            parts.policy,
-            self.recorder,
-            self.health,
-            parts.open_engine,
-            runs,
-            self.hosts,
-            vault,
+            door=door,
+            store=parts.store,
+            policy=parts.policy,
+            recorder=self.recorder,
+            health=self.health,
+            open_policy=parts.open_policy,
+            run_control=runs,
+            hosts=self.hosts,
+            vault=vault,
         )
         self.server = Server(
             address=listen,
@@ -107,8 +107,13 @@ class Gateway:
     def _own_probes(self) -> dict[str, Callable[[], object]]:
         return {
             "store_unavailable": self._parts.store.probe,
-            "policy_unavailable": lambda: self._parts.policy.active.engine.evaluate(SAMPLE),
+            "policy_unavailable": self._probe_policy,
         }
+
+    def _probe_policy(self) -> None:
+        # As a decision: an engine that is asked here is not stopped by an activation meanwhile.
+        with self._parts.policy.deciding() as policy:
+            policy.engine.evaluate(SAMPLE)
 
     def start(self) -> None:
         """Records the start, serves, and begins its loops."""

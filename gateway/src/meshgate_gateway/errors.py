@@ -10,8 +10,10 @@ GatewayError
 ├── Unavailable             no verdict, nothing ran                -> UNAVAILABLE
 │   ├── StoreUnavailable
 │   ├── PolicyUnavailable
+│   ├── PolicyBusy
 │   └── RuntimeUnavailable
 └── ConfigurationError      before a port opens: the process exits
+    └── ListingMismatch     on an activation the request is refused instead
 
 Calling things in the wrong order is RuntimeError: a bug must not look like an attack.
 """
@@ -100,6 +102,13 @@ class PolicyUnavailable(Unavailable):
         super().__init__("policy_unavailable", detail=detail)
 
 
+class PolicyBusy(Unavailable):
+    """The policy could not be changed between decisions; the old one is in force."""
+
+    def __init__(self, *, detail: str = "") -> None:
+        super().__init__("policy_busy", detail=detail)
+
+
 class RuntimeUnavailable(Unavailable):
     """The durable runtime did not accept a call; it is reserved and has not begun."""
 
@@ -109,3 +118,7 @@ class RuntimeUnavailable(Unavailable):
 
 class ConfigurationError(GatewayError):
     """The configuration, catalogue or a key cannot be used."""
+
+
+class ListingMismatch(ConfigurationError):
+    """The listing cannot be read, or belongs to another policy."""

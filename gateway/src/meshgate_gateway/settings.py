@@ -5,18 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshgate_gateway.errors import ConfigurationError
+from meshgate_gateway.policy import PolicyPlace
 
 DEFAULT_THREADS = 32  # half of them may wait for outcomes
-
-
-@dataclass(frozen=True, slots=True)
-class OpaSettings:
-    """Where the engine listens, and which bundle it was started on."""
-
-    socket: str
-    token_file: str
-    revision: str
-    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +28,7 @@ class Settings:
     workload_api: str
     sqlite: Path
     payload_key_file: Path
-    opa: OpaSettings
+    opa: PolicyPlace
     dapr: DaprSettings
     catalogue: Path
     operators: frozenset[str]
@@ -60,7 +51,7 @@ def load(path: Path) -> Settings:
             workload_api=str(raw["workload_api"]),
             sqlite=Path(raw["store"]["sqlite"]),
             payload_key_file=Path(raw["payload_key_file"]),
-            opa=OpaSettings(**{name: str(raw["opa"][name]) for name in OpaSettings.__slots__}),
+            opa=PolicyPlace(**{name: str(raw["opa"][name]) for name in PolicyPlace.__slots__}),
             dapr=DaprSettings(int(raw["dapr"]["grpc_port"]), Path(raw["dapr"]["api_token_file"])),
             catalogue=Path(raw["catalogue"]),
             operators=frozenset(map(str, raw.get("operators", ()))),

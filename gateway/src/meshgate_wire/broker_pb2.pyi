@@ -504,18 +504,20 @@ class CallRow(_message.Message):
     def __init__(self, call_id: _Optional[str] = ..., caller: _Optional[str] = ..., tool: _Optional[str] = ..., state: _Optional[str] = ..., decision_id: _Optional[str] = ..., run_id: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ActivatePolicyRequest(_message.Message):
-    __slots__ = ("socket_path", "revision", "digest", "token_file", "operator")
+    __slots__ = ("socket_path", "revision", "digest", "token_file", "operator", "listing_file")
     SOCKET_PATH_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FILE_FIELD_NUMBER: _ClassVar[int]
     OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    LISTING_FILE_FIELD_NUMBER: _ClassVar[int]
     socket_path: str
     revision: str
     digest: str
     token_file: str
     operator: str
-    def __init__(self, socket_path: _Optional[str] = ..., revision: _Optional[str] = ..., digest: _Optional[str] = ..., token_file: _Optional[str] = ..., operator: _Optional[str] = ...) -> None: ...
+    listing_file: str
+    def __init__(self, socket_path: _Optional[str] = ..., revision: _Optional[str] = ..., digest: _Optional[str] = ..., token_file: _Optional[str] = ..., operator: _Optional[str] = ..., listing_file: _Optional[str] = ...) -> None: ...
 
 class ActivatePolicyResponse(_message.Message):
     __slots__ = ("revision",)

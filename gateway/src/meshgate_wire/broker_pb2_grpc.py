@@ -84,7 +84,7 @@ class BrokerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTools(self, request, context):
-        """Tools the caller may call with some arguments.
+        """Tools the caller may call with some arguments, as far as the policy in force can say without them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -2,7 +2,7 @@
 # title: Who may ask this OPA what
 # description: |
 #   Tokens are known by digest only. The gateway reaches the decision and nothing else; the
-#   supervisor also reads health. Everything else, GET /v1/config included, is refused, and so is
+#   supervisor also reads health, and compiles the two questions of the listing. Everything else, GET /v1/config included, is refused, and so is
 #   a query that asks for more than the answer (explain=full shows every rule).
 package system.authz
 
@@ -20,6 +20,14 @@ allow if {
 	input.method == "GET"
 	input.path == ["health"]
 	count(input.params) == 0
+}
+
+allow if {
+	_token == data.authz.supervisor_token_sha256
+	input.method == "POST"
+	input.path == ["v1", "compile"]
+	count(input.params) == 0
+	input.body.query in {"data.meshgate.granted", "data.meshgate.refused"}
 }
 
 _token := crypto.sha256(input.identity)

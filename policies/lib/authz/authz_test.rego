@@ -44,6 +44,37 @@ test_gateway_gets_nothing_else if {
 	}
 }
 
+_compile(query) := {
+	"identity": "supervisor-token",
+	"method": "POST",
+	"path": ["v1", "compile"],
+	"params": {},
+	"body": {"query": query},
+}
+
+_compiles(request) if authz.allow with input as request with data.authz as _digests
+
+test_supervisor_compiles_the_listing if {
+	every query in ["data.meshgate.granted", "data.meshgate.refused"] {
+		_compiles(_compile(query))
+	}
+}
+
+test_supervisor_compiles_nothing_else if {
+	every query in ["data", "data.meshgate.decision", "data.system.authz.allow", "1 == 1", null] {
+		not _compiles(_compile(query))
+	}
+	not _compiles(object.union(_compile("data.meshgate.granted"), {"params": {"explain": ["full"]}}))
+	not _compiles(object.union(_compile("data.meshgate.granted"), {"method": "GET"}))
+	not _compiles(object.remove(_compile("data.meshgate.granted"), ["body"]))
+}
+
+test_only_the_supervisor_compiles if {
+	every identity in ["gateway-token", "another", ""] {
+		not _compiles(object.union(_compile("data.meshgate.granted"), {"identity": identity}))
+	}
+}
+
 test_supervisor_reads_no_config if {
 	not _may({"identity": "supervisor-token", "method": "GET", "path": ["v1", "config"]})
 }

@@ -3,7 +3,9 @@
 # description: |
 #   One total object for every call. Users write `package mesh.agents.<app>` with the sets
 #   allow, approve and deny; this file composes them. Deny wins, nothing is granted by default,
-#   and which package is asked follows from the caller's certificate alone.
+#   and which package is asked follows from the caller's certificate alone. The listing of tools asks
+#   the same rules with the arguments unknown, so they look entries up in the sets themselves: through
+#   a rule in between, OPA would know no entry as long as one of them hangs on an argument.
 package meshgate
 
 # METADATA
@@ -15,6 +17,28 @@ decision := {
 	"approval": _approval,
 	"obligations": _obligations,
 	"reasons": sort(_reasons),
+}
+
+# METADATA
+# title: Does a rule grant this call?
+# description: Necessary for an allow. Undefined while the arguments are unknown means never.
+granted if data.mesh.agents[_app].allow[_tool]
+
+# METADATA
+# title: Is this call refused, whatever grants it?
+# description: Excludes an allow. True while the arguments are unknown means always.
+refused if not _kind_known
+
+refused if _needs_approval
+
+refused if {
+	some entry in data.mesh.agents[_app].deny
+	_refusal(entry)
+}
+
+refused if {
+	some name, _ in data.mesh.agents[_app].obligations[_tool]
+	not data.decision.obligations[name]
 }
 
 # The app is the last segment of the attested SPIFFE ID; Rego names have no dash.
@@ -42,7 +66,7 @@ _reasons contains "no_policy_for_caller" if not _known
 
 _reasons contains "tool_not_granted" if {
 	_known
-	not _granted
+	not granted
 	not _needs_approval
 }
 
@@ -54,14 +78,12 @@ _reasons contains "kind_unknown" if not _kind_known
 _reasons contains "policy_invalid" if _malformed
 
 _reasons contains reason if {
-	some entry in _deny
+	some entry in data.mesh.agents[_app].deny
 	reason := _refusal(entry)
 }
 
-# Rules of their own, because `not` of an expression with an undefined part is not true.
-_granted if _tool in _allow
-
-_needs_approval if _tool in _approve
+# A rule of its own, because `not` of an expression with an undefined part is not true.
+_needs_approval if data.mesh.agents[_app].approve[_tool]
 
 _kind_known if data.decision.kinds[input.call.kind]
 

@@ -165,3 +165,43 @@ test_sets_of_another_type_are_invalid if {
 		"policy_invalid" in d.reasons
 	}
 }
+
+# The two questions of the listing, as the decision sees them: what it allows is granted and not refused.
+_granted(policy) if meshgate.granted with input as _input("desk", "orders.lookup") with data.mesh.agents as {"desk": policy}
+
+_refused(policy) if meshgate.refused with input as _input("desk", "orders.lookup") with data.mesh.agents as {"desk": policy}
+
+test_granted_by_allow_alone if {
+	_granted({"allow": {"orders.lookup"}})
+	not _granted({"allow": {"orders.refund"}})
+	not _granted({"approve": {"orders.lookup"}})
+	not _granted({})
+}
+
+test_refused_by_deny_approve_and_obligations if {
+	every policy in [
+		{"deny": {"orders.lookup"}},
+		{"deny": {"closed_today"}},
+		{"deny": {{"tool": "orders.lookup", "reason": "closed_today"}}},
+		{"approve": {"orders.lookup"}},
+		{"obligations": {"orders.lookup": {"narrow": {}}}},
+	] {
+		_refused(policy)
+	}
+}
+
+test_not_refused_without_reason if {
+	every policy in [
+		{},
+		{"allow": {"orders.lookup"}},
+		{"deny": {"orders.refund"}, "approve": {"orders.refund"}},
+		{"obligations": {"orders.lookup": {}, "orders.refund": {"narrow": {}}}},
+	] {
+		not _refused(policy)
+	}
+}
+
+test_unknown_kind_is_refused if {
+	called := json.patch(_input("plain", "orders.lookup"), [{"op": "remove", "path": "/call/kind"}])
+	meshgate.refused with input as called with data.mesh.agents as _agents
+}

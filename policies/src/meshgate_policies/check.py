@@ -1,4 +1,4 @@
-"""`meshgate policy check` and `test`: OPA's own strict checks, against our schema, and a few of ours."""
+"""`meshgate policy check`: OPA's own strict checks, against our schema, and a few of ours."""
 
 import json
 import re
@@ -11,10 +11,11 @@ from meshgate_policies.command import Command, run
 from meshgate_policies.errors import Problem
 from meshgate_policies.lint import Known, lint
 
-__all__ = ["Known", "Problem", "check_policies", "deployed_sources", "find_mistakes", "test_policies"]
+__all__ = ["Known", "Problem", "check_policies", "deployed_sources", "find_mistakes", "parse_errors"]
 
 TEST_SUFFIX = "_test.rego"
 _MAX_ERRORS = "100"
+_LOAD_ERROR = re.compile(r"(\S+\.rego):(\d+): (?:\w+_error: )?(.+)")
 
 # OPA's message, and what to write instead. The first that fits is taken.
 _FIXES: tuple[tuple[str, str], ...] = (
@@ -80,17 +81,6 @@ def find_mistakes(opa: Command, folder: Path, *, known: Known | None = None) -> 
     return sorted(set(problems + compiled), key=lambda p: (p.file, p.line, p.message))
 
 
-def test_policies(opa: Command, folder: Path) -> tuple[bool, str]:
-    """Runs the Rego tests of the library and the project.
-
-    Returns:
-        Whether all passed and there was at least one, and OPA's report.
-    """
-    decision = str(resources.library())
-    done = run(opa, "test", "--verbose", "--fail-on-empty", decision, str(folder))
-    return done.returncode == 0, done.stdout + done.stderr
-
-
 def _sources(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.rego"))
 
@@ -106,6 +96,15 @@ def _compile(opa: Command, folder: Path) -> list[Problem]:
             "--capabilities", str(allowed), "--schema", str(resources.input_schema()), *map(str, sources),
         )  # fmt: skip
     return [] if done.returncode == 0 else _problems(done.stderr or done.stdout, sources)
+
+
+def parse_errors(text: str, folder: Path) -> list[Problem]:
+    """The problems in what OPA writes when it cannot load its sources: `file:line: code: message`."""
+    found = [
+        Problem(_file(match[1], _sources(folder)), int(match[2]), match[3], _fix(match[3]))
+        for match in _LOAD_ERROR.finditer(text)
+    ]
+    return found or [Problem("", 0, text.strip(), _fix(text))]
 
 
 def _problems(text: str, sources: Sequence[Path]) -> list[Problem]:

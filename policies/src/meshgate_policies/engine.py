@@ -40,7 +40,7 @@ class OpaEngine:
     def __init__(self, *, socket_path: str, token: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         self._timeout = timeout_seconds
         self._socket_path = socket_path
-        self._head = _request_head(token)
+        self._head = request_head(DECISION_TARGET, token)
         self._local = threading.local()
 
     def close(self) -> None:
@@ -96,11 +96,12 @@ class OpaEngine:
         return held
 
 
-def _request_head(token: str) -> bytes:
+def request_head(target: str, token: str) -> bytes:
+    """The start of every question to one target, up to the number of its length."""
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise ValueError("the token must be printable ASCII")
     return (
-        f"POST {DECISION_TARGET} HTTP/1.1\r\nHost: opa\r\nAuthorization: Bearer {token}\r\n"
+        f"POST {target} HTTP/1.1\r\nHost: opa\r\nAuthorization: Bearer {token}\r\n"
         "Content-Type: application/json\r\nContent-Length: "
     ).encode()
 

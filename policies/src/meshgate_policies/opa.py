@@ -10,7 +10,7 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,12 +18,14 @@ from typing import Final
 from meshgate_policies import resources
 from meshgate_policies.command import Command, argument_list
 from meshgate_policies.engine import DECISION_TARGET, UNDEFINED, OpaEngine
-from meshgate_policies.errors import PolicyUnavailable
+from meshgate_policies.errors import PolicyInvalid, PolicyUnavailable
 from meshgate_policies.judge import judge
+from meshgate_policies.policy_input import CallerInput, CallInput, PolicyInput
 
 READY_SECONDS = 10.0  # a cold start takes 0.1 s on an idle machine
 PROBE_SECONDS = 2.0
 POLL_SECONDS = 0.02
+NO_TOOL: Final = "meshgate-probe.none"
 _REFUSED: Final = http.client.UNAUTHORIZED
 
 
@@ -141,12 +143,48 @@ def _probe_decision(socket_path: Path, gateway_token: str) -> None:
         raise PolicyUnavailable(f"OPA decided a sample wrongly ({shown}): is this our bundle?")
 
 
+def probe_callers(*, socket_path: Path, gateway_token: str, callers: Iterable[CallerInput]) -> None:
+    """Shows that each caller gets a sound denial for a tool that nobody has.
+
+    Args:
+        socket_path: of an OPA that `probe` passed.
+        gateway_token: reaches the decision.
+        callers: the apps that call tools.
+
+    Raises:
+        PolicyInvalid: an app is allowed what does not exist, or answered with `policy_invalid`.
+        PolicyUnavailable: OPA gave no answer.
+    """
+    engine = OpaEngine(socket_path=str(socket_path), token=gateway_token, timeout_seconds=PROBE_SECONDS)
+    try:
+        for caller in callers:
+            verdict = judge(engine.evaluate(_sample(caller).to_wire()))
+            if verdict.allow:
+                raise PolicyInvalid(f"{caller.app} is allowed a tool that does not exist: does it grant all?")
+            if "policy_invalid" in verdict.reasons:
+                raise PolicyInvalid(f"every call of {caller.app} would be answered with policy_invalid")
+    finally:
+        engine.close()
+
+
+def _sample(caller: CallerInput) -> PolicyInput:
+    call = CallInput(
+        tool=NO_TOOL, host="", effect="irreversible", kind="tool", args={}, args_sha256="0" * 64,
+        definition_sha256="0" * 64,
+    )  # fmt: skip
+    return PolicyInput(
+        caller=caller, call=call, run=None, delegation=(), approval=None, budget={},
+        time="2000-01-01T00:00:00.000Z", untrusted={},
+    )  # fmt: skip
+
+
 def _probe_guard(socket_path: Path, gateway_token: str) -> None:
     for token, method, target in (
         ("", "POST", DECISION_TARGET),
         (gateway_token, "GET", "/v1/config"),
         (gateway_token, "GET", "/v1/policies"),
         (gateway_token, "GET", "/v1/data"),
+        (gateway_token, "POST", "/v1/compile"),
     ):
         status = _status(socket_path, token, method, target, PROBE_SECONDS)
         if status != _REFUSED:

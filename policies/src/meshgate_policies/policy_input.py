@@ -104,6 +104,20 @@ def provenance() -> dict[str, str]:
     return dict(_provenance(PolicyInput, ""))
 
 
+def changing() -> list[str]:
+    """Paths of what differs between two calls of one tool by one caller.
+
+    Certificate and catalogue settle the rest. A part of something that changes is not named again.
+    """
+    settled = {_CERTIFICATE["checked"], _CATALOGUE["checked"]}
+    paths: list[str] = []
+    for path, checked in _provenance(PolicyInput, ""):
+        above = any(path.startswith(f"{found}.") for found in paths)
+        if checked not in settled and not above:
+            paths.append(path)
+    return paths
+
+
 def _items(value: object) -> list[tuple[str, object]]:
     return [(f.name, getattr(value, f.name)) for f in dataclasses.fields(typing.cast("typing.Any", value))]
 

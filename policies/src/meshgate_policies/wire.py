@@ -42,7 +42,8 @@ class Answer:
 class Connection:
     """One connection. Not for two threads at a time; unusable after any exception."""
 
-    def __init__(self, socket_path: str, deadline: float) -> None:
+    def __init__(self, socket_path: str, deadline: float, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+        self._max_body_bytes = max_body_bytes
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._buffer = b""
         try:
@@ -98,7 +99,7 @@ class Connection:
         self._buffer += received
 
     def _take(self, size: int, deadline: float) -> bytes:
-        if size > MAX_BODY_BYTES:
+        if size > self._max_body_bytes:
             raise MalformedAnswer("the body is too large")
         while len(self._buffer) < size:
             self._rest(deadline)
@@ -115,7 +116,7 @@ class Connection:
             if not chunk:
                 return body
             body += chunk
-            if len(body) > MAX_BODY_BYTES:
+            if len(body) > self._max_body_bytes:
                 raise MalformedAnswer("the body is too large")
 
     def _line(self, deadline: float) -> bytes:

@@ -6,8 +6,8 @@ from pathlib import Path
 from meshgate_policies import errors
 from meshgate_policies.engine import OpaEngine
 
-from meshgate_gateway.errors import PolicyUnavailable
-from meshgate_gateway.policy import PolicyEngine
+from meshgate_gateway.errors import ListingMismatch, PolicyUnavailable
+from meshgate_gateway.policy import ActivePolicy, Listing, PolicyPlace, parse_listing
 
 
 class Opa:
@@ -24,14 +24,30 @@ class Opa:
             raise PolicyUnavailable(detail=str(error)) from error
 
 
-def open_engine(socket_path: str, token_file: str) -> PolicyEngine:
-    """An engine behind a socket.
+def open_policy(place: PolicyPlace) -> ActivePolicy:
+    """An engine behind a socket, with the listing of its bundle.
 
     Raises:
         PolicyUnavailable: the token cannot be read.
+        ListingMismatch: the listing cannot be read, or is of another bundle.
     """
+    listing = read_listing(place)
     try:
-        token = Path(token_file).read_text(encoding="ascii").strip()
+        token = Path(place.token_file).read_text(encoding="ascii").strip()
     except (OSError, ValueError) as error:
         raise PolicyUnavailable(detail="the engine's token cannot be read") from error
-    return Opa(socket_path=socket_path, token=token)
+    engine = Opa(socket_path=place.socket, token=token)
+    return ActivePolicy(engine, place.revision, place.digest, listing)
+
+
+def read_listing(place: PolicyPlace) -> Listing:
+    """The listing that belongs to a bundle.
+
+    Raises:
+        ListingMismatch: it cannot be read, or is of another bundle.
+    """
+    try:
+        text = Path(place.listing).read_bytes()
+    except OSError as error:
+        raise ListingMismatch(f"the listing cannot be read: {error}") from error
+    return parse_listing(text, revision=place.revision, digest=place.digest)

@@ -14,6 +14,7 @@ from meshgate_gateway.catalogue import Catalogue
 from meshgate_gateway.hosts import Hosts
 from meshgate_gateway.journal import Journal
 from meshgate_gateway.model import Outcome, Presented, State
+from meshgate_gateway.policy import PolicyPlace
 from meshgate_gateway.record import VERSION
 from meshgate_gateway.runs import Runs
 from meshgate_gateway.store import CallQuery, RecordQuery
@@ -234,10 +235,13 @@ class AdminServicer(services.AdminServicer):
         def serve(peer: Presented) -> pb.ActivatePolicyResponse:
             active = self._admin.activate(
                 peer,
-                socket_path=request.socket_path,
-                token_file=request.token_file,
-                revision=request.revision,
-                digest=request.digest,
+                place=PolicyPlace(
+                    socket=request.socket_path,
+                    token_file=request.token_file,
+                    revision=request.revision,
+                    digest=request.digest,
+                    listing=request.listing_file,
+                ),
                 operator=request.operator,
             )
             return pb.ActivatePolicyResponse(revision=active.revision)

@@ -1,0 +1,97 @@
+"""Services: what is retired is not started again, whenever its end comes."""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+from meshgate_deploy import services as kept
+from meshgate_deploy.processes import Command, Processes
+from meshgate_deploy.services import Service, Services, Start
+
+
+class NoIdentities:
+    """Stands for the Workload API."""
+
+    def forget(self, _pid: int) -> None: ...
+
+
+def _until(condition, seconds=20.0):
+    give_up_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def services(tmp_path, monkeypatch):
+    """Services that are watched, with a short first backoff."""
+    monkeypatch.setattr(kept, "FIRST_BACKOFF_SECONDS", 0.01)
+    processes = Processes(record=tmp_path / "processes.json")
+    made = Services(
+        processes=processes, workload_api=NoIdentities(), report=lambda _: None, cancelled=threading.Event()
+    )
+    made.watch()
+    yield made
+    made.stop()
+    processes.close()
+
+
+def _service(tmp_path, ready=lambda: True, started=None):
+    def prepare(_fresh):
+        if started is not None:
+            started.append(1)
+        argv = [sys.executable, "-c", "import time; time.sleep(600)"]
+        return Start(
+            command=Command(name="it", argv=argv, env={}, cwd=tmp_path, log=tmp_path / "log"), ready=ready
+        )
+
+    return Service("it", prepare, about="policy r1")
+
+
+def _alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_crashed_service_is_started_again(services, tmp_path):
+    """The watcher sees its end; `ps` shows what it is about when there is nothing to report."""
+    service = _service(tmp_path)
+    services.start(service)
+    first = service.child.pid
+    assert services.rows[0]["detail"] == "policy r1"
+    services.kill(service, signal.SIGKILL)
+    _until(lambda: service.child.pid != first and service.state == "ready")
+    assert service.restarts == 1
+
+
+def test_a_retired_service_is_gone_for_good(services, tmp_path):
+    """Stopped, forgotten, and not taken for a crash by the watcher."""
+    service, other = _service(tmp_path), _service(tmp_path)
+    services.start(service)
+    services.start(other)
+    services.retire(service)
+    assert not _alive(service.child.pid)
+    services.kill(other, signal.SIGKILL)  # the watcher went round since
+    _until(lambda: other.restarts == 1 and other.state == "ready")
+    assert (service.restarts, len(services.rows)) == (0, 1)
+
+
+def test_retiring_ends_a_restart_under_way(services, tmp_path):
+    """A service that is just being started again when it is retired does not come back."""
+    up, started = threading.Event(), []
+    up.set()
+    service = _service(tmp_path, ready=up.is_set, started=started)
+    services.start(service)
+    up.clear()
+    services.kill(service, signal.SIGKILL)
+    _until(lambda: len(started) == 2 and service.state == "starting")
+    services.retire(service)
+    up.set()
+    _until(lambda: not _alive(service.child.pid))
+    assert (len(started), services.rows) == (2, [])
