@@ -87,6 +87,11 @@ class Run:
         """Lets it call its tools."""
         (self.mesh.root / "gates" / f"{self.name}.open").touch()
 
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._popen.poll() is None
+
     def ended(self) -> Ended:
         """Waits for its end."""
         begun = time.monotonic()
@@ -170,6 +175,20 @@ class Mesh:
     def calls(self, run: Run) -> dict[str, dict[str, Any]]:
         """The ledger's rows of a run, by tool."""
         return {row["tool"]: row for row in self.ask("ListCalls", run_id=run.run_id)["calls"]}
+
+    def held_up(self, run: Run) -> str:
+        """Waits until a run waits for an unknown call; gives the call's id."""
+
+        def waiting() -> str:
+            shown = self.ask("ShowRun", run_id=run.run_id)["run"]
+            return shown["detail"].removeprefix("unknown ") if shown["state"] == "waiting" else ""
+
+        return str(eventually(waiting, "the run waits"))
+
+    def resolve(self, call_id: str, text: str) -> None:
+        """A person says what an unknown call gave."""
+        result = base64.b64encode(text.encode()).decode()
+        self.ask("ResolveCall", call_id=call_id, state="done", result=result, kind="RESULT_KIND_TEXT")
 
     def kinds(self, call_id: str) -> list[str]:
         """The kinds of a call's records, oldest first; beside them only deliveries that did nothing."""

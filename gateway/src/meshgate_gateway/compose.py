@@ -11,6 +11,7 @@ from meshgate_gateway.adapters.services import AdminServicer, BrokerServicer, Ru
 from meshgate_gateway.admin import SAMPLE, Admin
 from meshgate_gateway.authenticate import Door, Mesh, Verifier
 from meshgate_gateway.broker import WAIT_SECONDS, Broker, Rooms
+from meshgate_gateway.catalogue import Catalogue
 from meshgate_gateway.errors import StoreUnavailable
 from meshgate_gateway.execute import Executor, ToolRuntime, Waiters
 from meshgate_gateway.health import Health
@@ -72,12 +73,23 @@ class Gateway:
             wait_seconds=wait_seconds,
         )
         self.sweeper = Sweeper(parts.store, self.hosts, executor, parts.now_ms)
-        runs = Runs(door, parts.store, vault, self.recorder, parts.now_ms)
-        journal = Journal(door, parts.store, vault, self.recorder, parts.now_ms)
         self.health = Health(
             probes={**self._own_probes(), **(probes or {})},
             publish=lambda ready: self.server.serving(ready=ready),
         )
+        self.server = Server(
+            address=listen,
+            credentials=credentials,
+            door=door,
+            make=self._services(door, vault, mesh.catalogue),
+            on_fault=self.health.fault,
+            threads=threads,
+        )
+
+    def _services(self, door: Door, vault: Vault, tools: Catalogue) -> Services:
+        parts = self._parts
+        runs = Runs(door, parts.store, vault, self.recorder, parts.now_ms)
+        journal = Journal(door, parts.store, vault, self.recorder, parts.now_ms)
         admin = Admin(
             door=door,
             store=parts.store,
@@ -89,19 +101,10 @@ class Gateway:
             hosts=self.hosts,
             vault=vault,
         )
-        self.server = Server(
-            address=listen,
-            credentials=credentials,
-            door=door,
-            make=Services(
-                lambda guard: BrokerServicer(
-                    guard=guard, broker=self.broker, hosts=self.hosts, catalogue=mesh.catalogue
-                ),
-                lambda guard: RunsServicer(guard=guard, runs=runs, journal=journal),
-                lambda guard: AdminServicer(guard=guard, admin=admin),
-            ),
-            on_fault=self.health.fault,
-            threads=threads,
+        return Services(
+            lambda guard: BrokerServicer(guard=guard, broker=self.broker, hosts=self.hosts, catalogue=tools),
+            lambda guard: RunsServicer(guard=guard, runs=runs, journal=journal),
+            lambda guard: AdminServicer(guard=guard, admin=admin),
         )
 
     def _own_probes(self) -> dict[str, Callable[[], object]]:
