@@ -23,7 +23,7 @@ from meshgate_gateway.compose import Gateway, Parts
 from meshgate_gateway.errors import PolicyUnavailable
 from meshgate_gateway.hosts import Hosts
 from meshgate_gateway.model import Outcome, Presented, State
-from meshgate_gateway.policy import ActivePolicy, PolicyEngine, PolicySlot
+from meshgate_gateway.policy import ActivePolicy, PolicyPlace, PolicySlot
 from meshgate_gateway.settings import DEFAULT_THREADS
 from meshgate_identities.verification import PeerVerifier
 
@@ -100,7 +100,7 @@ def composed(
             runtime=host if effects else NoRuntime(),
             verifier=PeerVerifier(bundles=lambda: bundles, clock=lambda: datetime.now(UTC)),
             now_ms=lambda: time.time_ns() // 1_000_000,
-            open_engine=_no_other_engine,
+            open_policy=_no_other_policy,
         ),
         mesh=Mesh(MESH, DOMAIN, frozenset(), desk.catalogue()),
         payload_key=b"k" * 32,
@@ -113,7 +113,7 @@ def composed(
     return gateway, store
 
 
-def _no_other_engine(_socket: str, _token_file: str) -> PolicyEngine:
+def _no_other_policy(_place: PolicyPlace) -> ActivePolicy:
     raise PolicyUnavailable(detail="a benchmark keeps its engine")
 
 
