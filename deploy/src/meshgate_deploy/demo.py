@@ -195,7 +195,7 @@ def _run(state: State, staged: Stage) -> tuple[int, str]:
         "app": "desk",
         "command": [sys.executable, "main.py"],
         "cwd": str(staged.project),
-        "terminal": {},
+        "asker": {},
     }
     with open(os.devnull, "rb") as nothing, answer.open("wb") as out, log.open("wb") as err:  # noqa: PTH123
         for message in ask(
