@@ -90,6 +90,15 @@ def test_an_object_is_exactly_one_entry_or_refused(qualname, fields, expected):
     )
 
 
+def test_a_tool_of_an_mcp_server_is_refused_with_the_servers_line():
+    """No class stands for it: a tool host must start the server."""
+    identity = {"kind": "mcp", "qualname": "python_server_py:add", "fields_sha256": "00"}
+    found = ToolMap(entries=ENTRIES).find(identity=identity, name="add")
+    assert isinstance(found, Refusal)
+    assert "toolhosts: {<host>: {mcp: {command: [" in found.text
+    assert "class:" not in found.text
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"kind": "crew"}'])
 def test_a_bad_config_is_refused(tmp_path, text):
     """With the file's name."""

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from meshgate_deploy.catalogue import catalogue
+from meshgate_deploy.cli_output import Output, duration, show
 from meshgate_deploy.errors import ManifestError, NotFound, UsageError
 from meshgate_deploy.manifest import Manifest
 from meshgate_deploy.runs import choose_app
@@ -34,6 +35,12 @@ def _meshgate(*arguments, cwd):
         (["audit", "tail", "--project", "."], 5, "the mesh is not up"),
         (["logs", "nobody", "--project", "."], 4, "no log of 'nobody'"),
         (["run", "--", "true"], 125, "no meshgate.yaml here"),
+        (["run"], 125, "next: meshgate run --help"),
+        (["run", "--nonsense", "--", "true"], 125, "--nonsense"),
+        (["psx"], 2, "Did you mean 'ps'?\n  next: meshgate --help"),
+        (["ps", "-o", "xml"], 2, "'xml' is not one of 'table', 'json', 'jsonl', 'yaml'\n  next: meshgate ps"),
+        (["audit", "query", "--kind", "x"], 2, "'decision', 'take', 'outcome'"),
+        (["down", "--project", "."], 0, "nothing to take down"),
     ],
 )
 def test_exit_codes_and_errors(tmp_path, arguments, status, said):
@@ -41,6 +48,36 @@ def test_exit_codes_and_errors(tmp_path, arguments, status, said):
     done = _meshgate(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
+
+
+def test_a_bare_group_shows_its_help(tmp_path):
+    """Once, with the status of a command that is incomplete."""
+    done = _meshgate("audit", cwd=tmp_path)
+    assert done.returncode == 2
+    assert (done.stdout + done.stderr).count("Usage: meshgate audit") == 1
+
+
+def test_scan_speaks_every_form(tmp_path):
+    """An unknown form is refused before any work, and no work makes no output."""
+    assert _meshgate("scan", "-o", "xml", cwd=tmp_path).returncode == 2
+    done = _meshgate("scan", "-o", "yaml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (4, "")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.4, "0s"), (59.9, "59s"), (60, "1m00s"), (288.7, "4m48s"), (11_100, "3h05m")]
+)
+def test_durations_are_for_people(seconds, shown):
+    """Two units at most."""
+    assert duration(seconds) == shown
+
+
+def test_an_empty_table_is_a_message(capfd):
+    """Data forms stay data: an empty list is printed as one."""
+    show([], Output.table, columns=["a"], empty="nothing there")
+    assert capfd.readouterr() == ("", "nothing there\n")
+    show([], Output.json, columns=["a"], empty="nothing there")
+    assert capfd.readouterr() == ("[]\n", "")
 
 
 def test_a_bad_manifest_is_a_usage_error_with_its_line(tmp_path):

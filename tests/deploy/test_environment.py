@@ -33,6 +33,22 @@ def test_an_agent_gets_its_own_and_sees_hosts_secrets_withheld(tmp_path, manifes
     }  # fmt: skip
 
 
+def test_a_run_finds_programs_where_its_asker_does(tmp_path, manifest):
+    """The shell that asks says where programs lie, not the one that the mesh was started in."""
+    asker = {
+        "PATH": "/env/bin",
+        "UV_NO_SYNC": "1",
+        "PYTHONPATH": "src",
+        "HOME": "/elsewhere",
+        "MODEL_KEY": "x",
+    }
+    environment = _environment(tmp_path, UV_NO_SYNC="0", HOME="/home")
+    env = environment.for_agent(manifest, "desk", asker)
+    assert (env["PATH"], env["UV_NO_SYNC"], env["PYTHONPATH"]) == ("/env/bin", "1", "src")
+    assert (env["HOME"], env["MODEL_KEY"]) == ("/home", "from file")
+    assert "PYTHONPATH" not in environment.for_host(manifest, "orders")
+
+
 def test_a_host_gets_its_secret_and_no_other(tmp_path, manifest):
     """The model's key stays away from the tool host."""
     env = _environment(tmp_path).for_host(manifest, "orders")

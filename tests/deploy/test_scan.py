@@ -1,13 +1,13 @@
 """`meshgate scan` on projects of several shapes, each imported for real."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import crewai_project
 from meshgate_deploy import manifest, scan, scan_text
 from meshgate_deploy.environment import WITHHELD
 from meshgate_deploy.errors import DependencyUnavailable, NotFound, UsageError
@@ -100,6 +100,25 @@ class Sales(Flow):
     def begin(self):
         return requests.get("http://127.0.0.1:1/").text
 """
+SERVERS = """
+from crewai import Agent
+from crewai.mcp import MCPServerStdio
+from crewai_tools import FileWriterTool
+
+stdio = MCPServerStdio(command="python", args=["server.py"], env={"TOKEN": "t0ken"})
+agent = Agent(
+    role="r", goal="g", backstory="b", tools=[FileWriterTool()], mcps=[stdio, "https://mcp.example/x?key=t0ken"]
+)
+
+if __name__ == "__main__":
+    agent.kickoff("hi")
+"""
+ADAPTER = """
+from crewai_tools import MCPServerAdapter
+
+with MCPServerAdapter({}) as tools:
+    pass
+"""
 PROGRAM = '''
 from crewai import Agent
 from crewai.tools import tool
@@ -116,7 +135,6 @@ agent = Agent(role="Shouter", goal="g", backstory="b", tools=[shout])
 if __name__ == "__main__":
     print(agent.kickoff("hi"))
 '''
-FILE_READ = "tools=[FileReadTool(file_path='knowledge/user_preference.txt')],"
 
 
 def _write(folder: Path, files: dict[str, str]) -> Path:
@@ -274,40 +292,41 @@ def test_a_script_without_a_crew_is_a_program(tmp_path: Path) -> None:
     _write(tmp_path / "loud", {"main.py": PROGRAM})
     found = scan.scan(tmp_path / "loud")
     (app,) = found.findings.apps
-    assert (app.crew, app.run) == ("", ("python", "main.py"))
+    assert (app.name, app.crew, app.run) == ("loud", "", ("python", "main.py"))
     assert _tools(found) == {"loud-tools.shout": "main.py:shout"}
     made = manifest.load(tmp_path / "loud" / "meshgate.yaml")
     assert made.programs[app.name].run == ("python", "main.py")
     assert not {path.name for path in (tmp_path / "loud").iterdir()} & {"__pycache__"}
 
 
+def test_servers_that_agents_start_are_named_without_their_secrets(tmp_path: Path) -> None:
+    """Their tools are refused until a host serves them; the note has the line and not the token."""
+    found = scan.find(_write(tmp_path, {"main.py": SERVERS, "adapter.py": ADAPTER}))
+    notes = "\n".join(found.notes)
+    assert 'toolhosts: {NAME: {mcp: {command: ["python", "server.py"]}}}' in notes
+    assert 'toolhosts: {NAME: {mcp: {url: "https://mcp.example/x"}}}' in notes
+    assert "adapter.py:4: the tools of MCP server of MCPServerAdapter are refused" in notes
+    assert "t0ken" not in json.dumps(found.as_dict())
+
+
+def test_file_tools_get_no_grant_for_what_is_hidden(tmp_path: Path, opa_binary: Path) -> None:
+    """`.env` and the mesh's own keys lie below a file tool's folder; a writer's grant is pointed at."""
+    found = scan.scan(_write(tmp_path, {"main.py": SERVERS}))
+    policy = (tmp_path / "policies" / f"{found.findings.apps[0].name}.rego").read_text()
+    assert 'allow contains "files.file_writer" if not _out_of_reach(["directory", "filename"])' in policy
+    assert any("files.file_writer may change" in note for note in found.findings.notes)
+    assert check.check_policies((str(opa_binary),), tmp_path / "policies") == []
+    report = run_tests((str(opa_binary),), tmp_path / "policies")
+    assert report.red == ()
+    assert any(test.name.endswith("test_files_file_writer_reaches_nothing_hidden") for test in report.results)
+
+
 @pytest.fixture(scope="module")
 def scaffold(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """CrewAI's own scaffold, with a stock tool added where the template invites one."""
-    folder = tmp_path_factory.mktemp("scaffold")
-    subprocess.run(
-        [
-            str(Path(sys.executable).with_name("crewai")),
-            "create",
-            "crew",
-            "my_news",
-            "--classic",
-            "--skip-provider",
-        ],
-        cwd=folder,
-        env={**os.environ, "CREWAI_DISABLE_TELEMETRY": "true", "OTEL_SDK_DISABLED": "true"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=True,
-        timeout=150,
-    )
-    crew = folder / "my_news" / "src" / "my_news" / "crew.py"
-    text = crew.read_text()
-    marker = "config=self.agents_config['researcher'], # type: ignore[index]\n"
-    assert marker in text
-    text = text.replace(marker, f"{marker}            {FILE_READ}\n")
-    crew.write_text("from crewai_tools import FileReadTool\n" + text)
-    return folder / "my_news"
+    project = crewai_project.create(tmp_path_factory.mktemp("scaffold"), "my_news")
+    crewai_project.give_researcher(project, "FileReadTool(file_path='knowledge/user_preference.txt')")
+    return project
 
 
 def test_crewais_own_scaffold_is_understood(scaffold: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.leftovers import processes_naming
 from meshgate_deploy import demo
 from meshgate_deploy.errors import UsageError
 from meshgate_deploy.refund_desk import payments, seed
@@ -60,20 +61,6 @@ def _project(tmp_path: Path) -> Path:
     return next(tmp_path.glob("meshgate-demo-*")) / "project"
 
 
-def _left_behind(project: Path) -> list[str]:
-    """Processes that still name the demo's folder."""
-    left = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if str(project.parent) in line:
-                left.append(line)
-    return left
-
-
 def _agrees(played: Played, expected: seed.Expected) -> None:
     told = played.told
     assert played.book == list(expected.book)
@@ -100,7 +87,7 @@ def test_the_book_is_what_the_seed_says(tmp_path: Path, number: int) -> None:
     }
     _agrees(played, seed.expected(seed.draw(number)))
     assert told["denied"] == 2
-    assert _left_behind(played.project) == []
+    assert processes_naming(played.project.parent) == []
 
 
 def test_one_grant_less_changes_the_book(tmp_path: Path) -> None:
@@ -129,7 +116,7 @@ def test_an_ended_demo_leaves_nothing(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=120)
     assert (process.returncode, out) == (128 + signal.SIGTERM, b"")
-    assert _left_behind(_project(tmp_path)) == []
+    assert processes_naming(_project(tmp_path).parent) == []
 
 
 def test_an_unknown_grant_is_a_usage_error(tmp_path: Path) -> None:

@@ -44,6 +44,20 @@ def test_scaffold_grants_exactly_its_tools(opa_binary, tmp_path, app):
     assert done.stdout.strip() == '["a.b","orders.refund"]'
 
 
+def test_grants_of_file_tools_stop_at_what_is_hidden(opa_binary, tmp_path):
+    """The written tests go red when the condition is taken off a grant."""
+    files = agent_package("desk", TOOLS, {"files.file_read": ["file_path"]})
+    for name, text in zip(file_names("desk"), files, strict=True):
+        (tmp_path / name).write_text(text)
+    assert check.check_policies(opa_binary, tmp_path) == []
+    assert run_tests(opa_binary, tmp_path).red == ()
+    policy = tmp_path / "desk.rego"
+    text = policy.read_text()
+    policy.write_text(text.replace(' if not _out_of_reach(["file_path"])', ""))
+    assert policy.read_text() != text
+    assert run_tests(opa_binary, tmp_path).red != ()
+
+
 def test_scaffold_test_fails_when_a_grant_is_removed(opa_binary, tmp_path):
     """The generated tests notice a lost grant and an additional one for all."""
     _write(tmp_path, "desk", TOOLS)

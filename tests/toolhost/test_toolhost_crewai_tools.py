@@ -57,7 +57,10 @@ def test_file_read(project, files, start):
     assert text(host.call("files.file_read", {"file_path": "ticket.txt"})) == "line one\nline two\n"
     arguments = {"file_path": "ticket.txt", "start_line": 2, "line_count": None}
     assert text(host.call("files.file_read", arguments)) == "line two\n"
-    assert "Invalid file path" in text(host.call("files.file_read", {"file_path": "../secret.txt"}))
+    (files / "way-out").symlink_to(project.folder / "secret.txt")
+    for path in ("../secret.txt", str(project.folder / "secret.txt"), "way-out"):
+        assert "Invalid file path" in text(host.call("files.file_read", {"file_path": path}))
+    assert "not found" in text(host.call("files.file_read", {"file_path": "nothing.txt"}))
 
 
 def test_file_writer(project, files, start):
@@ -65,6 +68,15 @@ def test_file_writer(project, files, start):
     host = start(stock(project, "FileWriterTool"))
     assert "successfully" in text(host.call("files.file_writer", {"filename": "a.txt", "content": "ü"}))
     assert (files / "a.txt").read_text() == "ü"
+    again = {"filename": "a.txt", "content": "other"}
+    assert "already exists" in text(host.call("files.file_writer", again))
+    assert (files / "a.txt").read_text() == "ü"
+    host.call("files.file_writer", {**again, "overwrite": "true"})
+    assert (files / "a.txt").read_text() == "other"
+    assert "successfully" in text(
+        host.call("files.file_writer", {"filename": "c.txt", "content": "y", "directory": "new/deep"})
+    )
+    assert (files / "new" / "deep" / "c.txt").read_text() == "y"
     host.call("files.file_writer", {"filename": "b.txt", "content": "x", "directory": ".."})
     assert not (project.folder / "b.txt").exists()
 
@@ -72,7 +84,12 @@ def test_file_writer(project, files, start):
 def test_directory_read(project, files, start):
     """Lists the host's folder."""
     host = start(stock(project, "DirectoryReadTool"))
-    assert str(files / "ticket.txt") in text(host.call("files.directory_read", {"directory": "."}))
+    (files / "inner").mkdir()
+    (files / "inner" / "deep.txt").touch()
+    listed = text(host.call("files.directory_read", {"directory": "."}))
+    assert str(files / "ticket.txt") in listed
+    assert "inner/deep.txt" in listed
+    assert "secret.txt" not in listed
     assert host.call("files.directory_read", {"directory": "/etc"}).outcome.error_class == "tool_raised"
 
 

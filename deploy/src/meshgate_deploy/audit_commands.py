@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from meshgate_deploy.cli_output import Output, show
+from meshgate_deploy.cli_output import Output, note, show
 from meshgate_deploy.control import ask_once
 from meshgate_deploy.state import State
 
@@ -22,6 +22,9 @@ def query(state: State, *, filters: Mapping[str, str], limit: int, output: Outpu
         rows.append(record)
         if len(rows) == limit:
             break
+    if not rows and output is Output.table:
+        note("no record matches")
+        return
     _show(rows, output)
 
 

@@ -4,15 +4,16 @@ Data goes to stdout, messages to stderr. Exit codes: 0 ok, 1 failure, 2 usage, 3
 5 dependency unavailable, 6 integrity failed; `run --` gives the program's own, 125 for ours.
 """
 
+import enum
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from meshgate_deploy import cli_project, policy_commands, project_commands, run_commands
-from meshgate_deploy.cli_output import OUTPUT, Output, fail, note, show
-from meshgate_deploy.errors import EXIT_OURS, IntegrityFailed, MeshError
+from meshgate_deploy import policy_commands, project_commands, run_commands
+from meshgate_deploy.cli_output import OUTPUT, Output, duration, fail, note, show
+from meshgate_deploy.errors import EXIT_OURS, Cancelled, IntegrityFailed, MeshError, UsageError
 from meshgate_deploy.state import find_project, open_state
 
 app = typer.Typer(
@@ -22,7 +23,6 @@ app = typer.Typer(
 policy = typer.Typer(no_args_is_help=True, help="Check, test and activate the Rego policies.")
 audit = typer.Typer(no_args_is_help=True, help="Read and verify the records.")
 runtime_commands = typer.Typer(no_args_is_help=True, help="The Dapr and OPA binaries.")
-cli_project.register(app)
 policy_commands.register(policy)
 app.add_typer(policy, name="policy")
 app.add_typer(audit, name="audit")
@@ -34,17 +34,44 @@ Project = Annotated[
     Path | None, typer.Option("--project", help="The project's folder; default: found upward from here.")
 ]
 OutputOption = Annotated[Output, OUTPUT]
+# Typer shows only this one of its usage errors; the base is that of whichever click it carries.
+_UsageFailed: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+class Kind(enum.StrEnum):
+    """The kinds of records."""
+
+    decision = "decision"
+    take = "take"
+    outcome = "outcome"
+    refusal = "refusal"
+    authentication = "authentication"
+    policy = "policy"
+    lifecycle = "lifecycle"
 
 
 def main() -> None:
     """The console script: maps every failure of ours to its exit code."""
     try:
-        app()
+        status = app(prog_name="meshgate", standalone_mode=False)
     except MeshError as error:
         fail(error)
         sys.exit(EXIT_OURS if sys.argv[1:2] == ["run"] else error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except _UsageFailed as error:
+        _misused(error)
+        sys.exit(EXIT_OURS if sys.argv[1:2] == ["run"] else UsageError.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(Cancelled.exit_code)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _misused(error: Any) -> None:
+    """A command line that cannot be read, in the form of all other errors."""
+    if type(error).__name__ == "NoArgsIsHelpError":  # a bare `meshgate audit`: the help was shown
+        return
+    said = error.format_message().replace("Value error, ", "").rstrip(".")
+    where = error.ctx.command_path if error.ctx else "meshgate"
+    fail(UsageError(said, next_step=f"{where} --help"))
 
 
 def _project(given: Path | None) -> Path:
@@ -79,12 +106,15 @@ def down(*, project: Project = None) -> None:
 
 @app.command()
 def ps(*, project: Project = None, output: OutputOption = Output.table) -> None:
-    """Show the mesh's processes."""
+    """Show the mesh's processes, each with its SPIFFE ID."""
     from meshgate_deploy.control import ask_once
 
     status = ask_once(open_state(_project(project)).control, {"op": "status"})
-    columns = ["name", "state", "pid", "restarts", "up_seconds", "detail"]
-    show(status["processes"], output, columns=columns, whole=status)
+    rows = status["processes"]
+    if output is Output.table:
+        rows = [{**row, "up": duration(row["up_seconds"])} for row in rows]
+    columns = ["name", "spiffe_id", "state", "pid", "restarts", "up", "detail"]
+    show(rows, output, columns=columns, whole=status)
 
 
 @app.command()
@@ -101,16 +131,19 @@ def logs(
     print_logs(open_state(_project(project)), names or [], follow=follow, lines=lines)
 
 
-@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@app.command(context_settings={"allow_interspersed_args": False})
 def run(
     *,
-    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND…")],
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="After --: what to run.")],
     project: Project = None,
     app_name: Annotated[
         str | None, typer.Option("--app", help="The crew or program of the manifest.")
     ] = None,
     run_id: Annotated[str | None, typer.Option("--run-id", help="Default: a new UUIDv7.")] = None,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the run's id and return.")] = False,
+    detach: Annotated[
+        bool,
+        typer.Option("--detach", "-d", help="Print the run's id and return."),
+    ] = False,
 ) -> None:
     """Run an unchanged program as an agent. Its exit status is the program's own, 125 for ours."""
     from meshgate_deploy.run_client import run_program
@@ -143,8 +176,8 @@ def doctor(
 def audit_tail(
     *,
     project: Project = None,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1)] = 20,
-    follow: Annotated[bool, typer.Option("--follow", "-f")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Records from the end.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is recorded.")] = False,
     output: OutputOption = Output.table,
 ) -> None:
     """Show the newest records."""
@@ -159,15 +192,15 @@ def audit_query(  # noqa: PLR0913 - one option per field
     project: Project = None,
     caller: Annotated[str, typer.Option(help="A SPIFFE ID.")] = "",
     tool: Annotated[str, typer.Option(help="host.tool")] = "",
-    call_id: Annotated[str, typer.Option("--call-id")] = "",
-    kind: Annotated[str, typer.Option(help="decision, outcome, authentication, refusal, …")] = "",
-    limit: Annotated[int, typer.Option(min=1)] = 100,
+    call_id: Annotated[str, typer.Option("--call-id", help="One call's records.")] = "",
+    kind: Annotated[Kind | None, typer.Option(help="What was recorded.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the oldest first.")] = 100,
     output: OutputOption = Output.table,
 ) -> None:
     """Find records."""
     from meshgate_deploy.audit_commands import query
 
-    filters = {"caller": caller, "tool": tool, "call_id": call_id, "kind": kind}
+    filters = {"caller": caller, "tool": tool, "call_id": call_id, "kind": kind or ""}
     query(open_state(_project(project)), filters=filters, limit=limit, output=output)
 
 

@@ -48,8 +48,20 @@ def show(
     *,
     columns: Sequence[str],
     whole: Mapping[str, Any] | None = None,
+    empty: str = "",
 ) -> None:
-    """Prints rows as a table, JSON, JSON lines or YAML; `whole` replaces the rows in JSON and YAML."""
+    """Prints rows as a table, JSON, JSON lines or YAML.
+
+    Args:
+        rows: the data.
+        output: its form.
+        columns: what a table shows of them.
+        whole: replaces the rows in JSON and YAML.
+        empty: the message in place of a table without rows.
+    """
+    if empty and not rows and output is Output.table:
+        note(empty)
+        return
     if output is Output.json:
         text = json.dumps(whole if whole is not None else list(rows), indent=2)
     elif output is Output.jsonl:
@@ -64,6 +76,15 @@ def show(
     if text:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people: `42s`, `4m48s`, `3h05m`."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

@@ -210,7 +210,7 @@ def _run(state: State, staged: Stage, say: Say) -> tuple[int, str]:
         "run_id": RUN_ID,
         "command": [sys.executable, "main.py"],
         "cwd": str(staged.project),
-        "terminal": {},
+        "asker": {},
     }
     with open(os.devnull, "rb") as nothing, answer.open("wb") as out, log.open("wb") as err:  # noqa: PTH123
         for message in ask(

@@ -10,7 +10,7 @@ from meshgate_identities import attestation
 
 from meshgate_deploy import processes
 from meshgate_deploy.control import ask_once, connect, converse, reachable
-from meshgate_deploy.errors import DependencyUnavailable, MeshError, UsageError
+from meshgate_deploy.errors import Cancelled, DependencyUnavailable, MeshError, UsageError
 from meshgate_deploy.state import State, open_state, prepare_state
 
 POLL_SECONDS = 0.05
@@ -22,6 +22,7 @@ def start_detached(project: Path, say: Callable[[str], None]) -> None:
 
     Raises:
         MeshError: it ended before; its own message was shown.
+        Cancelled: Ctrl-C; what was started has ended.
     """
     state = prepare_state(project)
     if reachable(state.control):
@@ -39,6 +40,17 @@ def start_detached(project: Path, say: Callable[[str], None]) -> None:
             cwd=state.project,
             start_new_session=True,
         )
+    try:
+        _follow(child, state, mark, say)
+    except KeyboardInterrupt:
+        child.terminate()  # it has a session of its own, so the terminal's Ctrl-C did not reach it
+        child.wait()
+        raise Cancelled("the start was cancelled", next_step="meshgate up") from None
+
+
+def _follow(child: "subprocess.Popen[bytes]", state: State, mark: int, say: Callable[[str], None]) -> None:
+    """Shows what a starting supervisor logs until it is ready."""
+    log = state.log("supervisor")
     with log.open("rb") as lines:
         lines.seek(mark)
         while True:
@@ -46,7 +58,9 @@ def start_detached(project: Path, say: Callable[[str], None]) -> None:
             while line := lines.readline():
                 say(line.decode("utf-8", "replace").rstrip())
             if ended:
-                error: MeshError = UsageError("the mesh did not come up", next_step=f"see {log}")
+                error: MeshError = UsageError(
+                    "the mesh did not come up", next_step="meshgate logs supervisor"
+                )
                 error.exit_code = child.returncode or 1
                 raise error
             if _ready(state):
@@ -58,13 +72,15 @@ def stop(state: State, say: Callable[[str], None]) -> None:
     """Asks the supervisor to end and waits until it is gone; cleans up after one that crashed.
 
     Raises:
-        DependencyUnavailable: none is up, or it does not end.
+        DependencyUnavailable: it does not end.
     """
     if not reachable(state.control):
         left = processes.clean_leftovers(state.run / "processes.json")
         if left:
             say("the supervisor was gone; ended what it left: " + ", ".join(left))
-            return
+        else:
+            say("the mesh is not up: nothing to take down")
+        return
     with connect(state.control) as sock:
         supervisor = attestation.peer(sock).process
         answer = next(converse(sock, {"op": "down"}, ()))

@@ -30,7 +30,12 @@ def examine(start: Path) -> list[Check]:
         return [
             *checks,
             *(
-                Check("manifest", ok=False, detail=f"{p.file}:{p.line} {p.message}", fix=p.fix)
+                Check(
+                    "manifest",
+                    ok=False,
+                    detail=f"{p.file}:{p.line} {p.message}",
+                    fix=f"write instead: {p.fix}",
+                )
                 for p in error.problems
             ),
         ]
@@ -38,7 +43,7 @@ def examine(start: Path) -> list[Check]:
         return [*checks, Check("manifest", ok=False, detail=error.what, fix=error.next_step)]
     checks.append(Check("manifest", ok=True, detail=f"mesh {manifest.mesh}, {len(manifest.apps)} apps"))
     checks += [
-        Check("modules", ok=False, detail=f"{p.file}:{p.line} {p.message}", fix=p.fix)
+        Check("modules", ok=False, detail=f"{p.file}:{p.line} {p.message}", fix=f"write instead: {p.fix}")
         for p in check_modules(manifest, project)
     ] or [Check("modules", ok=True, detail="every module of the manifest is found")]
     checks += _variables(manifest, project)

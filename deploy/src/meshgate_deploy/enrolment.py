@@ -42,11 +42,19 @@ class Enroller:
 
     def for_app(self, app: str) -> str:
         """A token that enrols a sidecar as this app and no other."""
-        return self._mint(f"{self._apps}/{app}")
+        return self._mint(self.app_id(app))
 
     def for_service(self, service: str) -> str:
         """A token for `placement` or `scheduler`."""
-        return self._mint(f"{self._control}/dapr-{service}")
+        return self._mint(self.service_id(service))
+
+    def app_id(self, app: str) -> str:
+        """The SPIFFE ID of an app's sidecar, in the trust domain of Dapr's apps."""
+        return f"{self._apps}/{app}"
+
+    def service_id(self, service: str) -> str:
+        """The SPIFFE ID of `sentry`, `placement` or `scheduler`."""
+        return f"{self._control}/dapr-{service}"
 
     def _mint(self, subject: str) -> str:
         now = int(time.time())

@@ -14,12 +14,17 @@ from meshgate_deploy.manifest import Manifest
 
 WITHHELD = "meshgate:withheld"
 # Where programs and certificates are, and how text looks. None of these can hold a credential.
+PLACES = (
+    "PATH", "VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "UV_NO_SYNC", "UV_OFFLINE", "UV_CACHE_DIR", "UV_PYTHON",
+)  # fmt: skip
 BASE = (
-    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR",
-    "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "UV_NO_SYNC", "UV_OFFLINE",
-    "UV_CACHE_DIR", "UV_PYTHON",
+    *PLACES, "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR",
+    "XDG_CACHE_HOME", "XDG_RUNTIME_DIR",
 )  # fmt: skip
 TERMINAL = ("TERM", "COLORTERM", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR")
+# What a run takes from the shell that asks for it: a program means the same with `meshgate run --`
+# before it as without, whichever environment the mesh was started in.
+ASKED = (*TERMINAL, *PLACES, "PYTHONPATH")
 FIXED = {"PYTHON_DOTENV_DISABLED": "1"}  # importing CrewAI loads any `.env` it finds upward
 _LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*$")
 
@@ -40,11 +45,11 @@ class Environment:
         """A tool host's environment: the base and what is named for it."""
         return self.base() | self._named(manifest, host)
 
-    def for_agent(self, manifest: Manifest, app: str, terminal: Mapping[str, str]) -> dict[str, str]:
+    def for_agent(self, manifest: Manifest, app: str, asker: Mapping[str, str]) -> dict[str, str]:
         """An agent's environment; secrets of hosts that are not named for it are withheld."""
         withheld = {name: WITHHELD for host in manifest.toolhosts.values() for name in host.secrets}
-        shown = {name: terminal[name] for name in TERMINAL if name in terminal}
-        return {**self.base(), **withheld, **shown, **self._named(manifest, app)}
+        asked = {name: asker[name] for name in ASKED if name in asker}
+        return {**self.base(), **asked, **withheld, **self._named(manifest, app)}
 
     def missing(self, manifest: Manifest) -> list[tuple[str, str]]:
         """Pairs of app and variable that are named but set nowhere."""

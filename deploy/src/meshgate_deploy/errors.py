@@ -7,7 +7,8 @@ MeshError
 ├── Denied                exit 3
 ├── NotFound              exit 4
 ├── DependencyUnavailable exit 5: a binary, a process or the mesh itself is not there
-└── IntegrityFailed       exit 6: a log or a resource is not what it must be
+├── IntegrityFailed       exit 6: a log or a resource is not what it must be
+└── Cancelled             exit 130, as a shell has it: Ctrl-C or SIGTERM came first
 """
 
 from collections.abc import Sequence
@@ -64,6 +65,12 @@ class IntegrityFailed(MeshError):
     """Something is there, but is not what it must be."""
 
     exit_code = 6
+
+
+class Cancelled(MeshError):
+    """Somebody asked for an end before it was done."""
+
+    exit_code = 130
 
 
 @dataclass(frozen=True, slots=True)

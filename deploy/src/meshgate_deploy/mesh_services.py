@@ -51,7 +51,7 @@ class MeshServices:
             self.plane = replace(self.plane, sentry=made.address)
             return made
 
-        return Service("sentry", self._dapr("sentry", 3, invoke))
+        return Service("sentry", self._dapr("sentry", 3, invoke), self._enroller.service_id("sentry"))
 
     def control(self, name: str) -> Service:
         """Placement or scheduler."""
@@ -68,7 +68,8 @@ class MeshServices:
                 self.plane = replace(self.plane, scheduler=made.address)
             return made
 
-        return Service(name, self._dapr(name, 4 if name == "placement" else 5, invoke))
+        prepare = self._dapr(name, 4 if name == "placement" else 5, invoke)
+        return Service(name, prepare, self._enroller.service_id(name))
 
     def trust_anchors(self) -> None:
         """Takes over Sentry's root, once Sentry is up."""
@@ -86,7 +87,8 @@ class MeshServices:
             self.sidecars[app] = made
             return made
 
-        return Service(f"dapr-{app}", self._dapr(f"dapr-{app}", 4, invoke, api_token))
+        prepare = self._dapr(f"dapr-{app}", 4, invoke, api_token)
+        return Service(f"dapr-{app}", prepare, self._enroller.app_id(app))
 
     def enrol(self, app: str) -> None:
         """Writes a fresh enrolment token for an app's sidecar."""
@@ -154,7 +156,7 @@ class MeshServices:
                 dns_names=dns_names,
             )
 
-        return Service(app, prepare)
+        return Service(app, prepare, self._manifest.spiffe_id(app))
 
     def _dapr(
         self, name: str, ports: int, invoke: Callable[[list[int]], Invocation], token: str = ""

@@ -2,24 +2,16 @@
 
 import json
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from meshgate_deploy.cli_output import note
+from meshgate_deploy.cli_output import OUTPUT, Output, note, show
 from meshgate_deploy.errors import IntegrityFailed, MeshError
 
 Folder = Annotated[Path | None, typer.Option("--project", help="The project's folder; default: this one.")]
 Force = Annotated[bool, typer.Option("--force", help="Write over files that exist.")]
-
-
-class Form(StrEnum):
-    """The forms of a scan."""
-
-    table = "table"
-    json = "json"
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +40,7 @@ def scan(  # noqa: PLR0913, PLR0917 (one parameter per option)
     ] = None,
     force: Force = False,  # noqa: FBT002
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,  # noqa: FBT002
-    output: Annotated[Form, typer.Option("--output", "-o", help="Form of the data on stdout.")] = Form.table,
+    output: Annotated[Output, OUTPUT] = Output.table,
 ) -> None:
     """Import a CrewAI project; write its manifest, least-privilege policies and their tests."""
     from rich.console import Console
@@ -57,10 +49,11 @@ def scan(  # noqa: PLR0913, PLR0917 (one parameter per option)
     from meshgate_deploy.scan import scan as look
 
     found = look(project or Path.cwd(), targets=targets or (), python=python, force=force, dry_run=dry_run)
-    if output is Form.json:
-        sys.stdout.write(scan_view.as_json(found) + "\n")
-    else:
+    if output is Output.table:
         scan_view.show(found, Console())
+    else:
+        whole = found.as_dict()
+        show([whole], output, columns=(), whole=whole)
 
 
 def demo(

@@ -13,7 +13,7 @@ from typing import Any
 
 from meshgate_deploy import detached
 from meshgate_deploy.control import connect, converse, reachable
-from meshgate_deploy.environment import TERMINAL
+from meshgate_deploy.environment import ASKED
 from meshgate_deploy.errors import EXIT_OURS, DependencyUnavailable
 from meshgate_deploy.state import State, open_state
 
@@ -42,23 +42,25 @@ def run_program(  # noqa: PLR0913 - the command's own options
         state = open_state(project)
     request = {
         "op": "run", "app": app, "run_id": run_id, "command": list(command), "cwd": str(Path.cwd()),
-        "terminal": {name: os.environ[name] for name in TERMINAL if name in os.environ},
+        "asker": {name: os.environ[name] for name in ASKED if name in os.environ},
     }  # fmt: skip
     try:
-        return _converse(state, request, detach=detach)
+        return _converse(state, request, say if detach else None)
     finally:
         if ours and not detach:
             detached.stop(state, say)
 
 
-def _converse(state: State, request: dict[str, Any], *, detach: bool) -> int:
-    streams = () if detach else (0, 1, 2)
+def _converse(state: State, request: dict[str, Any], say: Callable[[str], None] | None) -> int:
+    """Waits for the run's end; with `say` it is a detached one, and only its start is told."""
+    streams = () if say else (0, 1, 2)
     with connect(state.control) as sock, _forwarding(sock):
         for answer in converse(sock, request, streams):
             if "exit" in answer:
                 return int(answer["exit"])
-            if detach:
+            if say:
                 sys.stdout.write(f"{answer['run_id']}\n")
+                say(f"next: meshgate logs -f {answer['app']}")
                 return 0
     raise DependencyUnavailable("the supervisor ended during the run", next_step="meshgate logs supervisor")
 

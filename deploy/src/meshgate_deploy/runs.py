@@ -32,7 +32,7 @@ class Order:
     """What `meshgate run` asks for.
 
     Attributes:
-        terminal: variables that describe the asker's terminal, and nothing else.
+        asker: variables of the asker's shell; what `environment.ASKED` does not name is left out.
         streams: stdin, stdout, stderr; None for a detached run.
     """
 
@@ -40,7 +40,7 @@ class Order:
     run_id: str | None
     command: tuple[str, ...]
     cwd: Path
-    terminal: Mapping[str, str]
+    asker: Mapping[str, str]
     streams: tuple[int, int, int] | None
 
 
@@ -91,8 +91,8 @@ class Runs:
         with self._lock:
             return [
                 {
-                    "name": f"run {row.run_id}", "state": "running", "pid": row.child.pid,
-                    "restarts": row.restarts,
+                    "name": f"run {row.run_id}", "spiffe_id": self._manifest.spiffe_id(row.app),
+                    "state": "running", "pid": row.child.pid, "restarts": row.restarts,
                     "up_seconds": round(time.time() - row.started, 1), "detail": row.app,
                 }
                 for row in self._running.values()
@@ -113,7 +113,7 @@ class Runs:
         path = self._state.generated / f"run-{run_id}.json"
         config = configs.launcher(
             self._manifest, self._state, app, target=self._target(), definitions=self.definitions,
-            env=self._environment.for_agent(self._manifest, app, order.terminal), run_id=run_id,
+            env=self._environment.for_agent(self._manifest, app, order.asker), run_id=run_id,
         )  # fmt: skip
         write_private(path, json.dumps(config, indent=2).encode())
         argv = configs.module(sys.executable, "meshgate_agents.launcher", path, "--", *order.command)

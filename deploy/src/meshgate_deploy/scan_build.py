@@ -8,7 +8,7 @@ from typing import Any
 
 from meshgate_deploy import scan_variables
 from meshgate_deploy.errors import DependencyUnavailable
-from meshgate_deploy.scan_findings import READING, Agent, App, Findings, Tool, stock_host
+from meshgate_deploy.scan_findings import READING, Agent, App, Findings, Tool, path_arguments, stock_host
 from meshgate_deploy.scan_source import Module
 
 _GENERIC = frozenset({"tools", "tool", "custom_tool", "custom_tools", "main", "crew", "utils", "__init__"})
@@ -67,7 +67,9 @@ class Builder:
         place = f"{found['module']}:{found['name']}" if "name" in found else found["module"]
         if error and explicit:
             raise DependencyUnavailable(
-                f"{place} cannot be built", why=error, next_step=f"meshgate scan {place}"
+                f"{place} cannot be built",
+                why=error,
+                next_step="mend it, or meshgate scan for all that are found",
             )
         if error:
             self._notes.append(f"{place} was left out: {error.splitlines()[-1]}")
@@ -75,7 +77,8 @@ class Builder:
 
     def _app_name(self, module: str, name: str) -> str:
         parts = [part for part in module.split(".") if part not in _GENERIC]
-        wanted = slug(parts[-1] if parts else (name if name.lower() not in _GENERIC else self._project.name))
+        plain = name if name and name.lower() not in _GENERIC else self._project.name
+        wanted = slug(parts[-1] if parts else plain)
         if wanted in self._names and name:
             wanted = slug(f"{wanted}-{snake(name)}")
         return self._free(wanted)
@@ -113,12 +116,10 @@ class Builder:
         reserved = [tool["reserved"] for tool in agent["tools"] if tool["reserved"]]
         memory = ["crewai.search_memory", "crewai.save_to_memory"] if crew.get("memory") else []
         tools = [self._tool(tool) for tool in agent["tools"] if not tool["reserved"]]
-        for server in agent["mcps"]:
-            self._notes.append(
-                f"agent {key}: MCP server {server} is not brokered; name it under toolhosts: mcp"
-            )
+        servers = tuple(server["shown"] for server in agent["mcps"])
+        self._notes += [_mcp_note(f"agent {key}", server) for server in agent["mcps"]]
         builtins = dict.fromkeys([*agent["builtins"], *reserved, *memory])
-        return Agent(key, agent["role"], tuple(dict.fromkeys(tools)), tuple(builtins), tuple(agent["mcps"]))
+        return Agent(key, agent["role"], tuple(dict.fromkeys(tools)), tuple(builtins), servers)
 
     def _tool(self, found: Mapping[str, Any]) -> str:
         """The tool's id; equal tools are one."""
@@ -128,6 +129,10 @@ class Builder:
             self._tools[identity] = made
             if made.problem:
                 self._notes.append(f"{made.tool_id}: {made.problem}")
+            if made.paths and made.effect != "read":
+                self._notes.append(
+                    f"{made.tool_id} may change almost any file of the project: narrow its grant in policies/"
+                )
         return self._tools[identity].tool_id
 
     def _new_tool(self, found: Mapping[str, Any]) -> Tool:
@@ -153,6 +158,7 @@ class Builder:
             schema=found["schema"],
             effect="read" if reads else "",
             env_vars=tuple(found["env_vars"]),
+            paths=path_arguments(found["schema"]) if stock else (),
         )
 
     def _entry(self, entry: dict[str, Any] | None, identity: Mapping[str, str]) -> tuple[Any, str]:
@@ -194,3 +200,15 @@ class Builder:
                 self._notes.append(
                     f"{module.path}:{lines}: a Flow uses the network itself; only tools are brokered"
                 )
+            for line in module.mcp_adapters:
+                self._notes.append(_mcp_note(f"{module.path}:{line}", {"shown": "of MCPServerAdapter"}))
+
+
+def _mcp_note(where: str, server: Mapping[str, Any]) -> str:
+    """A tool of a server that only an agent's own process speaks to is refused; says what to write."""
+    command = json.dumps(server.get("command") or ["PROGRAM", "ARGUMENT"])
+    part = f"{{url: {json.dumps(server['url'])}}}" if server.get("url") else f"{{command: {command}}}"
+    return (
+        f"{where}: the tools of MCP server {server['shown']} are refused until a tool host serves them: "
+        f"toolhosts: {{NAME: {{mcp: {part}}}}}"
+    )

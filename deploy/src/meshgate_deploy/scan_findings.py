@@ -12,6 +12,13 @@ READING = frozenset(
         "crewai_tools:ScrapeWebsiteTool",
     }
 )
+# How crewai_tools' classes call an argument that is a path on the host's disk.
+_PATH_ARGUMENTS = frozenset(
+    {
+        "csv", "directory", "docx", "file_path", "filename", "input_path", "json_path", "mdx", "output_path",
+        "pdf", "txt", "xml",
+    }
+)  # fmt: skip
 _HOSTS = (("File", "files"), ("Directory", "files"), ("Scrape", "web"), ("Website", "web"), ("Search", "web"))
 
 
@@ -25,6 +32,7 @@ class Tool:
         entry: how the manifest names it; None when it cannot, `problem` says why.
         module: where its code is defined.
         effect: `read` where that is certain, else empty: the careful default.
+        paths: its arguments that are paths, where that is known.
     """
 
     host: str
@@ -36,6 +44,7 @@ class Tool:
     schema: Mapping[str, Any]
     effect: str = ""
     env_vars: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
 
     @property
     def tool_id(self) -> str:
@@ -140,6 +149,11 @@ class Findings:
             ],
             "notes": list(self.notes),
         }
+
+
+def path_arguments(schema: Mapping[str, Any]) -> tuple[str, ...]:
+    """The arguments of a stock tool that are paths."""
+    return tuple(sorted(_PATH_ARGUMENTS.intersection(schema.get("properties", {}))))
 
 
 def stock_host(class_name: str) -> str:

@@ -109,7 +109,7 @@ class Scanner:
             "role": str(agent.role).strip(),
             "tools": [self._tool(tool, module) for tool in [*(agent.tools or []), *extra]],
             "builtins": builtins,
-            "mcps": [str(server) for server in getattr(agent, "mcps", None) or []],
+            "mcps": [_server(server) for server in getattr(agent, "mcps", None) or []],
         }
 
     def _tool(self, tool: Any, module: Any) -> dict[str, Any]:
@@ -196,6 +196,15 @@ class Scanner:
         except (TypeError, ValueError):  # pydantic's refusals are ValueErrors
             return False
         return self._describe(made, root=self._project)["fields_sha256"] == identity["fields_sha256"]
+
+
+def _server(server: Any) -> dict[str, Any]:
+    """An MCP server of an agent, without its environment and headers: those hold secrets."""
+    if getattr(server, "command", None):
+        command = [str(part) for part in (server.command, *(server.args or ()))]
+        return {"shown": " ".join(command), "command": command}
+    url = str(getattr(server, "url", server))
+    return {"shown": url.partition("?")[0], "url": url.partition("?")[0] if "://" in url else ""}
 
 
 def _schema(tool: Any) -> Any:

@@ -49,6 +49,7 @@ class Module:
         crews: names in it that are, or make, a crew.
         imports: every module it imports by an absolute name, and the relative ones made absolute.
         flow_network: lines in `Flow` classes that use the network outside any tool.
+        mcp_adapters: lines that start an MCP server in the program's own process.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Module:
     variables: tuple[Variable, ...] = ()
     imports: frozenset[str] = field(default_factory=frozenset)
     flow_network: tuple[int, ...] = ()
+    mcp_adapters: tuple[int, ...] = ()
     mentions_crewai: bool = False
 
     def reference(self, name: str) -> str:
@@ -144,6 +146,11 @@ def _module(name: str, path: Path, project: Path, tree: ast.Module) -> Module:
         variables=tuple(_variables(tree)),
         imports=imports,
         flow_network=tuple(_flow_network(tree)),
+        mcp_adapters=tuple(
+            node.lineno
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and _last_name(node.func) == "MCPServerAdapter"
+        ),
         mentions_crewai=any(imported.partition(".")[0] == "crewai" for imported in imports),
     )
 

@@ -20,8 +20,9 @@ apiVersion: meshgate/v1
 def files(findings: Findings) -> dict[Path, str]:
     """Every file to write, by its path from the project's root."""
     made = {Path("meshgate.yaml"): manifest(findings)}
+    paths = {tool.tool_id: tool.paths for tool in findings.tools if tool.paths}
     for app in findings.apps:
-        policy, test = scaffold.agent_package(app.name, app.tools)
+        policy, test = scaffold.agent_package(app.name, app.tools, paths)
         for name, text in zip(scaffold.file_names(app.name), (policy, test), strict=True):
             made[Path("policies") / name] = text
     return made

@@ -1,6 +1,5 @@
-"""A scan for people and for programs."""
+"""A scan for people."""
 
-import json
 from typing import Any
 
 from rich.console import Console
@@ -9,11 +8,6 @@ from rich.table import Table
 from meshgate_deploy.scan import Scan
 
 SHOWN_SCHEMA = 60  # characters of a tool's arguments in the table
-
-
-def as_json(scan: Scan) -> str:
-    """One JSON object."""
-    return json.dumps(scan.as_dict(), indent=2, ensure_ascii=False)
 
 
 def show(scan: Scan, console: Console) -> None:
@@ -43,7 +37,7 @@ def show(scan: Scan, console: Console) -> None:
         hint = " (--force writes over it)" if file.state == "kept" else ""
         console.print(f"{file.state}: {file.path}{hint}", highlight=False)
     for note in findings.notes:
-        console.print(f"note: {note}", highlight=False, markup=False)
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     console.print("next: look at meshgate.yaml and policies/, then meshgate up", highlight=False)
 
 

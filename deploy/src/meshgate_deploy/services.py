@@ -52,10 +52,12 @@ class Service:
             because others know them.
         about: what `ps` shows of it while there is nothing to report.
         retired: another took its place; it is not started again.
+        spiffe_id: who it is to others; empty for a process without an identity.
     """
 
     name: str
     prepare: Callable[[bool], Start]
+    spiffe_id: str = ""
     state: str = "pending"
     child: Child | None = None
     restarts: int = 0
@@ -70,7 +72,8 @@ class Service:
     def row(self) -> dict[str, object]:
         """What `ps` shows."""
         return {
-            "name": self.name, "state": self.state, "pid": self.child.pid if self.child else None,
+            "name": self.name, "spiffe_id": self.spiffe_id or None,
+            "state": self.state, "pid": self.child.pid if self.child else None,
             "restarts": self.restarts, "up_seconds": round(time.time() - self.since, 1),
             "detail": self.detail or self.about,
         }  # fmt: skip

@@ -27,7 +27,13 @@ from meshgate_deploy.admin_client import Operator
 from meshgate_deploy.control import ControlServer, Send
 from meshgate_deploy.enrolment import RENEW_SECONDS, Enroller
 from meshgate_deploy.environment import Environment
-from meshgate_deploy.errors import DependencyUnavailable, IntegrityFailed, ManifestError, UsageError
+from meshgate_deploy.errors import (
+    Cancelled,
+    DependencyUnavailable,
+    IntegrityFailed,
+    ManifestError,
+    UsageError,
+)
 from meshgate_deploy.manifest import Manifest, load
 from meshgate_deploy.mesh_services import MeshServices
 from meshgate_deploy.policy_plane import PolicyPlane
@@ -90,13 +96,19 @@ class Supervisor:
         try:
             self._up()
             self._serve()
+        except DependencyUnavailable as error:
+            if self._stop.is_set() and not self._ready.is_set():
+                raise Cancelled("the start was cancelled", next_step="meshgate up") from error
+            raise
         finally:
             self._down()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Holds the project's lock: one supervisor at a time."""
-        with (self.state.run / "lock").open("w") as file:
+        lock = self.state.run / "lock"
+        lock.touch(mode=0o600)
+        with lock.open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -292,7 +304,7 @@ class Supervisor:
         streams = (descriptors[0], descriptors[1], descriptors[2]) if len(descriptors) == 3 else None  # noqa: PLR2004
         order = Order(
             app=request.get("app"), run_id=request.get("run_id"), command=tuple(map(str, request["command"])),
-            cwd=Path(request["cwd"]), terminal=dict(request.get("terminal") or {}), streams=streams,
+            cwd=Path(request["cwd"]), asker=dict(request.get("asker") or {}), streams=streams,
         )  # fmt: skip
         running = self._runs.start(order)
         send({"run_id": running.run_id, "app": running.app, "pid": running.child.pid})

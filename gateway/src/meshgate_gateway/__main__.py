@@ -110,6 +110,7 @@ def _serve(gateway: Gateway, ready_file: Path, stop: threading.Event) -> None:
 
 def _announce(ready_file: Path, port: int) -> None:
     temporary = ready_file.with_suffix(f".{os.getpid()}")
+    temporary.touch(mode=0o600)
     temporary.write_text(f'{{"port": {port}}}\n', encoding="ascii")
     temporary.replace(ready_file)
 

@@ -36,6 +36,11 @@ class ToolMap:
                 f"refused: tool {shown!r} is served by {twins}; "
                 f"keep {qualname} under one host in meshgate.yaml"
             )
+        if identity.get("kind") == "mcp":
+            return Refusal(
+                f"refused: tool {shown!r} is of an MCP server that no tool host in meshgate.yaml serves; "
+                "add: toolhosts: {<host>: {mcp: {command: [<just as the program starts it>]}}}"
+            )
         close = sorted(self._by_name.get(qualname, []))
         line = _line(identity)
         if close:

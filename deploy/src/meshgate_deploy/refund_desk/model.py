@@ -11,7 +11,7 @@ import argparse
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,9 +145,14 @@ def _payments(conversation: Conversation) -> Iterator[Call | str]:
 
 
 class ObedientModel:
-    """The HTTP side: chat completions with native function calling, no streaming."""
+    """The HTTP side: chat completions with native function calling, no streaming.
 
-    def __init__(self) -> None:
+    Args:
+        choose: the mind of the model; by default the obedient one of the refund desk.
+    """
+
+    def __init__(self, choose: Callable[[Conversation], Call | str] = choose) -> None:
+        self._choose = choose
         self._numbers = itertools.count(1)
 
     def respond(self, request: Request) -> Answer:
@@ -157,7 +162,7 @@ class ObedientModel:
         try:
             if request.body.get("stream"):
                 return 400, {"error": {"message": "this model does not stream"}}
-            chosen = choose(Conversation.parse(request.body))
+            chosen = self._choose(Conversation.parse(request.body))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             return 400, {"error": {"message": f"not a chat completion request: {error!r}"}}
         return 200, self._completion(str(request.body.get("model", "obedient")), chosen)
