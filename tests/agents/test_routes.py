@@ -191,7 +191,7 @@ def test_a_coworkers_calls_are_brokered(ended, gateway):
 
 def test_mcp_tools_of_the_agent_are_refused(ended):
     """No connection is made for them."""
-    assert all("is not in meshgate.yaml" in text for text in ended.routes["mcp"])
+    assert all("no tool host in meshgate.yaml serves" in text for text in ended.routes["mcp"])
 
 
 def test_a_missing_patch_is_caught_by_the_second_net(ended):
