@@ -95,3 +95,26 @@ def test_retiring_ends_a_restart_under_way(services, tmp_path):
     up.set()
     _until(lambda: not _alive(service.child.pid))
     assert (len(started), services.rows) == (2, [])
+
+
+def test_a_service_that_keeps_ending_is_never_given_up(services, tmp_path, monkeypatch):
+    """Ten losses in a row: it is started an eleventh time, each time a little later."""
+    monkeypatch.setattr(kept, "LONGEST_BACKOFF_SECONDS", 0.05)
+    service = _service(tmp_path)
+    services.start(service)
+    for number in range(1, 11):
+        pid = service.child.pid
+        os.kill(pid, signal.SIGKILL)
+        _until(lambda pid=pid: service.state == "ready" and service.child.pid != pid)
+        assert service.restarts == number
+
+
+def test_a_stopped_service_is_killed_and_started_again(services, tmp_path, monkeypatch):
+    """SIGSTOP: it serves nobody and would never end."""
+    monkeypatch.setattr(kept, "STOPPED_SECONDS", 0.3)
+    service = _service(tmp_path)
+    services.start(service)
+    pid = service.child.pid
+    os.kill(pid, signal.SIGSTOP)
+    _until(lambda: service.state == "ready" and service.child.pid != pid)
+    assert not _alive(pid)

@@ -19,7 +19,7 @@ READY_SECONDS = 60.0  # a tool host that imports CrewAI cold takes 6 s on two bu
 PORT_TRIES = 5
 POLL_SECONDS = 0.02
 STOPPED_SECONDS = 6.0
-MAX_RESTARTS = 6
+QUICK_RESTARTS = 3  # within the window; each further one waits twice as long
 RESTART_WINDOW_SECONDS = 120.0
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
@@ -219,19 +219,15 @@ class Services:
             child.signal(signal.SIGKILL)
 
     def _restart(self, service: Service) -> None:
-        backoff = FIRST_BACKOFF_SECONDS
+        """Until it serves again. Never given up: a mesh without one of its parts heals only by that part."""
+        backoff = _backoff(service)
         while not self._stopping.wait(backoff) and not service.retired:
-            now = time.monotonic()
-            service.recent = [then for then in service.recent if now - then < RESTART_WINDOW_SECONDS] + [now]
-            if len(service.recent) > MAX_RESTARTS:
-                self._set(service, "failed", f"ended {MAX_RESTARTS} times in {RESTART_WINDOW_SECONDS:g} s")
-                return
             service.restarts += 1
             try:
                 self._launch(service, fresh=False)
             except (DependencyUnavailable, _PortTaken) as error:
                 self._set(service, "restarting", str(error))
-                backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
+                backoff = _backoff(service)
                 continue
             if service.retired:  # it came up while it was being retired
                 self._end(service)
@@ -251,6 +247,14 @@ class Services:
     def _set(self, service: Service, state: str, detail: str = "") -> None:
         service.state, service.detail = state, detail
         self._report(service)
+
+
+def _backoff(service: Service) -> float:
+    """Short for a first loss, long for a process that keeps ending."""
+    now = time.monotonic()
+    service.recent = [then for then in service.recent if now - then < RESTART_WINDOW_SECONDS] + [now]
+    often = max(0, len(service.recent) - QUICK_RESTARTS)
+    return min(FIRST_BACKOFF_SECONDS * 2.0**often, LONGEST_BACKOFF_SECONDS)
 
 
 class _PortTaken(Exception):

@@ -175,10 +175,11 @@ class Launch:
         return ending.status if finished or ending.status else FAILED
 
     def _no_report(self, status: int) -> str:
+        own = "; if it failed by itself, its error is above" if status else ""
         return (
             f"the program ended with status {status} and no process of it imported CrewAI under "
             f"meshgate, though the manifest names a {self._settings.kind}; a program started with "
-            "python -I, -E or -S, or with an emptied environment, cannot be brokered"
+            f"python -I, -E or -S, or with an emptied environment, cannot be brokered{own}"
         )
 
     def _held(self, played: _Played) -> int | None:
