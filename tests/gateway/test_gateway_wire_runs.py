@@ -1,0 +1,124 @@
+"""Durable runs over real mTLS: the journal's stream, the operator's words, and whose run it is."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import grpc
+import pytest
+from fakes.gateway_wire import Wire, serve
+from gateway.conftest import CATALOGUE
+from meshgate_wire import broker_pb2 as pb
+
+
+@pytest.fixture
+def wire(tmp_path: Path):
+    made = serve(tmp_path, CATALOGUE)
+    made.await_serving(True)
+    runs = made.runs("desk")
+    runs.StartRun(pb.StartRunRequest(run_id="run-1", input_json=b"{}"))
+    runs.StartAttempt(pb.StartAttemptRequest(run_id="run-1", launcher_instance="l1"))
+    yield made
+    made.close()
+
+
+def digest(name: str) -> str:
+    """A key or a scope."""
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def append(wire: Wire, name: str, app: str = "desk", attempt: int = 1, **changed) -> None:
+    """Records a model's reply."""
+    step = pb.Step(key=digest(name), scope=digest("scope"), turn=0, kind=changed.pop("kind", "model"))
+    fields = {"request_json": b'{"messages":[]}', "reply_json": json.dumps(name).encode(), **changed}
+    wire.runs(app).AppendStep(
+        pb.AppendStepRequest(run_id="run-1", attempt=attempt, step=step, **fields), timeout=10
+    )
+
+
+def call(wire: Wire, name: str, attempt: int = 1) -> pb.CallToolResponse:
+    """A tool call of the run."""
+    return wire.broker("desk").CallTool(
+        pb.CallToolRequest(
+            run_id="run-1", attempt=attempt, step_key=digest(name), tool="orders.refund",
+            arguments_json=b'{"order":"A","amount":5}', scope=digest("scope"), turn=0,
+        )
+    )  # fmt: skip
+
+
+def refused(method, request) -> tuple[grpc.StatusCode, str]:
+    """Status and reason of a refusal, also of a stream."""
+    with pytest.raises(grpc.RpcError) as caught:
+        list(method(request, timeout=10))
+    return caught.value.code(), dict(caught.value.trailing_metadata())["meshgate-reason"]
+
+
+def test_the_journal_comes_in_one_stream(wire) -> None:
+    """Two hundred steps, replies and settled calls alike, in the order in which they were made."""
+    names = [f"step {number}" for number in range(200)]
+    for name in names:
+        append(wire, name)
+    assert call(wire, "refund").state == pb.CALL_STATE_DONE
+    found = list(wire.runs("desk").ReadJournal(pb.ReadJournalRequest(run_id="run-1", attempt=1)))
+    replies = {entry.step.key: entry.reply_json for entry in found if entry.step.kind == "model"}
+    assert replies == {digest(name): json.dumps(name).encode() for name in names}
+    (tool,) = [entry for entry in found if entry.step.kind == "tool"]
+    assert json.loads(tool.answer.result) == {"order": "A", "amount": 5}
+
+
+def test_a_journal_is_its_own_apps(wire) -> None:
+    """Another app neither reads nor writes it, whatever attempt it names; each try is on record."""
+    append(wire, "step")
+    asked = pb.ReadJournalRequest(run_id="run-1", attempt=1)
+    assert refused(wire.runs("rival").ReadJournal, asked) == (grpc.StatusCode.NOT_FOUND, "run_unknown")
+    assert refused(wire.runs("orders").ReadJournal, asked)[1] == "run_unknown"
+    with pytest.raises(grpc.RpcError) as caught:
+        append(wire, "forged", app="rival")
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    with pytest.raises(grpc.RpcError) as caught:
+        append(wire, "tool step", kind="tool")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    query = wire.admin().QueryRecords(pb.QueryRecordsRequest(kind="refusal"))
+    assert len(query.records_json) == 4
+    assert len(list(wire.runs("desk").ReadJournal(asked))) == 1
+
+
+def test_the_operator_sees_steps_in_clear_and_settles_what_is_unknown(wire) -> None:
+    """ShowRun, ControlRun, ResolveCall; an agent that asks for one of them is refused."""
+    append(wire, "step")
+    wire.runtime.held = True
+    lost = call(wire, "lost").call_id
+    host = wire.runtime.present("orders")
+    wire.gateway.hosts.take(host, call_id=lost, host_instance="gone")
+    wire.runtime.held = False
+    wire.runtime.run(lost, "orders")
+    admin = wire.admin()
+    shown = admin.ShowRun(pb.ShowRunRequest(run_id="run-1"))
+    assert (shown.run.state, shown.run.detail) == ("waiting", f"unknown {lost}")
+    model, tool = sorted(shown.steps, key=lambda row: row.step.kind)
+    assert (model.output, tool.input, tool.state) == (b'"step"', b'{"amount":5,"order":"A"}', "unknown")
+    word = pb.ResolveCallRequest(
+        call_id=lost, state="done", result=b"paid", kind=pb.RESULT_KIND_TEXT, operator="ada"
+    )
+    for method, request in (
+        ("ResolveCall", word),
+        ("ControlRun", pb.ControlRunRequest(run_id="run-1", action="cancel")),
+        ("ShowRun", pb.ShowRunRequest(run_id="run-1")),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            getattr(wire.admin("desk"), method)(request, timeout=10)
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert admin.ResolveCall(word).state == "done"
+    assert admin.ShowRun(pb.ShowRunRequest(run_id="run-1")).run.state == "restarting"
+    assert refused_unary(admin.ResolveCall, word) == (grpc.StatusCode.FAILED_PRECONDITION, "call_settled")
+    assert refused_unary(admin.ControlRun, pb.ControlRunRequest(run_id="nowhere", action="cancel")) == (
+        grpc.StatusCode.NOT_FOUND,
+        "run_unknown",
+    )
+
+
+def refused_unary(method, request) -> tuple[grpc.StatusCode, str]:
+    """Status and reason of a refused unary call."""
+    with pytest.raises(grpc.RpcError) as caught:
+        method(request, timeout=10)
+    return caught.value.code(), dict(caught.value.trailing_metadata())["meshgate-reason"]
