@@ -220,3 +220,19 @@ def test_a_project_without_policies_is_a_usage_error(project):
         done = _meshgate("policy", command, cwd=project)
         assert done.returncode == 2
         assert "meshgate.yaml names it" in done.stderr
+
+
+def test_a_models_reply_is_shown_by_what_it_calls():
+    """Steps in a table: the newest message, and the calls of a reply with their arguments."""
+    import json
+
+    from meshgate_deploy.run_commands import _short
+
+    function = {"name": "refund", "arguments": '{"amount": 5}'}
+    items = [{"class": "x:y", "value": {"id": "a", "function": function}}]
+    reply = json.dumps({"reply": {"type": "tool_calls", "items": items}})
+    shaped = json.dumps({"reply": {"type": "shaped_calls", "items": [{"id": "a", **function}]}})
+    asked = json.dumps({"messages": [{"role": "user", "content": "pay\nit"}]})
+    for output in (reply, shaped):
+        shown = _short({"kind": "model", "input": asked, "output": output})
+        assert shown == {"input": "pay it", "output": 'calls refund {"amount": 5}'}

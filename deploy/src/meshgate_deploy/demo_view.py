@@ -33,7 +33,8 @@ def show(report: Report, *, story: Story, book: Sequence[Payment], project: Path
         f"  the project, an ordinary one    {project}",
         "  who may do what                 policies/desk.rego   (change it; meshgate policy test)",
         "  what ran where                  .meshgate/generated/, .meshgate/logs/",
-        "  every decision                  meshgate up -d && meshgate audit tail -n 100",
+        "  every step of the run           meshgate up -d && meshgate runs show refund-desk --steps",
+        "  every decision                  meshgate audit tail -n 100",
         "  the same for your own crew      meshgate scan",
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

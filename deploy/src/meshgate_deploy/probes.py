@@ -104,7 +104,8 @@ def _refused(manifest: Manifest, attacker: Sidecar, target: str, actor: str) -> 
     while NO_HOST in text and time.monotonic() < give_up_at:  # the worker is there, placement not yet
         time.sleep(POLL_SECONDS)
         status, text = put(url, attacker.token, body)
-    return _names_policy(status, text), f"{status} {text[:160]}"
+    refused = _names_policy(status, text)
+    return refused, "refused by its access policy" if refused else f"{status} {text[:160]}"
 
 
 def _names_policy(status: int, text: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from meshgate_deploy.cli_output import OUTPUT, Output, note, show
-from meshgate_deploy.errors import NotFound, UsageError
+from meshgate_deploy.errors import MeshError, NotFound, UsageError
 from meshgate_deploy.state import State, find_project, open_state
 
 app = typer.Typer(no_args_is_help=True, help="See, hold up and resolve runs.")
@@ -130,7 +130,18 @@ def resolve(
 
 
 def _control(project: Path | None, run_id: str, action: str) -> None:
-    run = _plain(_ask(_state(project), "ControlRun", {"run_id": run_id, "action": action})["run"])
+    state = _state(project)
+    before = _plain(_ask(state, "ShowRun", {"run_id": run_id})["run"])
+    try:
+        run = _plain(_ask(state, "ControlRun", {"run_id": run_id, "action": action})["run"])
+    except MeshError as error:
+        if error.exit_code != MeshError.exit_code:
+            raise
+        raise MeshError(
+            f"{run_id} cannot be told to {action}",
+            why=f"it is {before['state']}" + (f": {before['detail']}" if before["detail"] else ""),
+            next_step=f"meshgate runs show {run_id}",
+        ) from error
     note(f"{run_id}: {run['state']}")
 
 
@@ -180,9 +191,17 @@ def _essence(name: str, row: dict[str, Any]) -> str:
                 else ""
             )
         reply = value["reply"]
-        return str(reply.get("value", reply.get("items")))
+        return str(reply["value"]) if "value" in reply else "; ".join(map(_called, reply["items"]))
     except (ValueError, KeyError, TypeError, AttributeError):
         return str(row[name])
+
+
+def _called(item: dict[str, Any]) -> str:
+    """A tool call of a model's reply: its name and arguments."""
+    given = item.get("value", item)
+    function = given.get("function", given)
+    arguments = function.get("arguments", function.get("input", ""))
+    return f"calls {function.get('name', '?')} {arguments}"
 
 
 def _one_line(text: str) -> str:
