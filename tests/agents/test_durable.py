@@ -138,3 +138,34 @@ def test_a_silent_process_is_replaced(desk):
     assert launcher.returncode == 0, err
     assert "gave no sign of life" in desk.gateway.ended[0][1]
     assert "all paid" in out
+
+
+def test_a_replay_of_a_finished_run_is_equal(desk):
+    """No model is asked, no tool called, nothing written; the program says what it said."""
+    first = play(desk, "native")
+    asked, written = len(desk.gateway.seen), len(desk.gateway.journal)
+    again = play(desk, "native", {"replay": True, "run_id": desk.gateway.runs[0]})
+    assert again.status == 0, again.err
+    assert answer(again) == answer(first)
+    assert "equal, all 8 steps" in again.err
+    assert model_calls(desk) == 4
+    assert (len(desk.gateway.seen), len(desk.gateway.journal)) == (asked, written)
+    assert (len(desk.gateway.runs), len(desk.gateway.finished)) == (1, 1)
+
+
+def test_a_replay_shows_the_first_difference(desk):
+    """A program that has changed since: it stops at the first step that is not on record."""
+    play(desk, "native")
+    again = play(desk, "textual", {"replay": True, "run_id": desk.gateway.runs[0]})
+    assert again.status == 1
+    assert "first difference: a model call at turn 0" in again.err
+    assert model_calls(desk) == 4
+    assert len(desk.gateway.seen) == 4
+
+
+def test_a_replay_that_asks_for_less_is_told(desk):
+    """Recorded steps that the program no longer makes."""
+    play(desk, "native")
+    again = play(desk, "nothing", {"replay": True, "run_id": desk.gateway.runs[0]})
+    assert again.status == 1
+    assert "8 recorded steps were not asked for" in again.err

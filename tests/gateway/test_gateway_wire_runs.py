@@ -72,6 +72,8 @@ def test_a_journal_is_its_own_apps(wire) -> None:
     asked = pb.ReadJournalRequest(run_id="run-1", attempt=1)
     assert refused(wire.runs("rival").ReadJournal, asked) == (grpc.StatusCode.NOT_FOUND, "run_unknown")
     assert refused(wire.runs("orders").ReadJournal, asked)[1] == "run_unknown"
+    look = pb.ReadJournalRequest(run_id="run-1", attempt=0)
+    assert refused(wire.runs("rival").ReadJournal, look)[1] == "run_unknown"
     with pytest.raises(grpc.RpcError) as caught:
         append(wire, "forged", app="rival")
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
@@ -79,8 +81,18 @@ def test_a_journal_is_its_own_apps(wire) -> None:
         append(wire, "tool step", kind="tool")
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     query = wire.admin().QueryRecords(pb.QueryRecordsRequest(kind="refusal"))
-    assert len(query.records_json) == 4
+    assert len(query.records_json) == 5
     assert len(list(wire.runs("desk").ReadJournal(asked))) == 1
+
+
+def test_an_ended_run_is_looked_at_without_an_attempt(wire) -> None:
+    """For a replay: attempt 0 reads in any state; as the ended run's attempt nobody reads."""
+    append(wire, "step")
+    wire.runs("desk").FinishRun(pb.FinishRunRequest(run_id="run-1", attempt=1, state="completed"))
+    look = pb.ReadJournalRequest(run_id="run-1", attempt=0)
+    assert len(list(wire.runs("desk").ReadJournal(look))) == 1
+    asked = pb.ReadJournalRequest(run_id="run-1", attempt=1)
+    assert refused(wire.runs("desk").ReadJournal, asked)[1] == "run_ended"
 
 
 def test_the_operator_sees_steps_in_clear_and_settles_what_is_unknown(wire) -> None:

@@ -91,6 +91,7 @@ def launcher(  # noqa: PLR0913 - what one run is made of
     definitions: Mapping[str, Mapping[str, Any]],
     env: Mapping[str, str],
     run_id: str | None,
+    replay: bool = False,
 ) -> dict[str, Any]:
     """An agent launcher's, for one run."""
     kind = manifest.agents[app]
@@ -109,6 +110,7 @@ def launcher(  # noqa: PLR0913 - what one run is made of
         "step_deadline_seconds": 60,
         "attempts": runner.attempts,
         "stall_seconds": runner.stall_seconds,
+        "replay": replay,
     }
 
 

@@ -28,6 +28,7 @@ def run_program(  # noqa: PLR0913 - the command's own options
     command: Sequence[str],
     detach: bool,
     say: Callable[[str], None],
+    replay: bool = False,
 ) -> int:
     """Runs a command as an agent. Brings the mesh up for it when none is up.
 
@@ -42,6 +43,7 @@ def run_program(  # noqa: PLR0913 - the command's own options
         state = open_state(project)
     request = {
         "op": "run", "app": app, "run_id": run_id, "command": list(command), "cwd": str(Path.cwd()),
+        "replay": replay,
         "asker": {name: os.environ[name] for name in ASKED if name in os.environ},
     }  # fmt: skip
     try:

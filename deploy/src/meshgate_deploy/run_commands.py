@@ -82,6 +82,26 @@ def watch(run_id: RunId, *, project: Project = None) -> None:
 
 
 @app.command()
+def replay(run_id: RunId, *, project: Project = None) -> None:
+    """Run the program again on nothing but the run's journal: equal, or the first difference.
+
+    No model is asked and no tool called. Status 0 when it is equal, 1 when not, 125 for a failure of ours.
+    Run it from the folder that the run was started from.
+    """
+    from meshgate_deploy.run_client import run_program
+
+    folder = project.resolve() if project else find_project(Path.cwd())
+    given = json.loads(_text(_ask(open_state(folder), "ShowRun", {"run_id": run_id})["input_json"]) or "{}")
+    if not isinstance(given.get("command"), list):
+        raise NotFound(f"{run_id} does not say how it was started", next_step=f"meshgate runs show {run_id}")
+    status = run_program(
+        project=folder, app=str(given["app"]), run_id=run_id, command=given["command"], detach=False,
+        say=note, replay=True,
+    )  # fmt: skip
+    raise typer.Exit(status)
+
+
+@app.command()
 def pause(run_id: RunId, *, project: Project = None) -> None:
     """End the attempt after its running step; the run waits until it is resumed."""
     _control(project, run_id, "pause")

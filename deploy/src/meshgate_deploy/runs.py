@@ -34,6 +34,7 @@ class Order:
     Attributes:
         asker: variables of the asker's shell; what `environment.ASKED` does not name is left out.
         streams: stdin, stdout, stderr; None for a detached run.
+        replay: play an earlier run from its journal alone.
     """
 
     app: str | None
@@ -42,6 +43,7 @@ class Order:
     cwd: Path
     asker: Mapping[str, str]
     streams: tuple[int, int, int] | None
+    replay: bool = False
 
 
 @dataclass(slots=True)
@@ -107,13 +109,21 @@ class Runs:
         """
         app = choose_app(self._manifest, order.app, order.command)
         run_id = order.run_id or uuid7()
-        with self._lock:
+        with self._lock:  # two that ask for one run at once: one gets it
             if run_id in self._running:
-                raise UsageError(f"run {run_id} is under way", next_step="choose another --run-id")
+                raise UsageError(
+                    f"run {run_id} is under way",
+                    next_step=f"meshgate runs watch {run_id}, or another --run-id",
+                )
+            running = self._running[run_id] = self._begun(app, run_id, order)
+        return running
+
+    def _begun(self, app: str, run_id: str, order: Order) -> Running:
         path = self._state.generated / f"run-{run_id}.json"
         config = configs.launcher(
             self._manifest, self._state, app, target=self._target(), definitions=self.definitions,
             env=self._environment.for_agent(self._manifest, app, order.asker), run_id=run_id,
+            replay=order.replay,
         )  # fmt: skip
         write_private(path, json.dumps(config, indent=2).encode())
         argv = configs.module(sys.executable, "meshgate_agents.launcher", path, "--", *order.command)
@@ -122,10 +132,7 @@ class Runs:
             log=None if order.streams else self._state.log(app), streams=order.streams,
             death_signal=signal.SIGTERM, grace_seconds=LAUNCHER_GRACE_SECONDS,
         )  # fmt: skip
-        running = Running(run_id, app, command, self._launch(app, command), time.time())
-        with self._lock:
-            self._running[run_id] = running
-        return running
+        return Running(run_id, app, command, self._launch(app, command), time.time())
 
     def _launch(self, app: str, command: Command) -> Child:
         child = self._processes.start(command)
@@ -135,7 +142,7 @@ class Runs:
     def _ended(self, running: Running) -> int | None:
         """Waits for a launcher's end and sweeps up after it."""
         stopped_since = 0.0
-        while (status := running.child.wait(WATCH_SECONDS)) is None and running.child.running:
+        while (status := running.child.wait(WATCH_SECONDS)) is None:
             stopped_since = (stopped_since or time.monotonic()) if running.child.stopped else 0.0
             if stopped_since and time.monotonic() - stopped_since > STOPPED_SECONDS:
                 running.child.signal(signal.SIGKILL)

@@ -305,6 +305,7 @@ class Supervisor:
         order = Order(
             app=request.get("app"), run_id=request.get("run_id"), command=tuple(map(str, request["command"])),
             cwd=Path(request["cwd"]), asker=dict(request.get("asker") or {}), streams=streams,
+            replay=request.get("replay") is True,
         )  # fmt: skip
         running = self._runs.start(order)
         send({"run_id": running.run_id, "app": running.app, "pid": running.child.pid})

@@ -135,13 +135,21 @@ class Journal:
     def read(self, presented: Presented, *, run_id: str, attempt: int) -> Iterator[Entry]:
         """Every finished step of the run, oldest first; decrypted as it is asked for.
 
+        Args:
+            presented: the run's own app.
+            run_id: which run.
+            attempt: the current one; 0 looks at a run in any state, also one that has ended.
+
         Raises:
             Conflict: superseded.
         """
 
         def serve(caller: Caller) -> tuple[Sequence[JournalRow], Sequence[LedgerRow]]:
             def work(tables: Tables) -> tuple[Sequence[JournalRow], Sequence[LedgerRow]]:
-                runs.require(tables, caller=caller, run_id=run_id, attempt=attempt)
+                if attempt:
+                    runs.require(tables, caller=caller, run_id=run_id, attempt=attempt)
+                else:
+                    runs.owned(tables, caller=caller, run_id=run_id)
                 return tables.journal.of_run(run_id), settled_calls(tables, run_id)
 
             return self.store.read(work)

@@ -160,6 +160,10 @@ def failing_model() -> None:
     print("END")
 
 
+def nothing() -> None:
+    """Makes no step."""
+
+
 def _die_once() -> None:
     if not (HERE / "died").exists():
         (HERE / "died").touch()

@@ -14,6 +14,7 @@ from meshgate_agents.launcher import peers
 from meshgate_agents.launcher.errors import LauncherError
 from meshgate_agents.launcher.gateway import Gateway, GrpcGateway
 from meshgate_agents.launcher.launch import FAILED, Launch, say
+from meshgate_agents.launcher.replay import Replay
 from meshgate_agents.launcher.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def run(arguments: Sequence[str], *, connect: Connect) -> int:
         settings = load(parsed.config)
         peers.become_subreaper()
         with connect(settings) as gateway:
-            return Launch(settings=settings, gateway=gateway, command=command).run()
+            kind = Replay if settings.replay else Launch
+            return kind(settings=settings, gateway=gateway, command=command).run()
     except (LauncherError, OSError) as error:
         say(str(error))
         return FAILED

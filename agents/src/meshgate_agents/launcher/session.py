@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from meshgate_agents.child.framing import BadFrame, Message, receive, send
-from meshgate_agents.launcher.errors import AttemptEnded, LauncherError, PeerRefused
+from meshgate_agents.launcher.errors import AttemptEnded, Differs, LauncherError, PeerRefused
 from meshgate_agents.launcher.gateway import (
     Answer,
     Call,
@@ -55,6 +55,7 @@ class Session:
         tools: ToolMap,
         attempt: Attempt,
         journal: Iterable[Entry],
+        live_steps: bool = True,
         unavailable_seconds: float,
         on_end: Callable[[AttemptEnded], None],
         note: Callable[[str], None],
@@ -62,6 +63,8 @@ class Session:
         self._gateway, self._tools, self._attempt = gateway, tools, attempt
         self._unavailable_seconds, self._on_end, self._note = unavailable_seconds, on_end, note
         self._journal = {entry.key: entry for entry in journal}
+        self._live_steps = live_steps
+        self._asked: set[str] = set()
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._programs: dict[str, int] = {}
@@ -88,6 +91,12 @@ class Session:
     def told(self) -> str:
         """How many steps came from where, for people."""
         return f"{self._replayed} steps from the journal, {self._live} live"
+
+    @property
+    def unasked(self) -> int:
+        """Journaled steps that nobody has asked for."""
+        with self._lock:
+            return len(self._journal.keys() - self._asked)
 
     @property
     def idle_seconds(self) -> float:
@@ -186,6 +195,8 @@ class Session:
         entry = self._journal.get(step.key)
         if entry is not None:
             return self._replay(operation, entry)
+        if not self._live_steps:
+            raise Differs(_described(operation, request, step))
         self._begun()
         if operation == "model":
             return {"state": "live"}
@@ -207,6 +218,8 @@ class Session:
             self._open -= 1
 
     def _replay(self, operation: str, entry: Entry) -> Message:
+        with self._lock:
+            self._asked.add(entry.key)
         if operation == "model" and entry.reply is not None:
             self._finished(replayed=True)
             return {"state": "recorded", "reply": entry.reply.decode()}
@@ -282,6 +295,13 @@ def _message(answer: Answer) -> Message:
     if answer.state == "done":
         return {"state": "done", "call_id": answer.call_id, "kind": answer.kind, "result": answer.result}
     return {"state": answer.state, "call_id": answer.call_id, "text": answer.text}
+
+
+def _described(operation: str, request: Message, step: Step) -> str:
+    """A step that the journal does not hold, for a person."""
+    if operation == "model":
+        return f"a model call at turn {step.turn} of scope {step.scope[:12]}"
+    return f"a call of {_word(request, 'name')!r} at turn {step.turn} of scope {step.scope[:12]}"
 
 
 def _step(request: Message) -> Step:

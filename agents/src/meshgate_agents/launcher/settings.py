@@ -51,6 +51,7 @@ class Settings:
     attempts: int
     backoff_seconds: float
     stall_seconds: float
+    replay: bool
 
     @property
     def spiffe_id(self) -> str:
@@ -97,6 +98,7 @@ def _settings(raw: Mapping[str, Any]) -> Settings:
         attempts=int(raw.get("attempts") or ATTEMPTS),
         backoff_seconds=float(raw.get("backoff_seconds") or BACKOFF_SECONDS),
         stall_seconds=float(raw.get("stall_seconds") or STALL_SECONDS),
+        replay=bool(raw.get("replay", False)),
     )
 
 

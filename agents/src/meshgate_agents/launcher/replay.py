@@ -1,0 +1,79 @@
+"""A replay: the program runs once more on nothing but the journal of a run, and makes no step.
+
+No model is asked, no tool is called, nothing is written at the gateway. What the program does
+outside of models and tools it does again: files that it writes, lines that it prints.
+"""
+
+import threading
+from collections.abc import Sequence
+
+from meshgate_agents.launcher import environment
+from meshgate_agents.launcher.errors import BadSettings, Differs
+from meshgate_agents.launcher.gateway import Gateway, until_available
+from meshgate_agents.launcher.launch import FAILED, say
+from meshgate_agents.launcher.session import Attempt, Session
+from meshgate_agents.launcher.settings import Settings
+from meshgate_agents.launcher.supervise import Ending, Supervisor
+from meshgate_agents.launcher.tools import ToolMap
+
+DIFFERENT = 1
+
+
+class Replay:
+    """One program on the journal of one run."""
+
+    def __init__(self, *, settings: Settings, gateway: Gateway, command: Sequence[str]) -> None:
+        self._settings, self._gateway, self._command = settings, gateway, command
+
+    def run(self) -> int:
+        """Runs the program to its end or to the first difference.
+
+        Returns:
+            0 when it asked for exactly the recorded steps, 1 when not, 125 for a failure of ours.
+
+        Raises:
+            LauncherError: the journal could not be read, or the program was not started.
+        """
+        run_id = self._settings.run_id
+        if not run_id:
+            raise BadSettings("a replay names its run")
+        entries = until_available(
+            lambda: self._gateway.journal(run_id=run_id, attempt=0),
+            seconds=self._settings.step_deadline_seconds,
+            stopped=threading.Event(),
+        )
+        say(f"replay of run {run_id}: {len(entries)} recorded steps; nothing is asked, called or written")
+        supervisor = Supervisor()
+        session = Session(
+            gateway=self._gateway,
+            tools=ToolMap(entries=self._settings.tools),
+            attempt=Attempt(run_id, 0),
+            journal=entries,
+            live_steps=False,
+            unavailable_seconds=self._settings.step_deadline_seconds,
+            on_end=supervisor.end,
+            note=say,
+        )
+        try:
+            socket_path = session.listen(self._settings.socket_dir)
+            ours = environment.switches(settings=self._settings, socket_path=socket_path)
+            with supervisor.signals():
+                ending = supervisor.run(command=self._command, env={**self._settings.env, **ours})
+        finally:
+            session.close()
+        return _told(run_id, session, ending)
+
+
+def _told(run_id: str, session: Session, ending: Ending) -> int:
+    if isinstance(ending.fatal, Differs):
+        say(f"replay of run {run_id}: after {session.steps} equal steps the first difference: {ending.fatal}")
+        return DIFFERENT
+    if ending.fatal is not None or ending.cancelled:
+        say(f"replay of run {run_id}: not finished: {ending.fatal or 'cancelled'}")
+        return FAILED
+    if session.unasked:
+        say(f"replay of run {run_id}: ended with status {ending.status}; {session.unasked} recorded steps "
+            "were not asked for")  # fmt: skip
+        return DIFFERENT
+    say(f"replay of run {run_id}: equal, all {session.steps} steps; status {ending.status}")
+    return 0
