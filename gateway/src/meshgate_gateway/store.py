@@ -45,6 +45,7 @@ class CallQuery:
     """Which calls; empty fields match all. Newest first."""
 
     run_id: str = ""
+    likeness: str = ""
     states: tuple[State, ...] = ()
     updated_before_ms: int = 0
     limit: int = 1000
