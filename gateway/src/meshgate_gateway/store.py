@@ -95,6 +95,9 @@ class RunTable(Protocol):
     def list(self, limit: int) -> Sequence[Run]:
         """Newest first."""
 
+    def cancelling(self, *, silent_since_ms: int) -> Sequence[Run]:
+        """Runs to be cancelled whose last heartbeat is older, at most MAX_ROWS."""
+
 
 class JournalTable(Protocol):
     """Model steps of runs."""

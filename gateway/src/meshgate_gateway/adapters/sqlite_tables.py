@@ -36,6 +36,7 @@ CREATE INDEX IF NOT EXISTS calls_like ON calls (likeness) WHERE likeness != '';
 CREATE INDEX IF NOT EXISTS calls_run ON calls (run_id, created_ms);
 CREATE TABLE IF NOT EXISTS runs ({", ".join(_RUN).replace("run_id", "run_id TEXT PRIMARY KEY", 1)})
   WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS runs_cancelling ON runs (heartbeat_ms) WHERE state = 'cancelling';
 CREATE TABLE IF NOT EXISTS journal ({", ".join(_JOURNAL)}, PRIMARY KEY (run_id, step_key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS journal_scope ON journal (run_id, scope, turn);
 CREATE TABLE IF NOT EXISTS payloads (id TEXT PRIMARY KEY, codec TEXT NOT NULL, salt BLOB NOT NULL,
@@ -211,6 +212,11 @@ class Runs:
             "SELECT * FROM runs ORDER BY created_ms DESC LIMIT ?", (max(1, min(limit, MAX_ROWS)),)
         )
         return [_run_in(row) for row in rows]
+
+    def cancelling(self, *, silent_since_ms: int) -> Sequence[Run]:
+        """Runs to be cancelled whose last heartbeat is older."""
+        sql = "SELECT * FROM runs WHERE state = 'cancelling' AND heartbeat_ms < ? LIMIT ?"
+        return [_run_in(row) for row in self._db.execute(sql, (silent_since_ms, MAX_ROWS))]
 
 
 class Journal:
