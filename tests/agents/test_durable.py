@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakes.core_gateway import CoreGateway
 from fakes.fake_gateway import FakeGateway, done, pending
+from gateway.conftest import make_world
 from meshgate_agents.launcher.peers import descendants
 
 PROJECT = Path(__file__).parent / "project"
@@ -169,3 +171,18 @@ def test_a_replay_that_asks_for_less_is_told(desk):
     again = play(desk, "nothing", {"replay": True, "run_id": desk.gateway.runs[0]})
     assert again.status == 1
     assert "8 recorded steps were not asked for" in again.err
+
+
+def test_a_guardrail_that_has_the_work_done_again_pays_once(make_desk, tmp_path):
+    """CrewAI's own retry, twins of one reply before it, and the gateway's real core: one effect."""
+    world = make_world(tmp_path / "gateway.db")
+    desk = make_desk(CoreGateway(world=world))
+    desk.tools = [{**tool, "tool": tool["tool"].replace("desk.", "orders.")} for tool in desk.tools]
+    ended = play(desk, "guarded")
+    assert ended.status == 0, ended.err
+    assert "all paid" in answer(ended)[0]
+    assert model_calls(desk) == 4  # the retry did ask again
+    assert len(world.runtime.effects) == 1
+    outcomes = world.records("outcome")
+    assert [record.get("repeats") for record in outcomes] == [None, *world.runtime.effects * 2]
+    world.store.close()

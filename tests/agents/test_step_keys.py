@@ -89,3 +89,29 @@ def test_what_a_tool_call_opens_belongs_to_that_call():
             thread.join()
     assert paths["x"][-1] == "agent payer 0/x 0"
     assert paths["y"][-1] == "agent payer 0/y 0"
+
+
+def test_a_retry_is_the_same_task_and_an_equal_one_is_another():
+    """Not how often it was opened counts, but which object it is, and below which kickoff."""
+
+    def task(thing, kickoff):
+        with (
+            scopes.opened(kind="kickoff", key=kickoff),
+            scopes.opened(kind="task", key="t", thing=thing) as outer,
+        ):
+            with scopes.opened(kind="agent", key="a"):
+                first = scopes.tool_step(subject="s", arguments=b"{}")
+            with scopes.opened(kind="agent", key="a"):
+                again = scopes.tool_step(subject="s", arguments=b"{}")
+        assert first["scope"] != again["scope"]
+        assert first["task"] == again["task"] == outer.task
+        return outer.task
+
+    assert task("x", "retried") != task("x", "retried")  # two kickoffs
+    with scopes.opened(kind="kickoff", key="one"):
+        found = []
+        for thing in ("x", "x", "y"):
+            with scopes.opened(kind="task", key="t", thing=thing) as scope:
+                found.append(scope.task)
+    assert found[0] == found[1] != found[2]
+    assert scopes.tool_step(subject="s", arguments=b"{}")["task"] == ""

@@ -40,6 +40,8 @@ CATALOGUE = {
         "orders.refund": entry(AMOUNT, effect="irreversible"),
         "orders.lookup": entry(LOOKUP, effect="read"),
         "orders.keyed": entry(AMOUNT, effect="external", idempotent=True),
+        "orders.once": entry(AMOUNT, effect="irreversible", repeat="deny"),
+        "orders.again": entry(AMOUNT, effect="irreversible", repeat="allow"),
         "other.thing": {**entry(LOOKUP), "host": "other"},
     },
     "apps": {

@@ -1,5 +1,6 @@
 """Over real mTLS: statuses, reasons, certificates, health, admin, unknown methods."""
 
+import dataclasses
 import json
 import threading
 import time
@@ -421,3 +422,23 @@ def test_waiting_callers_never_hold_all_threads(wire) -> None:
     assert states == [pb.CALL_STATE_PENDING] * 24
     assert time.monotonic() - begun < 24 * 0.2
     assert timedelta(seconds=time.monotonic() - begun) < timedelta(seconds=10)
+
+
+def test_a_silent_run_is_shown_as_suspect_and_stored_as_it_is(wire) -> None:
+    """In the list and alone; derived when it is read."""
+    begin(wire)
+    before = wire.store.read(lambda tables: tables.runs.get("run-1"))
+    silent = dataclasses.replace(before, heartbeat_ms=before.heartbeat_ms - 3_600_000)
+    assert wire.store.write(lambda tables: tables.runs.move(before, silent))
+    admin = wire.admin()
+    assert [run.state for run in admin.ListRuns(pb.ListRunsRequest()).runs] == ["suspect"]
+    assert admin.ShowRun(pb.ShowRunRequest(run_id="run-1")).run.state == "suspect"
+    assert wire.store.read(lambda tables: tables.runs.get("run-1")).state == "running"
+
+
+def test_the_task_of_a_call_crosses_the_wire(wire) -> None:
+    """A repeat through the real door is answered with the first outcome."""
+    begin(wire)
+    first, second = (wire.broker("desk").CallTool(request(step_key=n * 32, task="e" * 64)) for n in "12")
+    assert (second.state, second.result) == (pb.CALL_STATE_DONE, first.result)
+    assert wire.runtime.effects == [first.call_id]

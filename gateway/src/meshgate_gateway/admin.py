@@ -7,6 +7,7 @@ from typing import TypeVar
 from meshgate_audit.chain import Verification, verify
 from meshgate_policies.judge import INVALID, judge
 
+from meshgate_gateway import runs
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.errors import (
     InvalidRequest,
@@ -31,7 +32,6 @@ from meshgate_gateway.model import (
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.policy import ActivePolicy, PolicyPlace, PolicySlot
 from meshgate_gateway.record import Recorder
-from meshgate_gateway.runs import Runs
 from meshgate_gateway.store import CallQuery, RecordQuery, Store, Tables
 
 T = TypeVar("T")
@@ -90,7 +90,7 @@ class Admin:
     recorder: Recorder
     health: Health
     open_policy: Callable[[PolicyPlace], ActivePolicy]
-    run_control: Runs
+    run_control: runs.Runs
     hosts: Hosts
     vault: Vault
 
@@ -124,9 +124,13 @@ class Admin:
 
     def runs(self, presented: Presented, limit: int) -> Sequence[Run]:
         """Runs, newest first."""
-        return self._enter(
-            presented, "ListRuns", lambda _: self.store.read(lambda tables: tables.runs.list(limit))
-        )
+        now = self.run_control.now_ms()
+
+        def serve(_: Caller) -> Sequence[Run]:
+            found = self.store.read(lambda tables: tables.runs.list(limit))
+            return [runs.shown(run, now_ms=now) for run in found]
+
+        return self._enter(presented, "ListRuns", serve)
 
     def calls(self, presented: Presented, query: CallQuery) -> Sequence[LedgerRow]:
         """Calls, newest first."""
@@ -148,6 +152,7 @@ class Admin:
             rows.sort(key=lambda row: row.created_ms)
             given = self.vault.get(tables, run.input) if run.input else b""
             steps = tuple(self._step(tables, row) for row in rows)
+            run = runs.shown(run, now_ms=self.run_control.now_ms())
             return RunView(run, given, self._text(tables, run.traceback), steps)
 
         return self._enter(presented, "ShowRun", lambda _: self.store.read(work))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from meshgate_gateway import calls, journal, runs
+from meshgate_gateway import calls, journal, ledger, repeats, runs
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.catalogue import Catalogue
 from meshgate_gateway.decide import Allow, Decision, Deny, decide, permit_of, policy_input
@@ -107,7 +107,8 @@ class Broker:
         2. check the request's shape and parse its arguments strictly.
         3. look the call up: a repeat is answered or joined, never decided again.
         4. ask the engine, and decide.
-        5. record: decision and ledger row in one durable transaction.
+        5. record: decision and ledger row in one durable transaction. A repeat of an equal call
+           may get that call's row here, and waits for it.
         6. execute: only what a Permit names.
         7. wait a little for the outcome, which FinishCall records.
         8. answer with what the ledger says.
@@ -128,10 +129,13 @@ class Broker:
             return self._current(row.call_id)
         with self._rooms.waiters.expecting(row.call_id) as settled:
             if row.state is State.RESERVED:
+                fresh = fresh and row.call_id == asked.call_id
                 self._rooms.executor.start(permit_of(row), fresh=fresh)  # 6
             answer = self._current(row.call_id)
             if answer.state in _OPEN and self._rooms.waiters.wait(settled, self._wait_seconds):  # 7
                 answer = self._current(row.call_id)
+        if row.call_id != asked.call_id and answer.state in ledger.SETTLED:
+            return self._current(self._decided(asked).call_id)  # now it has an answer of its own
         return answer  # 8
 
     def tools(self, presented: Presented) -> list[Tool]:
@@ -161,7 +165,7 @@ class Broker:
             raise InvalidRequest("step_key_invalid")
         if not calls.is_untrusted(request.untrusted):
             raise InvalidRequest("untrusted_invalid")
-        if request.scope and not calls.is_scope(request.scope):
+        if not all(calls.is_scope(place) for place in (request.scope, request.task) if place):
             raise InvalidRequest("step_place_invalid")
         call_id = calls.call_id(caller=caller.spiffe_id, run_id=request.run_id, step_key=request.step_key)
         tool = self._catalogue.tools.get(request.tool)
@@ -265,15 +269,39 @@ class Broker:
         allowed = isinstance(decision, Allow)
         if allowed and (held := self._held_up(tables, asked, call.tool)):
             return held
+        like = repeats.likeness(
+            self._rooms.vault,
+            caller=asked.caller,
+            request=asked.request,
+            tool=call.tool,
+            arguments=call.arguments,
+        )
+        first = repeats.first(tables, like) if allowed else None
+        if first is not None and repeats.joins(call.tool, first):
+            return self._joined_first(tables, asked, verdict, first)
         row = replace(
             self._row(tables, asked, decision_id),
             state=State.RESERVED if allowed else State.DENIED,
             reasons=() if isinstance(decision, Allow) else decision.reasons,
             deadline_ms=call.deadline_ms,
+            likeness=like,
         )
+        if first is not None:
+            row = repeats.judged(row, call.tool, first)
         tables.calls.insert(row)
         tables.records.append(self._decision_record(asked, verdict, row))
+        if row.state in ledger.ANSWERED:
+            tables.records.append(self._rooms.recorder.outcome(row=row, by="gateway", cause="repeat"))
         return row
+
+    def _joined_first(self, tables: Tables, asked: _Asked, verdict: _Verdict, first: LedgerRow) -> LedgerRow:
+        """The first of equal calls, which this attempt may now see through."""
+        if first.state is not State.RESERVED or first.attempt == asked.request.attempt:
+            return first
+        after = replace(first, attempt=asked.request.attempt)
+        tables.records.append(self._decision_record(asked, verdict, after))
+        tables.calls.move(first, after)
+        return after
 
     def _decision_record(self, asked: _Asked, verdict: _Verdict, row: LedgerRow) -> AuditRecord:
         decision = verdict.decision

@@ -1,6 +1,6 @@
 """Which state of a call may follow which. Pure; the store applies each step as a compare-and-set.
 
-(new)    -> reserved | denied
+(new)    -> reserved | denied | done, failed (a repeat: the first call's outcome)
 reserved -> sent (TakeCall) | failed: never_started (sweeper, cancel) | denied (second verdict)
 sent     -> sent (a repeatable tool taken again) | done | failed | unknown
 unknown  -> done | failed (late FinishCall, reconcile, a person)
@@ -20,6 +20,7 @@ NEXT: dict[State, frozenset[State]] = {
 }
 BEGINNINGS = frozenset({State.RESERVED, State.DENIED})
 OUTCOMES = frozenset({State.DONE, State.FAILED, State.UNKNOWN})
+ANSWERED = frozenset({State.DONE, State.FAILED})  # an effect was tried, and what came of it is known
 SETTLED = frozenset({State.DONE, State.FAILED, State.DENIED})
 
 
@@ -32,6 +33,16 @@ def check(before: State | None, after: State) -> None:
     allowed = BEGINNINGS if before is None else NEXT[before]
     if after not in allowed:
         raise RuntimeError(f"the ledger has no step from {before} to {after}")
+
+
+def check_new(row: LedgerRow) -> None:
+    """Refuses a row that cannot be a call's first one. A repeat may begin with the first call's outcome.
+
+    Raises:
+        RuntimeError: our own code took a wrong turn.
+    """
+    if not (row.repeats and row.state in ANSWERED):
+        check(None, row.state)
 
 
 def taken(row: LedgerRow, *, host_instance: str, now_ms: int) -> LedgerRow:

@@ -98,6 +98,7 @@ class CallRequest:
     untrusted: Mapping[str, str]
     scope: str = ""
     turn: int = 0
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,12 @@ class Sealed:
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """One row of the ledger: a call and how far its effect has come."""
+    """One row of the ledger: a call and how far its effect has come.
+
+    Attributes:
+        likeness: equal for equal calls of one task of a run; empty outside of a task.
+        repeats: id of the first such call, when this one is not it.
+    """
 
     call_id: str
     caller: str
@@ -165,6 +171,8 @@ class LedgerRow:
     error_class: str = ""
     scope: str = ""
     turn: int = 0
+    likeness: str = ""
+    repeats: str = ""
 
     @property
     def repeatable(self) -> bool:

@@ -44,6 +44,7 @@ class Vault:
 
     def __init__(self, *, key: bytes) -> None:
         self._cipher = AESGCM(key)
+        self._likeness_key = hmac.digest(key, b"meshgate likeness v1", "sha256")
 
     def put(self, tables: Tables, data: bytes, *, keep: bool = True) -> Sealed:
         """Stores `data` encrypted; with `keep=False` only its commitment."""
@@ -77,6 +78,11 @@ class Vault:
         """False when only the commitment is there."""
         row = tables.payloads.get(sealed.payload_id)
         return row is not None and row.data is not None
+
+    def likeness(self, *parts: bytes) -> str:
+        """Equal for equal parts; tells nothing to who does not hold the key."""
+        joined = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+        return commitment(self._likeness_key, joined)
 
     def matches(self, tables: Tables, sealed: Sealed, data: bytes) -> bool:
         """True when `data` is what was sealed; needs the salt only."""

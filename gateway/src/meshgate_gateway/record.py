@@ -30,6 +30,11 @@ def _sealed(sealed: Sealed | None) -> dict[str, object] | None:
     return {"payload": sealed.payload_id, "hmac_sha256": sealed.commitment, "bytes": sealed.size_bytes}
 
 
+def _repeats(row: LedgerRow) -> dict[str, object]:
+    """The first of equal calls in a task, in the records of the others."""
+    return {"repeats": row.repeats} if row.repeats else {}
+
+
 def _who(caller: Caller) -> dict[str, object]:
     return {
         "caller": caller.spiffe_id,
@@ -65,7 +70,7 @@ class Recorder:
                 **_who(caller),
                 **self._call(row),
                 "kind_of_call": call.tool.kind.value,
-                "allow": row.state == "reserved",
+                "allow": row.state != "denied",
                 "reasons": list(row.reasons),
                 "obligations": obligations,
                 "policy": {"revision": policy.revision, "digest": policy.digest},
@@ -91,6 +96,7 @@ class Recorder:
             "attempt": row.attempt,
             "step_key": row.step_key,
             "arguments": _sealed(row.arguments),
+            **_repeats(row),
         }
 
     def refusal(  # noqa: PLR0913 - one record, its fields
@@ -136,6 +142,7 @@ class Recorder:
                 "error_class": row.error_class,
                 "settled_by": by,
                 "cause": cause,
+                **_repeats(row),
                 "milliseconds": max(0, row.updated_ms - row.created_ms),
             },
         )

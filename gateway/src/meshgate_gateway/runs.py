@@ -27,6 +27,8 @@ ACTIONS = {
     "continue": frozenset({"waiting"}),
     "fail": frozenset({"waiting"}),
 }
+SUSPECT_AFTER_MS = 6_000  # three heartbeats of a launcher
+SILENT_AFTER_MS = 15_000  # a launcher that lives has said so by then, also through a gateway's restart
 MAX_INPUT_BYTES = 1_048_576  # a quarter of gRPC's default receive limit
 MAX_DETAIL_CHARACTERS = 2000
 MAX_TRACEBACK_BYTES = 65_536  # its end, where the error is
@@ -67,6 +69,29 @@ def unpark(tables: Tables, recorder: Recorder, *, run_id: str, now_ms: int) -> N
     after = replace(run, state="waiting" if left else "restarting", detail=detail, updated_ms=now_ms)
     if tables.runs.move(run, after):
         tables.records.append(note(recorder, "run_continues" if not left else "run_waiting", after))
+
+
+def shown(run: Run, *, now_ms: int) -> Run:
+    """The run as people see it: `suspect` when it should be running and gives no sign of life. Not stored."""
+    silent = run.state == "running" and now_ms - run.heartbeat_ms > SUSPECT_AFTER_MS
+    return replace(run, state="suspect") if silent else run
+
+
+def end_cancelled(store: Store, recorder: Recorder, *, now_ms: int) -> int:
+    """Ends runs that were cancelled while no launcher lives to do it; returns how many."""
+    since = now_ms - SILENT_AFTER_MS
+
+    def work(tables: Tables) -> int:
+        ended = 0
+        for run in tables.runs.cancelling(silent_since_ms=since):
+            after = replace(run, state="cancelled", updated_ms=now_ms)
+            if tables.runs.move(run, after):
+                tables.records.append(note(recorder, "run_finished", after))
+                ended += 1
+        return ended
+
+    due = store.read(lambda tables: tables.runs.cancelling(silent_since_ms=since))
+    return store.write(work) if due else 0
 
 
 def note(recorder: Recorder, event: str, run: Run, operator: str = "") -> AuditRecord:

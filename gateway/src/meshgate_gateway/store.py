@@ -45,6 +45,7 @@ class CallQuery:
     """Which calls; empty fields match all. Newest first."""
 
     run_id: str = ""
+    likeness: str = ""
     states: tuple[State, ...] = ()
     updated_before_ms: int = 0
     limit: int = 1000
@@ -93,6 +94,9 @@ class RunTable(Protocol):
 
     def list(self, limit: int) -> Sequence[Run]:
         """Newest first."""
+
+    def cancelling(self, *, silent_since_ms: int) -> Sequence[Run]:
+        """Runs to be cancelled whose last heartbeat is older, at most MAX_ROWS."""
 
 
 class JournalTable(Protocol):

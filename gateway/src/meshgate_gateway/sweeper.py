@@ -3,11 +3,13 @@
 reserved, old enough to be forgotten by the live path  -> started again (the runtime checks)
 reserved, older than anybody's patience                -> failed: never_started
 sent, past its deadline and a grace                    -> read: failed (timeout), else unknown
+a run to be cancelled that no launcher works on        -> cancelled
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from meshgate_gateway import runs
 from meshgate_gateway.decide import permit_of
 from meshgate_gateway.errors import RuntimeUnavailable
 from meshgate_gateway.execute import Executor
@@ -31,11 +33,12 @@ class Sweeper:
     now_ms: Callable[[], int]
 
     def sweep(self) -> int:
-        """One pass; returns how many calls it touched."""
+        """One pass; returns how many calls and runs it touched."""
         now = self.now_ms()
+        ended = runs.end_cancelled(self.store, self.hosts.recorder, now_ms=now)
         query = CallQuery(states=(State.RESERVED, State.SENT), limit=MAX_PER_SWEEP)
         rows = self.store.read(lambda tables: tables.calls.query(query))
-        return sum(self._settle(row, now) for row in rows)
+        return ended + sum(self._settle(row, now) for row in rows)
 
     def _settle(self, row: LedgerRow, now: int) -> bool:
         if row.state is State.SENT:

@@ -32,7 +32,7 @@ RESULT_KIND_TEXT: ResultKind
 RESULT_KIND_JSON: ResultKind
 
 class CallToolRequest(_message.Message):
-    __slots__ = ("run_id", "attempt", "step_key", "tool", "arguments_json", "deadline_ms", "untrusted", "scope", "turn")
+    __slots__ = ("run_id", "attempt", "step_key", "tool", "arguments_json", "deadline_ms", "untrusted", "scope", "turn", "task")
     class UntrustedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +49,7 @@ class CallToolRequest(_message.Message):
     UNTRUSTED_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     TURN_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     attempt: int
     step_key: str
@@ -58,7 +59,8 @@ class CallToolRequest(_message.Message):
     untrusted: _containers.ScalarMap[str, str]
     scope: str
     turn: int
-    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., step_key: _Optional[str] = ..., tool: _Optional[str] = ..., arguments_json: _Optional[bytes] = ..., deadline_ms: _Optional[int] = ..., untrusted: _Optional[_Mapping[str, str]] = ..., scope: _Optional[str] = ..., turn: _Optional[int] = ...) -> None: ...
+    task: str
+    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., step_key: _Optional[str] = ..., tool: _Optional[str] = ..., arguments_json: _Optional[bytes] = ..., deadline_ms: _Optional[int] = ..., untrusted: _Optional[_Mapping[str, str]] = ..., scope: _Optional[str] = ..., turn: _Optional[int] = ..., task: _Optional[str] = ...) -> None: ...
 
 class CallToolResponse(_message.Message):
     __slots__ = ("call_id", "state", "decision_id", "reasons", "kind", "result", "error_class", "message")

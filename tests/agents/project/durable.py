@@ -164,6 +164,21 @@ def nothing() -> None:
     """Makes no step."""
 
 
+def guarded() -> None:
+    """A guardrail that rejects the first answer: CrewAI lets the agent do all of it again."""
+    verdicts = [(False, "say it nicer"), (True, "all paid")]
+    replies = [[call("refund", id="a", order="1", amount=5), call("refund", id="b", order="1", amount=5)]]
+    again = [[call("refund", id="c", order="1", amount=5)]]
+
+    class InOrder(Counted):
+        def choose(self, messages):
+            return self.replies.pop(0)
+
+    model = InOrder([*replies, final("rude"), *again, final("nice")], True)
+    worker = Agent(role="Clerk", goal="g", backstory="b", tools=[desk_tools.refund], llm=model)
+    tell(crew(worker, guardrail=lambda _output: verdicts.pop(0)).kickoff())
+
+
 def _die_once() -> None:
     if not (HERE / "died").exists():
         (HERE / "died").touch()

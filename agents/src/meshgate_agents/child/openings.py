@@ -9,7 +9,8 @@ from typing import Any
 from .scopes import opened, tool_call
 from .step_keys import digest
 
-Opening = Callable[[Any, tuple[Any, ...], dict[str, Any]], tuple[str, str]]  # -> key, role
+# Gives key, role, and what tells objects with equal keys apart in this process.
+Opening = Callable[[Any, tuple[Any, ...], dict[str, Any]], tuple[str, str, str]]
 
 
 def open_kickoffs(crew_class: type) -> None:
@@ -62,28 +63,28 @@ def _open(owner: type, names: tuple[str, ...], kind: str, opening: Opening) -> N
 def _opening(original: Callable[..., Any], kind: str, opening: Opening) -> Callable[..., Any]:
     @functools.wraps(original)
     def sync(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        key, role = opening(self, args, kwargs)
-        with opened(kind=kind, key=key, role=role):
+        key, role, thing = opening(self, args, kwargs)
+        with opened(kind=kind, key=key, role=role, thing=thing):
             return original(self, *args, **kwargs)
 
     @functools.wraps(original)
     async def awaited(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        key, role = opening(self, args, kwargs)
-        with opened(kind=kind, key=key, role=role):
+        key, role, thing = opening(self, args, kwargs)
+        with opened(kind=kind, key=key, role=role, thing=thing):
             return await original(self, *args, **kwargs)
 
     return awaited if asyncio.iscoroutinefunction(original) else sync
 
 
-def _kickoff(crew: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, str]:
+def _kickoff(crew: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, str, str]:
     inputs = args[0] if args else kwargs.get("inputs")
     text = json.dumps(inputs, sort_keys=True, default=lambda value: type(value).__qualname__)
-    return f"{crew.key} {digest([text.encode('utf-8', 'surrogatepass')])}", ""
+    return f"{crew.key} {digest([text.encode('utf-8', 'surrogatepass')])}", "", ""
 
 
-def _task(task: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> tuple[str, str]:
-    return str(task.key), ""
+def _task(task: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> tuple[str, str, str]:
+    return str(task.key), "", str(task.id)
 
 
-def _agent(agent: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> tuple[str, str]:
-    return str(agent.key), str(agent.role)
+def _agent(agent: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> tuple[str, str, str]:
+    return str(agent.key), str(agent.role), ""

@@ -11,13 +11,15 @@ from .step_keys import content_digest, digest, step_key
 class Scope:
     """One opening (program, kickoff, task, agent). Shared by the threads that work in it."""
 
-    def __init__(self, *, path: tuple[str, ...], role: str = "") -> None:
+    def __init__(self, *, path: tuple[str, ...], role: str = "", task: str = "") -> None:
         self.path = path
-        self.digest = digest(opening.encode("utf-8", "surrogatepass") for opening in path)
+        self.task = task  # digest of the task that this is a part of; the same in every retry of it
+        self.digest = _digest(path)
         self.role = role
         self.shown: list[str] = []  # digests of the messages that the last journaled request held
         self._turn = 0
         self._counts: dict[tuple[str, ...], int] = {}
+        self._objects: dict[str, list[str]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -37,10 +39,22 @@ class Scope:
             self._counts[what] = seen + 1
         return seen
 
+    def ordinal(self, key: str, thing: str) -> int:
+        """Which of the things with an equal key this is, by order of first arrival."""
+        with self._lock:
+            known = self._objects.setdefault(key, [])
+            if thing not in known:
+                known.append(thing)
+            return known.index(thing)
+
     def uncount(self, *what: str) -> None:
         """Takes back the newest count of something that came to nothing and may be tried again."""
         with self._lock:
             self._counts[what] -= 1
+
+
+def _digest(path: tuple[str, ...]) -> str:
+    return digest(opening.encode("utf-8", "surrogatepass") for opening in path)
 
 
 _root = Scope(path=("program",))
@@ -60,19 +74,39 @@ def current() -> Scope:
 
 
 @contextlib.contextmanager
-def opened(*, kind: str, key: str, role: str = "") -> Iterator[Scope]:
-    """Opens a scope below the current one; the n-th equal one is told apart by n."""
+def opened(*, kind: str, key: str, role: str = "", thing: str = "") -> Iterator[Scope]:
+    """Opens a scope below the current one; the n-th equal one is told apart by n.
+
+    Args:
+        kind: kickoff, task or agent.
+        key: the same in every attempt.
+        role: of the agent.
+        thing: tells objects with equal keys apart in this process; itself it enters no digest.
+    """
     parent = current()
     # A scope opened inside a tool call (a delegation) belongs to that call of the model's reply.
     step = f"{parent.turn}/{_tool_call_id.get()}"
     nth = parent.position("open", kind, key, step)
-    scope = Scope(path=(*parent.path, f"{kind} {key} {step} {nth}"), role=role or parent.role)
+    path = (*parent.path, f"{kind} {key} {step} {nth}")
+    task = _task(parent, path, kind=kind, which=f"{key} {parent.ordinal(key, thing) if thing else nth}")
+    scope = Scope(path=path, role=role or parent.role, task=task)
     scope_token, call_token = _current.set(scope), _tool_call_id.set("")
     try:
         yield scope
     finally:
         _current.reset(scope_token)
         _tool_call_id.reset(call_token)
+
+
+def _task(parent: Scope, path: tuple[str, ...], *, kind: str, which: str) -> str:
+    """The task of a new scope. How often it was opened does not enter: a retry is the same task."""
+    if kind == "kickoff":
+        return ""
+    if kind == "task":
+        return _digest((*parent.path, f"task {which}"))
+    if kind == "agent" and not parent.task:
+        return _digest(path)  # kicked off alone: all that it does now is one task
+    return parent.task
 
 
 @contextlib.contextmanager
@@ -105,6 +139,7 @@ def tool_step(*, subject: str, arguments: bytes) -> dict[str, object]:
     return {
         "key": key,
         "scope": scope.digest,
+        "task": scope.task,
         "turn": turn,
         "kind": "tool",
         "occurrence": occurrence,

@@ -42,6 +42,7 @@ class Call:
     untrusted: Mapping[str, str]
     scope: str = ""
     turn: int = 0
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +58,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """Where in the run a model call happened."""
+    """Where in the run a step happens. `task` is empty outside of a task."""
 
     key: str
     scope: str
     turn: int
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +176,7 @@ class GrpcGateway:
             untrusted=dict(call.untrusted),
             scope=call.scope,
             turn=call.turn,
+            task=call.task,
         )
         stub = broker_pb2_grpc.BrokerStub(self._channel())
         try:

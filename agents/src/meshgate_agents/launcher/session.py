@@ -280,6 +280,7 @@ class Session:
             untrusted=_untrusted(request.get("untrusted")),
             scope=step.scope,
             turn=step.turn,
+            task=step.task,
         )
         answer = call_until_settled(
             gateway=self._gateway,
@@ -311,7 +312,8 @@ def _step(request: Message) -> Step:
     turn = step.get("turn")
     if not isinstance(turn, int) or not 0 <= turn <= MAX_TURN:
         raise BadFrame("a turn is a small number")
-    return Step(key=_digest(step, "key"), scope=_digest(step, "scope"), turn=turn)
+    task = _digest(step, "task") if step.get("task") else ""
+    return Step(key=_digest(step, "key"), scope=_digest(step, "scope"), turn=turn, task=task)
 
 
 def _digest(step: Mapping[str, Any], name: str) -> str:

@@ -16,7 +16,7 @@ from meshgate_gateway import ledger
 from meshgate_gateway.model import AuditRecord, JournalRow, LedgerRow, Run, Sealed, State
 from meshgate_gateway.store import CallQuery, PayloadRow, RecordQuery
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MAX_ROWS = 10_000  # one answer of Admin
 NO_REASONS = "[]"
 
@@ -32,9 +32,11 @@ CREATE INDEX IF NOT EXISTS records_call ON records (call_id);
 CREATE TABLE IF NOT EXISTS calls ({", ".join(_CALL).replace("call_id", "call_id TEXT PRIMARY KEY", 1)})
   WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS calls_open ON calls (updated_ms) WHERE state IN ('reserved', 'sent');
+CREATE INDEX IF NOT EXISTS calls_like ON calls (likeness) WHERE likeness != '';
 CREATE INDEX IF NOT EXISTS calls_run ON calls (run_id, created_ms);
 CREATE TABLE IF NOT EXISTS runs ({", ".join(_RUN).replace("run_id", "run_id TEXT PRIMARY KEY", 1)})
   WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS runs_cancelling ON runs (heartbeat_ms) WHERE state = 'cancelling';
 CREATE TABLE IF NOT EXISTS journal ({", ".join(_JOURNAL)}, PRIMARY KEY (run_id, step_key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS journal_scope ON journal (run_id, scope, turn);
 CREATE TABLE IF NOT EXISTS payloads (id TEXT PRIMARY KEY, codec TEXT NOT NULL, salt BLOB NOT NULL,
@@ -148,7 +150,7 @@ class Calls:
 
     def insert(self, row: LedgerRow) -> bool:
         """Stores a new call; False when the id is taken."""
-        ledger.check(None, row.state)
+        ledger.check_new(row)
         return self._db.execute(_INSERT_CALL, _call_out(row)).rowcount == 1
 
     def get(self, call_id: str) -> LedgerRow | None:
@@ -169,6 +171,10 @@ class Calls:
         if query.run_id:
             where.append("run_id = ?")
             values.append(query.run_id)
+        if query.likeness:
+            # Said twice, so that the partial index of calls with a likeness applies.
+            where.append("likeness != '' AND likeness = ?")
+            values.append(query.likeness)
         if query.states:
             # Written out, not bound: only then does the partial index of open calls apply.
             where.append(f"state IN ({', '.join(repr(state.value) for state in query.states)})")
@@ -206,6 +212,11 @@ class Runs:
             "SELECT * FROM runs ORDER BY created_ms DESC LIMIT ?", (max(1, min(limit, MAX_ROWS)),)
         )
         return [_run_in(row) for row in rows]
+
+    def cancelling(self, *, silent_since_ms: int) -> Sequence[Run]:
+        """Runs to be cancelled whose last heartbeat is older."""
+        sql = "SELECT * FROM runs WHERE state = 'cancelling' AND heartbeat_ms < ? LIMIT ?"
+        return [_run_in(row) for row in self._db.execute(sql, (silent_since_ms, MAX_ROWS))]
 
 
 class Journal:

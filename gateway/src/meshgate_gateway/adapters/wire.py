@@ -39,6 +39,7 @@ def call_request(message: pb.CallToolRequest) -> CallRequest:
         untrusted=dict(message.untrusted),
         scope=message.scope,
         turn=message.turn,
+        task=message.task,
     )
 
 
