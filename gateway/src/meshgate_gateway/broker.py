@@ -125,6 +125,8 @@ class Broker:
             row = self._decided(asked)  # 4, 5
         elif row.state in _OPEN and row.attempt != request.attempt:
             row = self._adopt(asked, row)
+        if row.state is State.UNKNOWN:
+            self._rooms.store.write(lambda tables: self._park(tables, row))
         if row.state not in _OPEN:
             return self._current(row.call_id)
         with self._rooms.waiters.expecting(row.call_id) as settled:
@@ -209,11 +211,15 @@ class Broker:
         now = self._known(tables, asked)
         if now is None:
             raise RuntimeError("a call left the ledger")
+        run = tables.runs.get(asked.request.run_id)
+        if run is not None and now.state is State.RESERVED and run.state in runs.HELD:
+            raise Conflict(f"run_{run.state}", call_id=asked.call_id, tool=now.tool, detail=run.detail)
         if now.state not in _OPEN or now.attempt == asked.request.attempt:
             return now
         after = replace(now, attempt=asked.request.attempt)
-        if now.state is State.RESERVED and asked.refused is not None:  # the catalogue has changed
-            after = replace(after, state=State.DENIED, reasons=(asked.refused.reason,))
+        changed = asked.refused.reason if asked.refused is not None else _changed(now, asked.tool)
+        if now.state is State.RESERVED and changed:  # the catalogue is not the one that was decided on
+            after = replace(after, state=State.DENIED, reasons=(changed,))
             tables.records.append(self._rooms.recorder.denied_unasked(caller=asked.caller, row=after))
         elif now.state is State.RESERVED and again is not None:
             if isinstance(again.decision, Deny):
@@ -309,6 +315,11 @@ class Broker:
         return self._rooms.recorder.decision(
             caller=asked.caller, call=verdict.call, row=row, policy=verdict.policy, obligations=obligations
         )
+
+    def _park(self, tables: Tables, row: LedgerRow) -> None:
+        """Whoever meets an unknown call waits for it, whatever its run was told before."""
+        why = f"unknown {row.call_id}"
+        runs.park(tables, self._rooms.recorder, run_id=row.run_id, why=why, now_ms=self._now_ms())
 
     def _held_up(self, tables: Tables, asked: _Asked, tool: Tool) -> Refused | None:
         """Why a call that policy allows does not begin now: its run waits, or does not repeat itself."""
@@ -421,6 +432,16 @@ def denial(row: LedgerRow) -> str:
     if row.detail:
         return f"denied [{row.decision_id}]: {reason} ({row.detail}); correct the arguments"
     return f"denied [{row.decision_id}]: {reason}; do not retry"
+
+
+def _changed(row: LedgerRow, tool: Tool | None) -> str:
+    """A reason when a call's tool is no longer what the call was decided on."""
+    if tool is None:
+        return "tool_unknown"
+    now = (tool.host, tool.effect, tool.idempotent, tool.definition_sha256)
+    return (
+        "" if now == (row.host, row.effect, row.idempotent, row.definition_sha256) else "definition_changed"
+    )
 
 
 def _tool_name(asked: _Asked) -> str:
