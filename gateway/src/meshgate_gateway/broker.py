@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from meshgate_gateway import calls, journal, ledger, repeats, runs
+from meshgate_gateway.answers import OPEN, answer_of
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.catalogue import Catalogue
 from meshgate_gateway.decide import Allow, Decision, Deny, decide, permit_of, policy_input
@@ -40,8 +41,6 @@ from meshgate_gateway.store import Store, Tables
 
 WAIT_SECONDS = 2.0  # then PENDING; a held thread is a thread somebody else lacks
 MAX_DEADLINE_MS = 3_600_000  # one hour; longer work is a run of its own
-
-_OPEN = frozenset({State.RESERVED, State.SENT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +122,18 @@ class Broker:
         fresh = row is None
         if row is None:
             row = self._decided(asked)  # 4, 5
-        elif row.state in _OPEN and row.attempt != request.attempt:
+        elif row.state in OPEN and row.attempt != request.attempt:
             row = self._adopt(asked, row)
         if row.state is State.UNKNOWN:
             self._rooms.store.write(lambda tables: self._park(tables, row))
-        if row.state not in _OPEN:
+        if row.state not in OPEN:
             return self._current(row.call_id)
         with self._rooms.waiters.expecting(row.call_id) as settled:
             if row.state is State.RESERVED:
                 fresh = fresh and row.call_id == asked.call_id
                 self._rooms.executor.start(permit_of(row), fresh=fresh)  # 6
             answer = self._current(row.call_id)
-            if answer.state in _OPEN and self._rooms.waiters.wait(settled, self._wait_seconds):  # 7
+            if answer.state in OPEN and self._rooms.waiters.wait(settled, self._wait_seconds):  # 7
                 answer = self._current(row.call_id)
         if row.call_id != asked.call_id and answer.state in ledger.SETTLED:
             return self._current(self._decided(asked).call_id)  # now it has an answer of its own
@@ -214,7 +213,7 @@ class Broker:
         run = tables.runs.get(asked.request.run_id)
         if run is not None and now.state is State.RESERVED and run.state in runs.HELD:
             raise Conflict(f"run_{run.state}", call_id=asked.call_id, tool=now.tool, detail=run.detail)
-        if now.state not in _OPEN or now.attempt == asked.request.attempt:
+        if now.state not in OPEN or now.attempt == asked.request.attempt:
             return now
         after = replace(now, attempt=asked.request.attempt)
         changed = asked.refused.reason if asked.refused is not None else _changed(now, asked.tool)
@@ -412,26 +411,6 @@ class Broker:
             return answer_of(row, self._rooms.vault.get(tables, row.result) if row.result else None)
 
         return self._rooms.store.read(work)
-
-
-def answer_of(row: LedgerRow, text: bytes | None) -> Answer:
-    """What the ledger says of a call; `text` is its result or failure in clear text, where there is one."""
-    base = Answer(row.call_id, row.state, row.decision_id)
-    if row.state is State.DENIED:
-        return replace(base, reasons=row.reasons, message=denial(row))
-    if row.state in _OPEN or text is None:
-        return replace(base, error_class=row.error_class)
-    if row.state is State.DONE:
-        return replace(base, result_kind=row.result_kind, result=text)
-    return replace(base, error_class=row.error_class, message=text.decode())
-
-
-def denial(row: LedgerRow) -> str:
-    """The one line that a model sees: stable, without rule internals or argument values."""
-    reason = ", ".join(row.reasons)
-    if row.detail:
-        return f"denied [{row.decision_id}]: {reason} ({row.detail}); correct the arguments"
-    return f"denied [{row.decision_id}]: {reason}; do not retry"
 
 
 def _changed(row: LedgerRow, tool: Tool | None) -> str:
