@@ -29,7 +29,7 @@ METHODS = (
     "Status", "QueryRecords", "ListRuns", "ListCalls", "ActivatePolicy", "VerifyRecords", "ShowRun",
     "ControlRun", "ResolveCall",
 )  # fmt: skip
-SIGNED = ("ControlRun", "ResolveCall")  # the record names the person
+SIGNED = ("ControlRun", "ResolveCall", "ActivatePolicy")  # the record names the person
 
 
 class Operator:

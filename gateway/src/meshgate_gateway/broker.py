@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from meshgate_gateway import calls, journal, ledger, repeats, runs
+from meshgate_gateway.answers import OPEN, answer_of
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.catalogue import Catalogue
 from meshgate_gateway.decide import Allow, Decision, Deny, decide, permit_of, policy_input
@@ -40,8 +41,6 @@ from meshgate_gateway.store import Store, Tables
 
 WAIT_SECONDS = 2.0  # then PENDING; a held thread is a thread somebody else lacks
 MAX_DEADLINE_MS = 3_600_000  # one hour; longer work is a run of its own
-
-_OPEN = frozenset({State.RESERVED, State.SENT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +122,18 @@ class Broker:
         fresh = row is None
         if row is None:
             row = self._decided(asked)  # 4, 5
-        elif row.state in _OPEN and row.attempt != request.attempt:
+        elif row.state in OPEN and row.attempt != request.attempt:
             row = self._adopt(asked, row)
-        if row.state not in _OPEN:
+        if row.state is State.UNKNOWN:
+            self._rooms.store.write(lambda tables: self._park(tables, row))
+        if row.state not in OPEN:
             return self._current(row.call_id)
         with self._rooms.waiters.expecting(row.call_id) as settled:
             if row.state is State.RESERVED:
                 fresh = fresh and row.call_id == asked.call_id
                 self._rooms.executor.start(permit_of(row), fresh=fresh)  # 6
             answer = self._current(row.call_id)
-            if answer.state in _OPEN and self._rooms.waiters.wait(settled, self._wait_seconds):  # 7
+            if answer.state in OPEN and self._rooms.waiters.wait(settled, self._wait_seconds):  # 7
                 answer = self._current(row.call_id)
         if row.call_id != asked.call_id and answer.state in ledger.SETTLED:
             return self._current(self._decided(asked).call_id)  # now it has an answer of its own
@@ -209,11 +210,15 @@ class Broker:
         now = self._known(tables, asked)
         if now is None:
             raise RuntimeError("a call left the ledger")
-        if now.state not in _OPEN or now.attempt == asked.request.attempt:
+        run = tables.runs.get(asked.request.run_id)
+        if run is not None and now.state is State.RESERVED and run.state in runs.HELD:
+            raise Conflict(f"run_{run.state}", call_id=asked.call_id, tool=now.tool, detail=run.detail)
+        if now.state not in OPEN or now.attempt == asked.request.attempt:
             return now
         after = replace(now, attempt=asked.request.attempt)
-        if now.state is State.RESERVED and asked.refused is not None:  # the catalogue has changed
-            after = replace(after, state=State.DENIED, reasons=(asked.refused.reason,))
+        changed = asked.refused.reason if asked.refused is not None else _changed(now, asked.tool)
+        if now.state is State.RESERVED and changed:  # the catalogue is not the one that was decided on
+            after = replace(after, state=State.DENIED, reasons=(changed,))
             tables.records.append(self._rooms.recorder.denied_unasked(caller=asked.caller, row=after))
         elif now.state is State.RESERVED and again is not None:
             if isinstance(again.decision, Deny):
@@ -310,6 +315,11 @@ class Broker:
             caller=asked.caller, call=verdict.call, row=row, policy=verdict.policy, obligations=obligations
         )
 
+    def _park(self, tables: Tables, row: LedgerRow) -> None:
+        """Whoever meets an unknown call waits for it, whatever its run was told before."""
+        why = f"unknown {row.call_id}"
+        runs.park(tables, self._rooms.recorder, run_id=row.run_id, why=why, now_ms=self._now_ms())
+
     def _held_up(self, tables: Tables, asked: _Asked, tool: Tool) -> Refused | None:
         """Why a call that policy allows does not begin now: its run waits, or does not repeat itself."""
         request = asked.request
@@ -403,24 +413,14 @@ class Broker:
         return self._rooms.store.read(work)
 
 
-def answer_of(row: LedgerRow, text: bytes | None) -> Answer:
-    """What the ledger says of a call; `text` is its result or failure in clear text, where there is one."""
-    base = Answer(row.call_id, row.state, row.decision_id)
-    if row.state is State.DENIED:
-        return replace(base, reasons=row.reasons, message=denial(row))
-    if row.state in _OPEN or text is None:
-        return replace(base, error_class=row.error_class)
-    if row.state is State.DONE:
-        return replace(base, result_kind=row.result_kind, result=text)
-    return replace(base, error_class=row.error_class, message=text.decode())
-
-
-def denial(row: LedgerRow) -> str:
-    """The one line that a model sees: stable, without rule internals or argument values."""
-    reason = ", ".join(row.reasons)
-    if row.detail:
-        return f"denied [{row.decision_id}]: {reason} ({row.detail}); correct the arguments"
-    return f"denied [{row.decision_id}]: {reason}; do not retry"
+def _changed(row: LedgerRow, tool: Tool | None) -> str:
+    """A reason when a call's tool is no longer what the call was decided on."""
+    if tool is None:
+        return "tool_unknown"
+    now = (tool.host, tool.effect, tool.idempotent, tool.definition_sha256)
+    return (
+        "" if now == (row.host, row.effect, row.idempotent, row.definition_sha256) else "definition_changed"
+    )
 
 
 def _tool_name(asked: _Asked) -> str:

@@ -224,6 +224,8 @@ def _fence(tables: Tables, row: LedgerRow) -> None:
     run = tables.runs.get(row.run_id)
     if run is None or run.ended or run.attempt != row.attempt:
         raise Conflict("attempt_superseded", call_id=row.call_id, tool=row.tool)
+    if run.state == "cancelling" or (run.state in runs.HELD and row.state is State.RESERVED):
+        raise Conflict(f"run_{run.state}", call_id=row.call_id, tool=row.tool)
 
 
 def _move(tables: Tables, before: LedgerRow, after: LedgerRow) -> None:

@@ -18,6 +18,7 @@ from meshgate_gateway.store import CallQuery, Store, Tables
 MAX_STEP_BYTES = 3_145_728  # request and reply together; below gRPC's default 4 MiB with room for the rest
 MAX_TURN = 2**31 - 1
 PAGE = 64  # entries decrypted per read
+PAGE_BYTES = 4_194_304  # of clear text per read: one entry may be 3 MiB from a few stored bytes
 ANSWERS = (State.DONE, State.FAILED, State.DENIED)
 
 
@@ -160,8 +161,7 @@ class Journal:
     def _entries(self, steps: Sequence[JournalRow], settled: Sequence[LedgerRow]) -> Iterator[Entry]:
         made: list[JournalRow | LedgerRow] = [*steps, *settled]
         made.sort(key=lambda row: row.created_ms)
-        for first in range(0, len(made), PAGE):
-            page = made[first : first + PAGE]
+        for page in _pages(made):
             yield from self.store.read(lambda tables, page=page: [self._entry(tables, row) for row in page])  # type: ignore[misc]
 
     def _entry(self, tables: Tables, row: JournalRow | LedgerRow) -> Entry:
@@ -170,6 +170,20 @@ class Journal:
             return Entry(step, self.vault.get(tables, row.reply), None)
         data = self.vault.get(tables, row.result) if row.result else b""
         return Entry(Step(row.step_key, row.scope, row.turn, "tool"), data, row)
+
+
+def _pages(rows: Sequence[JournalRow | LedgerRow]) -> Iterator[list[JournalRow | LedgerRow]]:
+    page: list[JournalRow | LedgerRow] = []
+    size = 0
+    for row in rows:
+        sealed = row.reply if isinstance(row, JournalRow) else row.result
+        size += sealed.size_bytes if sealed else 0
+        if page and (size > PAGE_BYTES or len(page) == PAGE):
+            yield page
+            page, size = [], sealed.size_bytes if sealed else 0
+        page.append(row)
+    if page:
+        yield page
 
 
 def settled_calls(tables: Tables, run_id: str) -> list[LedgerRow]:

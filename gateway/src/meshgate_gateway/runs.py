@@ -21,7 +21,7 @@ ENDS = frozenset({"completed", "failed", "cancelled"})
 PAUSES = frozenset({"restarting", "paused"})  # between two attempts
 HELD = frozenset({"waiting", "paused", "cancelling"})  # no attempt begins
 ACTIONS = {
-    "cancel": frozenset({"pending", "running", "restarting", "waiting", "pausing", "paused"}),
+    "cancel": frozenset({"pending", "running", "restarting", "waiting", "pausing", "paused", "cancelling"}),
     "pause": frozenset({"pending", "running", "restarting"}),
     "resume": frozenset({"pausing", "paused"}),
     "continue": frozenset({"waiting"}),
@@ -52,7 +52,7 @@ def require(tables: Tables, *, caller: Caller, run_id: str, attempt: int) -> Run
 def park(tables: Tables, recorder: Recorder, *, run_id: str, why: str, now_ms: int) -> None:
     """Holds a run up until somebody has spoken; nothing to do for a run that ended or waits already."""
     run = tables.runs.get(run_id) if run_id else None
-    if run is None or run.ended or run.state in ("waiting", "cancelling"):
+    if run is None or run.ended or run.state in HELD:
         return
     after = replace(run, state="waiting", detail=why, updated_ms=now_ms)
     if tables.runs.move(run, after):
@@ -97,7 +97,7 @@ def end_cancelled(store: Store, recorder: Recorder, *, now_ms: int) -> int:
 def note(recorder: Recorder, event: str, run: Run, operator: str = "") -> AuditRecord:
     """The record of a step in a run's life."""
     fields = {"run_id": run.run_id, "attempt": run.attempt, "state": run.state, "steps": run.steps}
-    more = {"detail": run.detail} if run.detail else {}
+    more = {"detail": run.detail} if run.state == "waiting" else {}  # ours; others come from a launcher
     by = {"operator": operator} if operator else {}
     return recorder.lifecycle(event=event, caller=run.app, fields={**fields, **more, **by})
 
@@ -164,7 +164,7 @@ class Runs:
             run = owned(tables, caller=caller, run_id=run_id)
             if run.ended:
                 raise Conflict("run_ended", detail=f"{run_id} is {run.state}")
-            if run.state in HELD:
+            if run.state in HELD or run.state == "pausing":
                 raise Conflict(f"run_{run.state}", detail=f"{run_id}: {run.detail}")
             if run.attempt and run.launcher == launcher:
                 return run
@@ -217,7 +217,8 @@ class Runs:
             run = require(tables, caller=caller, run_id=run_id, attempt=attempt)
             if run.state in HELD or (state == "paused" and run.state != "pausing"):
                 return run
-            after = replace(run, state=state, detail=detail[:MAX_DETAIL_CHARACTERS], updated_ms=self.now_ms())
+            ends = "paused" if run.state == "pausing" else state
+            after = replace(run, state=ends, detail=detail[:MAX_DETAIL_CHARACTERS], updated_ms=self.now_ms())
             return self._moved(tables, run, self._with(tables, after, traceback), "attempt_ended")
 
         def serve(caller: Caller) -> Run:
@@ -245,6 +246,10 @@ class Runs:
             if run.state not in ACTIONS[action]:
                 raise Conflict("run_state", detail=f"{run_id} is {run.state}: {run.detail}")
             after = replace(_controlled(run, action), updated_ms=self.now_ms())
+            if action == "continue":
+                left = tables.calls.query(CallQuery(run_id=run_id, states=(State.UNKNOWN,), limit=1))
+                if left:
+                    after = replace(after, state="waiting", detail=f"unknown {left[0].call_id}")
             return self._moved(tables, run, after, f"run_{action}", operator)
 
         return self.store.write(work)
@@ -272,6 +277,8 @@ class Runs:
             if run.ended and run.attempt == attempt and run.state == state:
                 return run
             run = require(tables, caller=caller, run_id=run_id, attempt=attempt)
+            if run.state in HELD and state == "completed":
+                raise Conflict(f"run_{run.state}", detail=run.detail)
             after = replace(run, state=state, detail=detail[:MAX_DETAIL_CHARACTERS], updated_ms=self.now_ms())
             return self._moved(tables, run, self._with(tables, after, traceback), "run_finished")
 

@@ -70,7 +70,7 @@ def _wrapped(original: Callable[..., Any], journal: ModelJournal) -> Callable[..
             if recorded is not None:
                 return recorded[0]
             begun = time.monotonic()
-            with live(call) as trace:
+            with live(journal, call) as trace:
                 reply = original(model, *args, **kwargs)
             journal.record(call, reply, trace, milliseconds_since(begun))
             return reply
@@ -86,7 +86,7 @@ def _wrapped(original: Callable[..., Any], journal: ModelJournal) -> Callable[..
             if recorded is not None:
                 return recorded[0]
             begun = time.monotonic()
-            with live(call) as trace:
+            with live(journal, call) as trace:
                 reply = await original(model, *args, **kwargs)
             await asyncio.to_thread(journal.record, call, reply, trace, milliseconds_since(begun))
             return reply

@@ -111,6 +111,10 @@ class ModelJournal:
         _restore(call, entry["trace"], reply)
         return (reply,)
 
+    def gave_up(self, call: ModelCall) -> None:
+        """The model gave no reply; the step is not under way any more."""
+        self._channel.ask({"op": "gave_up", "step": call.step})
+
     def record(self, call: ModelCall, reply: Any, trace: Trace, milliseconds: int) -> None:
         """Records a reply; durable when this returns."""
         try:
@@ -131,7 +135,7 @@ class ModelJournal:
 
 
 @contextlib.contextmanager
-def live(call: ModelCall) -> Iterator[Trace]:
+def live(journal: ModelJournal, call: ModelCall) -> Iterator[Trace]:
     """Around a live call: collects what it leaves behind besides its reply."""
     trace = Trace()
     token = _traces.set(trace)
@@ -139,6 +143,7 @@ def live(call: ModelCall) -> Iterator[Trace]:
         yield trace
     except BaseException:
         call.raised()
+        journal.gave_up(call)
         raise
     finally:
         _traces.reset(token)

@@ -19,15 +19,18 @@ MAX_TRACEBACK_CHARACTERS = 60_000
 def begin(channel: Channel) -> None:
     """Starts both, in this process and in those it forks."""
     _start(channel)
-    os.register_at_fork(after_in_child=lambda: _start(channel))
+    # Not at once: most forks execute something else, and that gives no sign of life.
+    os.register_at_fork(after_in_child=lambda: _start(channel, BEAT_SECONDS))
     _tell_exceptions(channel)
 
 
-def _start(channel: Channel) -> None:
-    threading.Thread(target=_beat, args=(channel,), name="meshgate-beat", daemon=True).start()
+def _start(channel: Channel, delay_seconds: float = 0.0) -> None:
+    arguments = (channel, delay_seconds)
+    threading.Thread(target=_beat, args=arguments, name="meshgate-beat", daemon=True).start()
 
 
-def _beat(channel: Channel) -> None:
+def _beat(channel: Channel, delay_seconds: float) -> None:
+    time.sleep(delay_seconds)
     while True:
         channel.ask({"op": "alive"})
         time.sleep(BEAT_SECONDS)

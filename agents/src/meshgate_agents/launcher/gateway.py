@@ -20,7 +20,7 @@ LONGEST_PENDING_PAUSE_SECONDS = 0.25  # the gateway itself waits up to 2 s befor
 
 MAX_TRACEBACK_BYTES = 65_536
 JOURNAL_TIMEOUT_SECONDS = 120.0  # a run of thousands of steps; one of 200 takes well under a second
-HELD = {"run_waiting", "run_paused", "run_diverged", "run_cancelling"}
+HELD = {"run_waiting", "run_paused", "run_pausing", "run_diverged", "run_cancelling"}
 OVER = {"run_ended", "attempt_superseded", "run_unknown", "run_changed_input"}
 
 ASK_AGAIN = {
@@ -308,7 +308,7 @@ def call_until_settled(
             continue
         if answer.state == "unknown":
             raise RunHeld(
-                f"call {answer.call_id} of {call.tool} may or may not have taken effect ({answer.text}); it "
+                f"call {answer.call_id} of {call.tool} may or may not have taken effect; it "
                 f"is never repeated on a guess; say how it ended: meshgate runs resolve {answer.call_id} "
                 "--as done|failed"
             )

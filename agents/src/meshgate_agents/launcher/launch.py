@@ -66,6 +66,7 @@ class Launch:
         self._never = threading.Event()
         self._run_id = settings.run_id or uuid7()
         self._played = 0
+        self._crashes = 0
 
     def run(self) -> int:
         """Plays attempts until the run is over; the exit status.
@@ -75,23 +76,22 @@ class Launch:
         """
         given = json.dumps({"app": self._settings.app, "command": list(self._command)}).encode()
         self._ask(lambda: self._gateway.start_run(run_id=self._run_id, input_json=given))
-        crashes = 0
         with self._supervisor.signals():
             while True:
                 played = self._play()
-                status = self._verdict(played)
-                if status is None and isinstance(played.ending.fatal, RunHeld):
-                    status = self._held(played)
-                elif status is None:
-                    crashes += 1
-                    status = self._again(played, crashes)
+                try:
+                    status = self._verdict(played)
+                    if status is None:
+                        held = isinstance(played.ending.fatal, RunHeld)
+                        status = self._held(played, played.cause) if held else self._again(played)
+                except RunHeld as error:  # it ended while its run was being held up
+                    status = self._held(played, str(error))
                 if status is not None:
                     return status
 
     def _play(self) -> _Played:
         """One attempt: read the journal, start the child, wait for its end."""
-        instance = secrets.token_hex(16)
-        number = self._ask(lambda: self._gateway.start_attempt(run_id=self._run_id, instance=instance))
+        number = self._begin()
         attempt = Attempt(self._run_id, number)
         entries = self._ask(lambda: self._gateway.journal(run_id=self._run_id, attempt=number))
         known = f"; {len(entries)} finished steps in the journal" if entries else ""
@@ -119,6 +119,19 @@ class Launch:
             say(f"attempt {number}: {session.told}")
         return _Played(attempt, ending, session.reports, session.steps, *session.crash)
 
+    def _begin(self) -> int:
+        """A new attempt; a run that is held up is waited for."""
+        instance, told = secrets.token_hex(16), False
+        while True:
+            try:
+                return self._ask(lambda: self._gateway.start_attempt(run_id=self._run_id, instance=instance))
+            except RunHeld as error:
+                if not told:
+                    say(f"run {self._run_id} is held up: {error}")
+                told = True
+                if self._supervisor.rest(POLL_SECONDS):
+                    raise LauncherError("cancelled by a signal while the run was held up") from error
+
     def _child(self, session: Session) -> Ending:
         socket_path = session.listen(self._settings.socket_dir)
         ours = environment.switches(settings=self._settings, socket_path=socket_path)
@@ -144,6 +157,8 @@ class Launch:
                 return
 
     def _unwell(self, state: str, session: Session) -> AttemptEnded | None:
+        if state == "running":
+            session.unpause()
         if state in OVER:
             return RunOver(f"run {self._run_id} is {state}")
         if state in HOLDS or (state == "pausing" and session.pause()):
@@ -182,9 +197,9 @@ class Launch:
             f"python -I, -E or -S, or with an emptied environment, cannot be brokered{own}"
         )
 
-    def _held(self, played: _Played) -> int | None:
+    def _held(self, played: _Played, why: str) -> int | None:
         """Waits until a run that was held up may go on; the exit status when it ends instead."""
-        say(f"run {self._run_id} is held up: {played.cause}")
+        say(f"run {self._run_id} is held up: {why}")
         attempt, end = played.attempt, End(state="paused", detail="paused")
         self._ask(lambda: self._gateway.end_attempt(run_id=attempt.run_id, attempt=attempt.number, end=end))
         while True:
@@ -199,12 +214,15 @@ class Launch:
                 return FAILED
             if state == "cancelling":
                 return self._end(played, "cancelled", "cancelled by an operator")
-            if state in ("restarting", "running"):
+            if state == "restarting":
                 return None
+            if state == "running":  # nothing holds it up any more: as after a crash, with its bound
+                return self._again(played)
 
-    def _again(self, played: _Played, crashes: int) -> int | None:
+    def _again(self, played: _Played) -> int | None:
         """After a crash: marks the run as restarting and rests; the exit status when it is given up."""
-        limit = self._settings.attempts
+        self._crashes += 1
+        crashes, limit = self._crashes, self._settings.attempts
         if crashes >= limit:
             return self._end(played, "failed", f"given up after {crashes} attempts: {played.cause}")
         seconds = min(self._settings.backoff_seconds * 2 ** (crashes - 1), LONGEST_BACKOFF_SECONDS)
@@ -233,6 +251,8 @@ class Launch:
                 lambda: self._gateway.finish(run_id=attempt.run_id, attempt=attempt.number, end=end),
                 FINISH_SECONDS,
             )
+        except RunHeld:
+            raise
         except LauncherError as error:
             say(f"the end of run {attempt.run_id} ({end.state}) could not be recorded: {error}")
             return False

@@ -27,6 +27,7 @@ from meshgate_agents.launcher.vitals import Vitals
 MAX_SOCKET_PATH_BYTES = 107  # sun_path holds 108 with its final zero
 MAX_ROLE_CHARACTERS = 200
 FIRST_FRAME_SECONDS = 10.0  # a peer that connects and stays silent is dropped
+PAUSED_POLL_SECONDS = 0.2
 HEX_DIGITS = 64
 MAX_TURN = 2**31 - 1
 MAX_MILLISECONDS = 2**31 - 1
@@ -68,7 +69,8 @@ class Session:
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._programs: dict[str, int] = {}
-        self._replayed, self._live, self._open = 0, 0, 0
+        self._replayed, self._live = 0, 0
+        self._open: set[str] = set()
         self._paused = False
         self._moved_at = time.monotonic()
         self.crash = ("", "")  # class and traceback of an uncaught exception
@@ -107,7 +109,12 @@ class Session:
         """Begins no further step; True once none is under way."""
         with self._lock:
             self._paused = True
-            return self._open == 0
+            return not self._open
+
+    def unpause(self) -> None:
+        """The pause was lifted before it took effect."""
+        with self._lock:
+            self._paused = False
 
     def listen(self, directory: Path) -> Path:
         """Opens the socket in a new private folder and serves it.
@@ -181,48 +188,58 @@ class Session:
         if operation == "crashed":
             self.crash = (_word(request, "error"), str(request.get("traceback", "")))
             return {"state": "ok"}
-        if operation in ("model", "reply", "call"):
+        if operation in ("model", "reply", "gave_up", "call"):
             return self._step(operation, request, _step(request))
         raise BadFrame(f"unknown operation {operation!r}")
 
     def _step(self, operation: str, request: Message, step: Step) -> Message:
         """Answers from the journal, or does it. A live model call is under way until its reply is told."""
-        if operation == "reply":
-            try:
-                return self._reply(request, step)
-            finally:
-                self._ended()
+        if operation in ("reply", "gave_up"):
+            return self._model_ended(operation, request, step)
         entry = self._journal.get(step.key)
         if entry is not None:
             return self._replay(operation, entry)
         if not self._live_steps:
             raise Differs(_described(operation, request, step))
-        self._begun()
+        self._begun(step)
         if operation == "model":
             return {"state": "live"}
         try:
             return self._call(request, step)
         finally:
-            self._ended()
+            self._ended(step)
 
-    def _begun(self) -> None:
+    def _model_ended(self, operation: str, request: Message, step: Step) -> Message:
+        """The reply of a model call that is under way, or the word that there is none."""
         with self._lock:
-            paused = self._paused
-            self._open += not paused
-        if paused:
-            self._stopped.wait()  # until the child is ended; the next attempt makes this step
-            raise AttemptEnded("the run is paused")
+            under_way = step.key in self._open
+        if not under_way:
+            raise BadFrame("a reply to a model call that nobody has begun")
+        try:
+            return self._reply(request, step) if operation == "reply" else {"state": "ok"}
+        finally:
+            self._ended(step)
 
-    def _ended(self) -> None:
+    def _begun(self, step: Step) -> None:
+        """Takes a step up; while the run is being paused it waits for the end, or until that is lifted."""
+        while not self._stopped.is_set():
+            with self._lock:
+                if not self._paused:
+                    self._open.add(step.key)
+                    return
+            self._stopped.wait(PAUSED_POLL_SECONDS)
+        raise AttemptEnded("the run is paused")
+
+    def _ended(self, step: Step) -> None:
         with self._lock:
-            self._open -= 1
+            self._open.discard(step.key)
 
     def _replay(self, operation: str, entry: Entry) -> Message:
         with self._lock:
             self._asked.add(entry.key)
         if operation == "model" and entry.reply is not None:
             self._finished(replayed=True)
-            return {"state": "recorded", "reply": entry.reply.decode()}
+            return {"state": "recorded", "reply": entry.reply.decode("utf-8", "surrogatepass")}
         if operation == "call" and entry.answer is not None:
             self._finished(replayed=True)
             return _message(entry.answer)

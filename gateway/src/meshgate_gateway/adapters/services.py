@@ -1,6 +1,7 @@
 """The three services: each method turns a message into a core call and its answer back."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -11,14 +12,16 @@ from meshgate_gateway.adapters import wire
 from meshgate_gateway.admin import Admin
 from meshgate_gateway.broker import Broker
 from meshgate_gateway.catalogue import Catalogue
+from meshgate_gateway.errors import Unavailable
 from meshgate_gateway.hosts import Hosts
-from meshgate_gateway.journal import Journal
+from meshgate_gateway.journal import Entry, Journal
 from meshgate_gateway.model import Outcome, Presented, State
 from meshgate_gateway.policy import PolicyPlace
 from meshgate_gateway.record import VERSION
 from meshgate_gateway.runs import Runs
 from meshgate_gateway.store import CallQuery, RecordQuery
 
+MAX_STREAMS = 4  # journals being read at once: an eighth of the default threads
 MAX_ANSWER_BYTES = 3_145_728  # of records in one answer: below gRPC's default 4 MiB
 
 Guard = Callable[[grpc.ServicerContext, Callable[[Presented], Any]], Any]
@@ -76,15 +79,26 @@ class RunsServicer(services.RunsServicer):
         self._guard = guard
         self._runs = runs
         self._journal = journal
+        self._streams = threading.BoundedSemaphore(MAX_STREAMS)
 
     def ReadJournal(self, request: pb.ReadJournalRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """See the proto. A fault on the way is a status, never a journal that looks whole."""
-        entries = self._guard(
-            context,
-            lambda peer: self._journal.read(peer, run_id=request.run_id, attempt=request.attempt),
-        )
-        while (entry := self._guard(context, lambda _: next(entries, None))) is not None:
-            yield wire.entry(entry)
+        entries = self._guard(context, lambda peer: self._opened(peer, request))
+        try:
+            while (entry := self._guard(context, lambda _: next(entries, None))) is not None:
+                yield wire.entry(entry)
+        finally:
+            self._streams.release()
+
+    def _opened(self, peer: Presented, request: pb.ReadJournalRequest) -> Iterator[Entry]:
+        """A stream holds a thread until it is read to its end, so only a few may be open."""
+        if not self._streams.acquire(blocking=False):
+            raise Unavailable("journal_busy", detail=f"{MAX_STREAMS} journals are being read")
+        try:
+            return self._journal.read(peer, run_id=request.run_id, attempt=request.attempt)
+        except BaseException:
+            self._streams.release()
+            raise
 
     def AppendStep(self, request: pb.AppendStepRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """See the proto."""

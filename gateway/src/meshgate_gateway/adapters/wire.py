@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from meshgate_wire import broker_pb2 as pb
 
 from meshgate_gateway.admin import RunView, StepView
-from meshgate_gateway.broker import answer_of
+from meshgate_gateway.answers import answer_of
 from meshgate_gateway.catalogue import Catalogue
 from meshgate_gateway.hosts import Taken
 from meshgate_gateway.journal import Entry
