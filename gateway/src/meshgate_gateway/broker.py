@@ -125,7 +125,7 @@ class Broker:
         elif row.state in OPEN and row.attempt != request.attempt:
             row = self._adopt(asked, row)
         if row.state is State.UNKNOWN:
-            self._rooms.store.write(lambda tables: self._park(tables, row))
+            self._rooms.store.write(lambda tables: self._park(tables, row.call_id))
         if row.state not in OPEN:
             return self._current(row.call_id)
         with self._rooms.waiters.expecting(row.call_id) as settled:
@@ -315,9 +315,12 @@ class Broker:
             caller=asked.caller, call=verdict.call, row=row, policy=verdict.policy, obligations=obligations
         )
 
-    def _park(self, tables: Tables, row: LedgerRow) -> None:
-        """Whoever meets an unknown call waits for it, whatever its run was told before."""
-        why = f"unknown {row.call_id}"
+    def _park(self, tables: Tables, call_id: str) -> None:
+        """Whoever meets an unknown call waits for it, unless it was settled since it was met."""
+        row = tables.calls.get(call_id)
+        if row is None or row.state is not State.UNKNOWN:
+            return
+        why = f"unknown {call_id}"
         runs.park(tables, self._rooms.recorder, run_id=row.run_id, why=why, now_ms=self._now_ms())
 
     def _held_up(self, tables: Tables, asked: _Asked, tool: Tool) -> Refused | None:
