@@ -41,6 +41,7 @@ from meshgate_deploy.processes import Processes, become_subreaper, clean_leftove
 from meshgate_deploy.runs import Order, Runs
 from meshgate_deploy.runtime import RuntimeBinaries
 from meshgate_deploy.services import Service, Services
+from meshgate_deploy.sidecar_watch import Sidecar, SidecarWatch
 from meshgate_deploy.state import State, prepare_state, write_private
 
 Say = Callable[[str], None]
@@ -178,8 +179,16 @@ class Supervisor:
         self._await_hosts()
         services.watch()
         self._probe()
+        watch = SidecarWatch(services=services, sidecars=self._sidecars, say=self._say)
+        threading.Thread(target=watch.run, args=(self._stop,), name="sidecars", daemon=True).start()
         self._ready.set()
         self._say(f"the mesh is up in {time.monotonic() - self._begun:.1f} s")
+
+    def _sidecars(self) -> dict[str, Sidecar]:
+        return {
+            app: Sidecar(made.health, dapr_plane.api_token_file(self.state, app))
+            for app, made in list(self._mesh.sidecars.items())
+        }
 
     def _start(self, make: Callable[[], Service]) -> None:
         self._services.start(make())
