@@ -11,13 +11,14 @@ from pathlib import Path
 
 from machine import Cores, fsync_milliseconds, load_average
 from measure import Row
-from rows import Bench, Measure, brokered, decision, durable, guarantees
+from rows import Bench, Measure, brokered, decision, durable, guarantees, runs
 
 ROWS: dict[str, Measure] = {
     "brokered": brokered.measure,
     "durable": durable.measure,
     "decision": decision.measure,
     "guarantees": guarantees.measure,
+    "runs": runs.measure,
 }
 REPEATS, QUICK_REPEATS = 5, 3
 
