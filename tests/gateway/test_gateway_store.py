@@ -90,7 +90,7 @@ def in_one_commit(store: SqliteStore, works) -> list[object]:
         threads.append(threading.Thread(target=write, args=(number,)))
         threads[-1].start()
         end = time.monotonic() + 30
-        while len(store._waiting) <= number:
+        while store._works.waiting <= number:
             assert time.monotonic() < end
             time.sleep(0.001)
     go.set()
