@@ -1,0 +1,202 @@
+"""PostgreSQL alone: two gateways on one database, a server that dies, schemas that are not ours."""
+
+import json
+import threading
+from collections.abc import Iterator
+from itertools import pairwise
+
+import psycopg
+import pytest
+from fakes.gateway_parts import peer
+from fakes.postgres_server import PostgresServer, postgres_server
+from gateway.conftest import make_world
+from meshgate_audit.chain import verify
+from meshgate_gateway.adapters.postgres_store import PostgresStore
+from meshgate_gateway.adapters.tables import CALL, JOURNAL, RUN
+from meshgate_gateway.errors import StoreUnavailable
+from meshgate_gateway.model import AuditRecord, Run, State
+from meshgate_gateway.store import RecordQuery
+
+
+@pytest.fixture
+def mortal() -> Iterator[PostgresServer]:
+    """A server that a test may kill."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def pair(postgres) -> Iterator[tuple[PostgresStore, PostgresStore]]:
+    """Two gateways' stores on one database."""
+    url = postgres.url()
+    stores = PostgresStore(url=url), PostgresStore(url=url)
+    yield stores
+    for store in stores:
+        store.close()
+
+
+def note(text: str):
+    return lambda tables: tables.records.append(AuditRecord("lifecycle", {"event": text}))
+
+
+def events(store: PostgresStore) -> list[str]:
+    rows = store.read(lambda tables: tables.records.query(RecordQuery()))
+    assert verify([body for _, body in rows]).verified
+    return [json.loads(body)["event"] for _, body in rows]
+
+
+def run(run_id: str) -> Run:
+    return Run(run_id, "desk", "running", 1, "l1", 1, 1, 1, 0, "")
+
+
+def test_two_gateways_write_one_chain_and_each_row_once(pair) -> None:
+    """Both insert the same rows with a record each: one chain, one insert and one record per row."""
+    won: list[str] = []
+
+    def claim(number: int):
+        def work(tables) -> bool:
+            mine = tables.runs.insert(run(f"run-{number}"))
+            return mine and bool(note(f"run-{number}")(tables))
+
+        return work
+
+    def gateway(store: PostgresStore) -> None:
+        won.extend(f"run-{number}" for number in range(60) if store.write(claim(number)))
+
+    threads = [threading.Thread(target=gateway, args=(store,)) for store in pair for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert sorted(won) == sorted(events(pair[0])) == sorted({f"run-{number}" for number in range(60)})
+    seqs = [seq for seq, _ in pair[1].read(lambda tables: tables.records.query(RecordQuery()))]
+    assert all(later == earlier + 1 for earlier, later in pairwise(seqs))
+
+
+def test_of_two_gateways_one_moves(pair) -> None:
+    """Compare-and-set over two gateways: whoever is second finds another state, not an error."""
+    before = run("run-1")
+    pair[0].write(lambda tables: tables.runs.insert(before))
+    after = Run("run-1", "desk", "running", 2, "l2", 1, 2, 2, 0, "")
+    moved = [store.write(lambda tables: tables.runs.move(before, after)) for store in pair]
+    assert moved == [True, False]
+
+
+def test_a_killed_server_is_unavailable_and_the_key_has_one_outcome_after(mortal) -> None:
+    """No answer while it is dead; back, the same key gives one outcome, and nothing acknowledged is lost."""
+    world = make_world(PostgresStore(url=mortal.url(mortal.database())))
+    world.begin()
+    first = world.call()
+    mortal.kill()
+    for ask in (world.call, lambda: world.call(step_key="1" * 32), world.store.probe, world.records):
+        with pytest.raises(StoreUnavailable):
+            ask()
+    mortal.start()
+    world.store.probe()
+    assert world.call() == first
+    again = [world.call(step_key="1" * 32) for _ in range(2)]
+    assert again[0] == again[1]
+    assert again[0].state is State.DONE
+    rows = world.store.read(lambda tables: tables.records.query(RecordQuery()))
+    assert verify([body for _, body in rows]).verified
+    assert len([record for record in world.records() if record.get("call_id") == first.call_id]) > 1
+    world.runs.start(peer("desk"), run_id="run-2", input_json=b"{}")
+    world.store.close()
+
+
+def test_a_server_killed_under_load_loses_nothing_it_acknowledged(mortal) -> None:
+    """Killed while eight threads write: every acknowledged record is in the unbroken chain, once."""
+    store = PostgresStore(url=mortal.url(mortal.database()))
+    acknowledged: list[str] = []
+    enough = threading.Event()
+
+    def write(number: int) -> None:
+        turn = 0
+        while True:
+            try:
+                store.write(note(f"{number}-{turn}"))
+            except StoreUnavailable:
+                return
+            acknowledged.append(f"{number}-{turn}")
+            turn += 1
+            if len(acknowledged) > 100:
+                enough.set()
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    assert enough.wait(60)
+    mortal.kill()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    mortal.start()
+    store.probe()
+    found = events(store)
+    assert set(acknowledged) <= set(found)
+    assert len(found) == len(set(found))
+    store.close()
+
+
+def test_an_edited_database_is_not_opened_again(postgres) -> None:
+    """A changed record is found when the store is opened."""
+    url = postgres.url()
+    store = PostgresStore(url=url)
+    for number in range(5):
+        store.write(note(str(number)))
+    store.close()
+    with psycopg.connect(url) as db:
+        db.execute("UPDATE records SET body = replace(body::text, '22', '32')::bytea WHERE seq = 4")
+    with pytest.raises(StoreUnavailable, match="does not verify"):
+        PostgresStore(url=url)
+
+
+def test_a_schema_of_another_version_is_refused(postgres) -> None:
+    """What a newer gateway left behind is not written to; the message says why."""
+    url = postgres.url()
+    with psycopg.connect(url) as db:
+        db.execute("UPDATE meshgate_schema SET version_num = '9999'")
+    with pytest.raises(StoreUnavailable, match="version this gateway does not know"):
+        PostgresStore(url=url)
+
+
+def test_two_gateways_may_start_on_an_empty_database(postgres) -> None:
+    """Both bring it up to date at once; both work."""
+    url = postgres.server.url(postgres.server.database())
+    opened: list[PostgresStore] = []
+    threads = [threading.Thread(target=lambda: opened.append(PostgresStore(url=url))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [store.write(note("up")).seq for store in opened] == [1, 2]
+    for store in opened:
+        store.close()
+
+
+def test_every_commit_is_synced_and_bounded(pair) -> None:
+    """Whatever the role's defaults say: synced, and no statement, lock or idle transaction waits for ever."""
+    names = ("synchronous_commit", "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+    shown = [pair[0]._writer.execute(f"SHOW {name}".encode()).fetchone()[0] for name in names]
+    assert shown == ["on", "5s", "3s", "5s"]
+
+
+def test_a_reader_cannot_write(pair) -> None:
+    """A work given to `read` by mistake stores nothing."""
+    with pytest.raises(StoreUnavailable, match="read-only"):
+        pair[0].read(lambda tables: tables.runs.insert(run("run-1")))
+    assert pair[0].read(lambda tables: tables.runs.get("run-1")) is None
+
+
+def test_text_with_a_nul_takes_no_neighbour_with_it(pair) -> None:
+    """PostgreSQL has no NUL in text: it is kept as a sign for it."""
+    assert pair[0].write(lambda tables: tables.runs.insert(run("a\0b")))
+    assert pair[0].read(lambda tables: tables.runs.get("a\0b")).run_id == "a\u2400b"
+
+
+def test_the_columns_are_the_fields(pair) -> None:
+    """A new field of the model needs a migration."""
+    for table, fields in (("calls", CALL), ("runs", RUN), ("journal", JOURNAL)):
+        sql = "SELECT column_name FROM information_schema.columns WHERE table_name = %s"
+        assert {row[0] for row in pair[0]._writer.execute(sql, (table,))} == set(fields)
