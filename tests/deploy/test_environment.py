@@ -70,3 +70,17 @@ def test_what_is_named_but_set_nowhere_is_told(tmp_path, manifest):
 def test_no_file_is_an_empty_one(tmp_path):
     """`.env` is optional."""
     assert read_dotenv(tmp_path / ".env") == {}
+
+
+def test_the_gateway_alone_gets_the_databases_password(tmp_path, manifest):
+    """From `.env` or the shell, and only where the store is on a server."""
+    environment = _environment(tmp_path, PGPASSWORD="s3cret")
+    served = manifest.model_copy(update={"store": "postgresql://m@localhost/d"})
+    assert environment.for_gateway(served)["PGPASSWORD"] == "s3cret"
+    assert "PGPASSWORD" not in environment.for_gateway(manifest)
+    for env in (
+        environment.base(),
+        environment.for_host(served, "orders"),
+        environment.for_agent(served, "desk", {}),
+    ):
+        assert "PGPASSWORD" not in env

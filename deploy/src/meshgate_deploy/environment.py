@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from meshgate_deploy import store_url
 from meshgate_deploy.manifest import Manifest
 
 WITHHELD = "meshgate:withheld"
@@ -40,6 +41,11 @@ class Environment:
         """What every child starts with."""
         names = (*BASE, *(name for name in self._values if name.startswith("LC_")))
         return {name: self._values[name] for name in names if name in self._values} | FIXED
+
+    def for_gateway(self, manifest: Manifest) -> dict[str, str]:
+        """The gateway's environment: the base and, for a store on a server, how to log in there."""
+        names = store_url.VARIABLES if store_url.is_postgresql(manifest.store) else ()
+        return self.base() | {name: self._values[name] for name in names if name in self._values}
 
     def for_host(self, manifest: Manifest, host: str) -> dict[str, str]:
         """A tool host's environment: the base and what is named for it."""

@@ -128,7 +128,7 @@ class MeshServices:
                 manifest, self._state, listen=self.gateway_target,
                 sidecar=self.sidecars["gateway"].address, opa=policy(),
             ),
-            env=self._environment.base,
+            env=lambda: self._environment.for_gateway(manifest),
             ready=configs.ready_file(self._state, "gateway").exists,
             dns_names=(gateway_dns_name(trust_domain=manifest.trust_domain, mesh=manifest.mesh),),
         )  # fmt: skip
