@@ -1,6 +1,9 @@
 """PostgreSQL alone: two gateways on one database, a server that dies, schemas that are not ours."""
 
+import contextlib
+import hashlib
 import json
+import sqlite3
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
@@ -12,6 +15,7 @@ from fakes.postgres_server import PostgresServer, postgres_server
 from gateway.conftest import make_world
 from meshgate_audit.chain import verify
 from meshgate_gateway.adapters.postgres_store import PostgresStore
+from meshgate_gateway.adapters.sqlite_store import SqliteStore
 from meshgate_gateway.adapters.tables import CALL, JOURNAL, RUN
 from meshgate_gateway.errors import StoreUnavailable
 from meshgate_gateway.model import AuditRecord, Run, State
@@ -95,6 +99,31 @@ def test_of_two_gateways_one_moves(pair) -> None:
     after = Run("run-1", "desk", "running", 2, "l2", 1, 2, 2, 0, "")
     moved = [store.write(lambda tables: tables.runs.move(before, after)) for store in pair]
     assert moved == [True, False]
+
+
+def test_twins_at_two_gateways_have_one_effect(pair) -> None:
+    """Equal calls of one task, asked of both at the same time: one runs, all get its outcome."""
+    worlds = [make_world(store) for store in pair]
+    worlds[0].begin()
+    gate, answers = threading.Barrier(4), []
+
+    def work(number: int) -> None:
+        world, step = worlds[number % 2], hashlib.sha256(bytes([number])).hexdigest()
+        gate.wait(10)
+        for _ in range(500):
+            answer = world.call(step_key=step, task="e" * 64)
+            if answer.state is State.DONE:
+                answers.append(answer)
+                return
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len({answer.call_id for answer in answers}) == 4
+    assert len({answer.result for answer in answers}) == 1
+    assert sum(len(world.runtime.effects) for world in worlds) == 1
 
 
 def test_a_killed_server_is_unavailable_and_the_key_has_one_outcome_after(mortal) -> None:
@@ -207,6 +236,17 @@ def test_text_with_a_nul_takes_no_neighbour_with_it(pair) -> None:
     """PostgreSQL has no NUL in text: it is kept as a sign for it."""
     assert pair[0].write(lambda tables: tables.runs.insert(run("a\0b")))
     assert pair[0].read(lambda tables: tables.runs.get("a\0b")).run_id == "a\u2400b"
+
+
+def test_both_databases_have_the_same_indexes(pair, tmp_path) -> None:
+    """A new index on one needs a migration, or a line, on the other."""
+    path = tmp_path / "s.db"
+    SqliteStore(path=path).close()
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        ours = file.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND sql NOT NULL").fetchall()
+    sql = "SELECT indexname FROM pg_indexes WHERE schemaname = 'public' AND indexname NOT LIKE '%pkey'"
+    theirs = pair[0]._writer.execute(sql).fetchall()
+    assert sorted(ours) == sorted(row for row in theirs if row[0] != "meshgate_schema_pkc")
 
 
 def test_the_columns_are_the_fields(pair) -> None:

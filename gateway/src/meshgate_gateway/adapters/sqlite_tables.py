@@ -20,6 +20,7 @@ CREATE INDEX IF NOT EXISTS calls_like ON calls (likeness) WHERE likeness != '';
 CREATE INDEX IF NOT EXISTS calls_run ON calls (run_id, created_ms);
 CREATE TABLE IF NOT EXISTS runs ({", ".join(RUN).replace("run_id", "run_id TEXT PRIMARY KEY", 1)})
   WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS runs_created ON runs (created_ms);
 CREATE INDEX IF NOT EXISTS runs_cancelling ON runs (heartbeat_ms) WHERE state = 'cancelling';
 CREATE TABLE IF NOT EXISTS journal ({", ".join(JOURNAL)}, PRIMARY KEY (run_id, step_key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS journal_scope ON journal (run_id, scope, turn);
