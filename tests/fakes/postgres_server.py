@@ -7,8 +7,9 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from fakes.live_mesh import started_in
@@ -20,29 +21,40 @@ PATIENCE_SECONDS = 60.0
 
 
 class PostgresServer:
-    """One server; its databases are thrown away with it."""
+    """One server; its databases are thrown away with it.
 
-    def __init__(self) -> None:
+    Attributes:
+        password: of the role `gateway`; empty where the server asks for none.
+    """
+
+    def __init__(self, *, password: str = "", settings: Sequence[str] = ()) -> None:
+        self.password, self._settings = password, settings
         self.folder = Path(tempfile.mkdtemp(prefix="mgpg"))  # short: a socket's path has 107 bytes at most
         self._user = NOBODY if os.geteuid() == 0 else None
         if self._user is not None:
             os.chown(self.folder, self._user, self._user)
         self._process: subprocess.Popen[bytes] | None = None
         self._made = 0
-        self._run(
-            "initdb", "-D", f"{self.folder}/data", "-U", "gateway", "-A", "trust", "-E", "UTF8", "--no-sync"
+        (self.folder / "password").write_text(password)
+        asked = (
+            ("-A", "scram-sha-256", "--pwfile", f"{self.folder}/password") if password else ("-A", "trust")
         )
+        self._run("initdb", "-D", f"{self.folder}/data", "-U", "gateway", "-E", "UTF8", "--no-sync", *asked)
         self.start()
 
-    def url(self, database: str = "postgres") -> str:
+    def url(self, database: str = "postgres", role: str = "gateway") -> str:
         """Where a database is."""
-        return f"postgresql://gateway@/{database}?host={self.folder}"
+        return f"postgresql://{role}@/{database}?host={self.folder}"
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
+        """A connection of the server's owner."""
+        return psycopg.connect(self.url(database), password=self.password, autocommit=True, connect_timeout=2)
 
     def database(self, template: str = "template1") -> str:
         """Makes a database, empty or a copy of another; gives its name."""
         self._made += 1
         name = f"store{self._made}"
-        with psycopg.connect(self.url(), autocommit=True) as connection:
+        with self.connect() as connection:
             connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
         return name
 
@@ -87,6 +99,7 @@ class PostgresServer:
     def _spawn(self) -> subprocess.Popen[bytes]:
         command = [f"{BINARIES}/postgres", "-D", f"{self.folder}/data", "-k", str(self.folder)]
         command += ["-c", "listen_addresses=", "-c", "max_connections=60", "-c", "shared_buffers=16MB"]
+        command += [word for setting in self._settings for word in ("-c", setting)]
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, user=self._user, group=self._user)
 
@@ -98,15 +111,15 @@ class PostgresServer:
 
     def _answers(self) -> bool:
         with contextlib.suppress(psycopg.Error):
-            psycopg.connect(self.url(), connect_timeout=2).close()
+            self.connect().close()
             return True
         return False
 
 
 @contextlib.contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
+def postgres_server(*, password: str = "", settings: Sequence[str] = ()) -> Iterator[PostgresServer]:
     """A server for as long as it is used."""
-    server = PostgresServer()
+    server = PostgresServer(password=password, settings=settings)
     try:
         yield server
     finally:

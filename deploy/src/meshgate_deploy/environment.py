@@ -44,8 +44,16 @@ class Environment:
 
     def for_gateway(self, manifest: Manifest) -> dict[str, str]:
         """The gateway's environment: the base and, for a store on a server, how to log in there."""
-        names = store_url.VARIABLES if store_url.is_postgresql(manifest.store) else ()
-        return self.base() | {name: self._values[name] for name in names if name in self._values}
+        return self.base() | self.for_store(manifest)
+
+    def for_store(self, manifest: Manifest) -> dict[str, str]:
+        """How to log in at a store on a server: for the gateway, for sidecars, and for nobody else."""
+        if not store_url.is_postgresql(manifest.store):
+            return {}
+        found = {name: self._values[name] for name in store_url.VARIABLES if name in self._values}
+        if "HOME" in self._values:  # a sidecar's home is another
+            found.setdefault("PGPASSFILE", f"{self._values['HOME']}/.pgpass")
+        return found
 
     def for_host(self, manifest: Manifest, host: str) -> dict[str, str]:
         """A tool host's environment: the base and what is named for it."""
