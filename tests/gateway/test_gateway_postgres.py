@@ -5,6 +5,7 @@ import hashlib
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
@@ -15,6 +16,7 @@ from fakes.postgres_server import PostgresServer, postgres_server
 from gateway.conftest import make_world
 from meshgate_audit.chain import verify
 from meshgate_gateway.adapters import postgres_connection
+from meshgate_gateway.adapters.postgres_schema import LOG_LOCK
 from meshgate_gateway.adapters.postgres_store import PostgresStore
 from meshgate_gateway.adapters.sqlite_store import SqliteStore
 from meshgate_gateway.adapters.tables import CALL, JOURNAL, RUN
@@ -182,6 +184,25 @@ def test_a_stopped_server_holds_nobody_for_ever(mortal, monkeypatch) -> None:
     assert world.call(step_key="1" * 32).state is State.DONE
     assert len(world.runtime.effects) == 2
     world.store.close()
+
+
+def test_a_gateway_that_stands_still_in_a_transaction_loses_it(pair, postgres) -> None:
+    """Its lock would hold all others up; they are told so, and go on without it."""
+    (name,) = pair[0]._writer.execute("SELECT current_database()").fetchone()
+    still = postgres_connection.Bounded.to(postgres.server.url(name), autocommit=True)
+    still.execute("BEGIN")
+    still.execute("SELECT pg_advisory_xact_lock(%s)", (LOG_LOCK,))
+    with pytest.raises(StoreUnavailable, match="lock timeout"):
+        pair[0].write(note("early"))
+    end = time.monotonic() + 60
+    while "late" not in events(pair[1]):
+        assert time.monotonic() < end
+        with contextlib.suppress(StoreUnavailable):
+            pair[1].probe()
+            pair[1].write(note("late"))
+    with pytest.raises(psycopg.Error):
+        still.execute("COMMIT")
+    assert events(pair[1]) == ["late"]
 
 
 def test_a_server_killed_under_load_loses_nothing_it_acknowledged(mortal) -> None:
