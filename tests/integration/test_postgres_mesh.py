@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from fakes.attacked_mesh import PROJECT
 from fakes.live_mesh import LiveMesh, eventually, started_in
@@ -12,21 +13,26 @@ from fakes.postgres_server import PostgresServer, postgres_server
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(600)]
 
-PASSWORD = "hunter2-of-the-store"
+PASSWORD, DAPR = "hunter2-of-the-store", "hunter4-of-dapr"
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     """A server of these tests' own; it asks for a password."""
     with postgres_server(password=PASSWORD) as made:
+        name = made.database()
+        with made.connect(name) as owner:
+            owner.execute(f"CREATE ROLE dapr LOGIN PASSWORD '{DAPR}'".encode())
+            owner.execute("GRANT USAGE, CREATE ON SCHEMA public TO dapr")
         yield made
 
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory, server) -> Iterator[LiveMesh]:
-    """The mesh, its store on the server; the password is in `.env`."""
-    manifest = PROJECT["meshgate.yaml"].rstrip() + f"\n        store: {server.url(server.database())}\n"
-    files = {**PROJECT, "meshgate.yaml": manifest, ".env": f"PGPASSWORD={PASSWORD}\n"}
+    """The mesh, its store on the server, its sidecars under a role of their own; passwords are in `.env`."""
+    manifest = PROJECT["meshgate.yaml"].rstrip() + f"\n        store: {server.url('store1')}\n"
+    secrets = f"PGPASSWORD={PASSWORD}\nMESHGATE_DAPR_PGUSER=dapr\nMESHGATE_DAPR_PGPASSWORD={DAPR}\n"
+    files = {**PROJECT, "meshgate.yaml": manifest, ".env": secrets}
     made = LiveMesh(tmp_path_factory.mktemp("mesh"), files)
     try:
         made.up()
@@ -59,26 +65,32 @@ def test_a_run_is_kept_on_the_server(mesh, server) -> None:
     assert count(server, "meshgate_dapr_state") > 1
     checks = {row["check"]: row for row in mesh.asked("doctor")}
     assert checks["store"]["ok"]
+    assert checks["store of Dapr"]["ok"]
+    with psycopg.connect(server.url("store1", "dapr"), password=DAPR) as sidecar:
+        for statement in ("SELECT * FROM calls", "DELETE FROM records", "DROP TABLE runs"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                sidecar.execute(statement.encode())
+            sidecar.rollback()
 
 
-def test_the_password_is_in_no_file_and_no_command_line(mesh) -> None:
-    """Nor in a log, nor in the environment of anything but the gateway and the sidecars."""
+def test_a_password_is_in_no_file_and_no_command_line(mesh) -> None:
+    """Nor in a log; one is in the environment of the gateway alone, the other in the sidecars'."""
     files = [path for path in (mesh.root / ".meshgate").rglob("*") if path.is_file()]
     assert len(files) > 10
-    assert [path for path in files if PASSWORD.encode() in path.read_bytes()] == []
-    assert PASSWORD not in (mesh.root / "up.log").read_text()
+    files.append(mesh.root / "up.log")
+    assert [path for path in files if b"hunter" in path.read_bytes()] == []
     names = {pid: name for name, pid in mesh.pids.items()}
     holders = set()
     with mesh.running("nightly", "nightly.py", "slow", "peek") as run:
         eventually(lambda: "slow peek" in mesh.effects(), "the tool begins")
         for pid in started_in(mesh.pid):
             with contextlib.suppress(OSError):  # gone while we look
-                assert PASSWORD.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
-                if PASSWORD.encode() in Path(f"/proc/{pid}/environ").read_bytes():
-                    holders.add(names.get(pid, f"pid {pid}"))
+                assert b"hunter" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+                held = Path(f"/proc/{pid}/environ").read_bytes()
+                holders |= {(names.get(pid, pid), word) for word in (PASSWORD, DAPR) if word.encode() in held}
         (mesh.root / "go-peek").touch()
         run.communicate(timeout=180)
-    assert holders == {name for name in mesh.pids if name == "gateway" or name.startswith("dapr-")}
+    assert holders == {("gateway", PASSWORD), *((name, DAPR) for name in mesh.pids if name[:5] == "dapr-")}
 
 
 def killed(_mesh: LiveMesh, server: PostgresServer, release: Callable[[], None]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable  # noqa: TC003 - annotates a local
 from importlib import metadata
 from pathlib import Path
 
-from meshgate_deploy import runtime, sockets, store_check, store_url
+from meshgate_deploy import runtime, sockets, store_check
 from meshgate_deploy.control import ask_once, reachable
 from meshgate_deploy.environment import Environment
 from meshgate_deploy.errors import ManifestError, MeshError
@@ -47,7 +47,7 @@ def examine(start: Path) -> list[Check]:
         for p in check_modules(manifest, project)
     ] or [Check("modules", ok=True, detail="every module of the manifest is found")]
     checks += _variables(manifest, project)
-    checks += _store(manifest, project)
+    checks += store_check.examine(manifest, Environment(project=project))
     checks += _state_folder(project)
     checks += _policies(project)
     checks += _running(project)
@@ -86,12 +86,6 @@ def _variables(manifest: Manifest, project: Path) -> list[Check]:
         )
         for app, name in missing
     ] or [Check("variables", ok=True, detail="every variable that is named is set")]
-
-
-def _store(manifest: Manifest, project: Path) -> list[Check]:
-    if not store_url.is_postgresql(manifest.store):
-        return []
-    return [store_check.examine(manifest.store, Environment(project=project).for_store(manifest))]
 
 
 def _state_folder(project: Path) -> list[Check]:

@@ -46,13 +46,28 @@ class Environment:
         """The gateway's environment: the base and, for a store on a server, how to log in there."""
         return self.base() | self.for_store(manifest)
 
+    def for_sidecar(self, manifest: Manifest) -> dict[str, str]:
+        """How sidecars log in there: by a role of their own where one is named, else by the gateway's."""
+        found = self.for_store(manifest)
+        if not found:
+            return {}
+        if store_url.DAPR_USER in self._values:
+            for name in ("PGPASSWORD", "PGSSLCERT", "PGSSLKEY"):  # these are the gateway's
+                found.pop(name, None)
+            found["PGUSER"] = self._values[store_url.DAPR_USER]
+            if store_url.DAPR_PASSWORD in self._values:
+                found["PGPASSWORD"] = self._values[store_url.DAPR_PASSWORD]
+        elif user := store_url.for_dapr(manifest.store)[1]:
+            found["PGUSER"] = user
+        return found
+
     def for_store(self, manifest: Manifest) -> dict[str, str]:
-        """How to log in at a store on a server: for the gateway, for sidecars, and for nobody else."""
+        """How the gateway logs in at a store on a server."""
         if not store_url.is_postgresql(manifest.store):
             return {}
         found = {name: self._values[name] for name in store_url.VARIABLES if name in self._values}
-        if "HOME" in self._values:  # a sidecar's home is another
-            found.setdefault("PGPASSFILE", f"{self._values['HOME']}/.pgpass")
+        home = self._values.get("HOME", "/nonexistent")  # a sidecar's own home is another
+        found.setdefault("PGPASSFILE", f"{home}/.pgpass")
         return found
 
     def for_host(self, manifest: Manifest, host: str) -> dict[str, str]:

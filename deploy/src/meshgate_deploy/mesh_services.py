@@ -11,7 +11,7 @@ from typing import Any
 from meshgate_identities.spiffe_id import SpiffeId
 from meshgate_identities.tls import gateway_dns_name
 
-from meshgate_deploy import configs, dapr_plane, store_url
+from meshgate_deploy import configs, dapr_plane
 from meshgate_deploy.dapr_plane import Invocation, Plane
 from meshgate_deploy.enrolment import Enroller
 from meshgate_deploy.environment import Environment
@@ -84,20 +84,13 @@ class MeshServices:
             made = dapr_plane.sidecar(
                 self._binaries.daprd, self._state, self.plane, app=app, ports=ports, api_token=api_token
             )
-            made = replace(made, env={**made.env, **self._store_variables()})
+            # In its environment only, in no file.
+            made = replace(made, env={**made.env, **self._environment.for_sidecar(self._manifest)})
             self.sidecars[app] = made
             return made
 
         prepare = self._dapr(f"dapr-{app}", 4, invoke, api_token)
         return Service(f"dapr-{app}", prepare, self._enroller.app_id(app))
-
-    def _store_variables(self) -> dict[str, str]:
-        """What a sidecar needs for an actor store on a server; in its environment only, in no file."""
-        store = self._manifest.store
-        if not store_url.is_postgresql(store):
-            return {}
-        user = store_url.for_dapr(store)[1]
-        return self._environment.for_store(self._manifest) | ({"PGUSER": user} if user else {})
 
     def enrol(self, app: str) -> None:
         """Writes a fresh enrolment token for an app's sidecar."""

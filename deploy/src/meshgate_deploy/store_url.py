@@ -14,6 +14,8 @@ VARIABLES = {
     "PGSSLCERT": "sslcert",
     "PGSSLKEY": "sslkey",
 }
+DAPR_USER = "MESHGATE_DAPR_PGUSER"  # a role of the sidecars' own, that cannot touch the gateway's tables
+DAPR_PASSWORD = "MESHGATE_DAPR_PGPASSWORD"  # noqa: S105 - a variable's name
 _SECRET_PARAMETERS = ("password", "sslpassword")
 # What libpq and Dapr's driver understand alike, and what cannot lead elsewhere unseen.
 _PARAMETERS = frozenset(

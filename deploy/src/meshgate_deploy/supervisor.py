@@ -164,7 +164,7 @@ class Supervisor:
         manifest, state, services, mesh = self.manifest, self.state, self._services, self._mesh
         for app, name in self._environment.missing(manifest):
             self._say(f"{app}: {name} is named for it but set neither in .env nor in the environment")
-        store_check.require(manifest.store, self._environment.for_store(manifest))
+        store_check.require(manifest, self._environment)
         generate.dapr_resources(manifest, state)
         if not store_url.is_postgresql(manifest.store):
             generate.make_actor_store(state)
