@@ -70,3 +70,23 @@ def test_what_is_named_but_set_nowhere_is_told(tmp_path, manifest):
 def test_no_file_is_an_empty_one(tmp_path):
     """`.env` is optional."""
     assert read_dotenv(tmp_path / ".env") == {}
+
+
+def test_gateway_and_sidecars_alone_log_in_at_the_database(tmp_path, manifest):
+    """From `.env` or the shell, and only where the store is on a server."""
+    environment = _environment(tmp_path, PGPASSWORD="s3cret")
+    served = manifest.model_copy(update={"store": "postgresql://m@localhost/d"})
+    shared = environment.for_sidecar(served)
+    assert (shared["PGUSER"], shared["PGPASSWORD"]) == ("m", "s3cret")
+    own = _environment(tmp_path, PGPASSWORD="s3cret", PGSSLKEY="k", MESHGATE_DAPR_PGUSER="d")
+    assert own.for_sidecar(served)["PGUSER"] == "d"
+    assert {"PGPASSWORD", "PGSSLKEY"}.isdisjoint(own.for_sidecar(served))
+    assert environment.for_sidecar(manifest) == {}
+    assert environment.for_gateway(served)["PGPASSWORD"] == "s3cret"
+    assert "PGPASSWORD" not in environment.for_gateway(manifest)
+    for env in (
+        environment.base(),
+        environment.for_host(served, "orders"),
+        environment.for_agent(served, "desk", {}),
+    ):
+        assert "PGPASSWORD" not in env

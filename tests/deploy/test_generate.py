@@ -10,7 +10,7 @@ import yaml
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from meshgate_deploy import dapr_plane, generate
+from meshgate_deploy import dapr_plane, generate, store_url
 from meshgate_deploy.enrolment import Enroller
 from meshgate_deploy.manifest import Manifest
 from meshgate_deploy.ports import LOOPBACK, free_ports
@@ -62,6 +62,22 @@ def test_sidecars_meet_an_actor_store_that_is_in_wal_mode(state):
         with contextlib.closing(sqlite3.connect(generate.actor_store_file(state))) as database:
             assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert generate.actor_store_file(state).stat().st_mode & 0o777 == 0o600
+
+
+def test_the_actor_store_follows_to_the_server(manifest, state):
+    """Dapr's own tables lie beside the gateway's; who logs in is in the sidecars' environment only."""
+    store = "postgresql://m@db.example:5433/d?sslmode=verify-full&sslrootcert=/etc/ca.pem"
+    spec = generate.actor_store(manifest.model_copy(update={"store": store}), state)["spec"]
+    given = {row["name"]: row["value"] for row in spec["metadata"]}
+    assert (spec["type"], spec["version"]) == ("state.postgresql", "v2")
+    assert given["actorStateStore"] == "true"
+    assert given["tablePrefix"] == "meshgate_dapr_"
+    assert given["connectionString"].startswith(
+        "postgresql://db.example:5433/d?sslmode=verify-full&sslrootcert=%2Fetc%2Fca.pem&"
+    )
+    assert "synchronous_commit=on" in given["connectionString"]
+    assert store_url.for_dapr(store)[1] == "m"
+    assert store_url.for_dapr("postgresql:///d?user=n&host=/run/pg")[1] == "n"
 
 
 def test_hosts_and_agents_open_one_activity_each(manifest):

@@ -78,6 +78,30 @@ def test_the_schema_takes_what_the_loader_takes():
         ("orders.refund:", "order.refund:", 21, "'order.refund' names no tool host", "orders"),
         ("crew: desk.crew:crew", "crew: desk.crew", 6, "'desk.crew'", "package.module:crew"),
         ("store: sqlite", "store: mysql", 23, "'mysql' is not supported", "sqlite"),
+        (
+            "store: sqlite",
+            "store: postgresql://m:pw@h/d",
+            23,
+            "holds a password",
+            "postgresql://m@h/d, and PGPASSWORD",
+        ),
+        ("store: sqlite", "store: postgresql:///d?password=pw", 23, "holds a password", "and PGPASSWORD"),
+        (
+            "store: sqlite",
+            "store: postgresql://m@db.example/d",
+            23,
+            "not verified TLS",
+            "sslmode=verify-full",
+        ),
+        ("store: sqlite", "store: postgresql:///d?hostaddr=203.0.113.5", 23, "'hostaddr'", "once each"),
+        (
+            "store: sqlite",
+            "store: postgresql://h/d?sslmode=verify-full&sslmode=disable",
+            23,
+            "'sslmode'",
+            "once each",
+        ),
+        ("store: sqlite", "store: postgres://m:pw@h/d", 23, "'postgres' is not supported", "postgresql://"),
         ("secrets: [PAYMENT_KEY]", "secrets: [hunter2=x]", 15, "never its value", "never its value"),
         ("mesh: refund-desk\n", "", 1, "'mesh' is missing", "mesh: "),
     ],
@@ -88,6 +112,23 @@ def test_bad_manifests_name_line_and_remedy(  # noqa: PLR0917 - one column each
     """Each mistake is one problem with its line and what to write instead."""
     found = _problems(tmp_path, GOOD.replace(old, new, 1))
     assert any(row == line and said in message and fix in remedy for row, message, remedy in found), found
+
+
+@pytest.mark.parametrize(
+    "given", ["postgresql://m:hunter2@h/d", "mysql://m:hunter2@h/d", "postgresql://[m:hunter2@h"]
+)
+def test_a_password_in_the_store_is_never_repeated(tmp_path, given):
+    """The problem says what to write instead, without what was written."""
+    assert "hunter2" not in str(_problems(tmp_path, GOOD.replace("store: sqlite", f"store: '{given}'")))
+
+
+@pytest.mark.parametrize(
+    "store", ["m@localhost/d", "m@/d?host=/run/pg", "m@db.example/d?sslmode=verify-full"]
+)
+def test_a_store_on_a_server_loads(tmp_path, store):
+    """Without a password: on this machine as it is, elsewhere over verified TLS."""
+    found = load(_write(tmp_path, GOOD.replace("store: sqlite", f"store: postgresql://{store}")))
+    assert found.store == f"postgresql://{store}"
 
 
 def test_broken_yaml_names_its_line(tmp_path):

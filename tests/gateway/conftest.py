@@ -1,14 +1,16 @@
 """A gateway below the wire: real store, real core, programmed neighbours."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes.gateway_parts import FaultyStore, HostRuntime, NamedPeers, ProgrammedPolicy, peer
+from fakes.postgres_server import PostgresServer, postgres_server
 from meshgate_gateway import catalogue
+from meshgate_gateway.adapters.postgres_store import PostgresStore
 from meshgate_gateway.adapters.sqlite_store import SqliteStore
 from meshgate_gateway.authenticate import Door, Mesh
 from meshgate_gateway.broker import Broker, Rooms
@@ -108,10 +110,10 @@ class World:
         self.runs.start_attempt(peer(app), run_id=run_id, launcher=launcher)
 
 
-def make_world(path: Path) -> World:
+def make_world(kept: SqliteStore | PostgresStore) -> World:
     tools = catalogue.parse(json.dumps(CATALOGUE).encode())
     store, policy, runtime, clock = (
-        FaultyStore(SqliteStore(path=path)),
+        FaultyStore(kept),
         ProgrammedPolicy(),
         HostRuntime(),
         Clock(),
@@ -131,9 +133,39 @@ def make_world(path: Path) -> World:
     return World(store, policy, runtime, broker, hosts, runs, sweeper, executor, clock, vault, journal)
 
 
+@dataclass
+class Postgres:
+    """A server and a database in it that has our schema, to copy from."""
+
+    server: PostgresServer
+    prepared: str
+
+    def url(self) -> str:
+        """A new database with our schema and nothing in it."""
+        return self.server.url(self.server.database(self.prepared))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A server for all tests that only fill databases of their own."""
+    with postgres_server() as server:
+        name = server.database()
+        PostgresStore(url=server.url(name)).close()
+        yield Postgres(server, name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def make_store(request, tmp_path: Path) -> Callable[[], SqliteStore | PostgresStore]:
+    """Opens the test's database, as often as it is called."""
+    if request.param == "sqlite":
+        return lambda: SqliteStore(path=tmp_path / "s.db")
+    url = request.getfixturevalue("postgres").url()
+    return lambda: PostgresStore(url=url)
+
+
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = make_world(tmp_path / "gateway.db")
+def world(make_store) -> Iterator[World]:
+    made = make_world(make_store())
     made.begin()
     yield made
     made.store.close()

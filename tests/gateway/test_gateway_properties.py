@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from meshgate_gateway import calls, ledger
+from meshgate_gateway.adapters.sqlite_store import SqliteStore
 from meshgate_gateway.errors import Refused
 from meshgate_gateway.model import Outcome, State
 
@@ -82,7 +83,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self._dir = tempfile.TemporaryDirectory()
-        self.world = make_world(Path(self._dir.name) / "g.db")
+        self.world = make_world(SqliteStore(path=Path(self._dir.name) / "g.db"))
         self.world.begin()
         self.world.runtime.held = True
         self.call_id = ""

@@ -8,9 +8,11 @@ import threading
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
 from meshgate_audit.__main__ import main as verify_main
 from meshgate_audit.chain import GENESIS, Head, canonical, seal, verify
+from meshgate_gateway.adapters.postgres_store import PostgresStore
 from meshgate_gateway.adapters.sqlite_store import SqliteStore
 from meshgate_gateway.errors import Conflict, StoreUnavailable
 from meshgate_gateway.model import AuditRecord
@@ -18,7 +20,14 @@ from meshgate_gateway.store import RecordQuery
 
 
 @pytest.fixture
-def store(tmp_path: Path):
+def store(make_store):
+    made = make_store()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def sqlite_store(tmp_path: Path):
     made = SqliteStore(path=tmp_path / "s.db")
     yield made
     made.close()
@@ -90,7 +99,7 @@ def in_one_commit(store: SqliteStore, works) -> list[object]:
         threads.append(threading.Thread(target=write, args=(number,)))
         threads[-1].start()
         end = time.monotonic() + 30
-        while len(store._waiting) <= number:
+        while store._works.waiting <= number:
             assert time.monotonic() < end
             time.sleep(0.001)
     go.set()
@@ -119,7 +128,8 @@ def test_a_commit_that_fails_is_told_to_all_who_shared_it(store) -> None:
     """A fault of the file takes every work of its commit; nobody waits for ever, and a probe mends it."""
 
     def fault(_tables) -> None:
-        raise sqlite3.OperationalError("disk I/O error")
+        known = psycopg.OperationalError if isinstance(store, PostgresStore) else sqlite3.OperationalError
+        raise known("disk I/O error")
 
     came = in_one_commit(store, [note("a"), fault, note("b")])
     assert [type(one) for one in came] == [StoreUnavailable] * 3
@@ -176,43 +186,43 @@ def test_no_probe_finds_a_full_disk_fit(tmp_path: Path) -> None:
     assert done.stdout.split("\n")[:-1] == ["1", *["unavailable"] * 4, "None 2"]
 
 
-def test_a_read_only_store_refuses_until_it_can_be_written(store, tmp_path, monkeypatch) -> None:
+def test_a_read_only_store_refuses_until_it_can_be_written(sqlite_store, tmp_path, monkeypatch) -> None:
     """Read-only: StoreUnavailable for everybody, whatever is tried, until a probe can write again."""
-    store.write(note("kept"))
+    sqlite_store.write(note("kept"))
 
     def read_only() -> sqlite3.Connection:
         uri = f"file:{tmp_path / 's.db'}?mode=ro"
         return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
 
-    store._writer.execute("PRAGMA query_only = ON")
+    sqlite_store._writer.execute("PRAGMA query_only = ON")
     with monkeypatch.context() as patched:
-        patched.setattr(store, "_connect", read_only)
-        for ask in (lambda: store.write(note("lost")), store.probe, lambda: store.write(note("lost"))):
+        patched.setattr(sqlite_store, "_connect", read_only)
+        for ask in (sqlite_store.write, lambda _work: sqlite_store.probe(), sqlite_store.write):
             with pytest.raises(StoreUnavailable):
-                ask()
+                ask(note("lost"))
         with pytest.raises(StoreUnavailable):
-            store.read(lambda tables: tables.records.head())
-    store.probe()
-    store.write(note("again"))
-    assert [json.loads(line)["event"] for line in lines(store)] == ["kept", "again"]
+            sqlite_store.read(lambda tables: tables.records.head())
+    sqlite_store.probe()
+    sqlite_store.write(note("again"))
+    assert [json.loads(line)["event"] for line in lines(sqlite_store)] == ["kept", "again"]
 
 
-def test_a_store_locked_by_another_is_unavailable_and_comes_back(store, tmp_path, monkeypatch) -> None:
+def test_a_store_locked_by_another_is_unavailable_and_comes_back(sqlite_store, tmp_path, monkeypatch) -> None:
     """Another process that holds the lock makes us unavailable, not wrong."""
     other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    store._writer.execute("PRAGMA busy_timeout = 10")
+    sqlite_store._writer.execute("PRAGMA busy_timeout = 10")
     with pytest.raises(StoreUnavailable):
-        store.write(note("x"))
+        sqlite_store.write(note("x"))
     other.execute("ROLLBACK")
-    store.probe()
-    store.write(note("y"))
+    sqlite_store.probe()
+    sqlite_store.write(note("y"))
 
 
-def test_every_commit_is_synced(store) -> None:
+def test_every_commit_is_synced(sqlite_store) -> None:
     """WAL with synchronous=FULL: NORMAL would acknowledge what a power cut takes back."""
-    assert store._writer.execute("PRAGMA synchronous").fetchone() == (2,)
-    assert store._writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert sqlite_store._writer.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert sqlite_store._writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_an_edited_log_is_not_opened_again(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from meshgate_identities.tls import gateway_dns_name
 from meshgate_deploy import dapr_plane
 from meshgate_deploy.manifest import Manifest, ToolEntry
 from meshgate_deploy.state import State
+from meshgate_deploy.store_url import is_postgresql
 
 
 def ready_file(state: State, app: str) -> Path:
@@ -44,7 +45,9 @@ def gateway(
     return {
         **_common(manifest, state),
         "listen": listen,
-        "store": {"sqlite": str(state.data / "gateway.db")},
+        "store": {"postgresql": manifest.store}
+        if is_postgresql(manifest.store)
+        else {"sqlite": str(state.data / "gateway.db")},
         "payload_key_file": str(payload_key_file(state)),
         "opa": dict(opa),
         "dapr": _sidecar(state, "gateway", sidecar),

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from meshgate_deploy import store_url
 from meshgate_deploy.manifest import Manifest
 
 WITHHELD = "meshgate:withheld"
@@ -40,6 +41,34 @@ class Environment:
         """What every child starts with."""
         names = (*BASE, *(name for name in self._values if name.startswith("LC_")))
         return {name: self._values[name] for name in names if name in self._values} | FIXED
+
+    def for_gateway(self, manifest: Manifest) -> dict[str, str]:
+        """The gateway's environment: the base and, for a store on a server, how to log in there."""
+        return self.base() | self.for_store(manifest)
+
+    def for_sidecar(self, manifest: Manifest) -> dict[str, str]:
+        """How sidecars log in there: by a role of their own where one is named, else by the gateway's."""
+        found = self.for_store(manifest)
+        if not found:
+            return {}
+        if store_url.DAPR_USER in self._values:
+            for name in ("PGPASSWORD", "PGSSLCERT", "PGSSLKEY"):  # these are the gateway's
+                found.pop(name, None)
+            found["PGUSER"] = self._values[store_url.DAPR_USER]
+            if store_url.DAPR_PASSWORD in self._values:
+                found["PGPASSWORD"] = self._values[store_url.DAPR_PASSWORD]
+        elif user := store_url.for_dapr(manifest.store)[1]:
+            found["PGUSER"] = user
+        return found
+
+    def for_store(self, manifest: Manifest) -> dict[str, str]:
+        """How the gateway logs in at a store on a server."""
+        if not store_url.is_postgresql(manifest.store):
+            return {}
+        found = {name: self._values[name] for name in store_url.VARIABLES if name in self._values}
+        home = self._values.get("HOME", "/nonexistent")  # a sidecar's own home is another
+        found.setdefault("PGPASSFILE", f"{home}/.pgpass")
+        return found
 
     def for_host(self, manifest: Manifest, host: str) -> dict[str, str]:
         """A tool host's environment: the base and what is named for it."""

@@ -8,11 +8,13 @@ from typing import Any
 
 import yaml
 
+from meshgate_deploy import store_url
 from meshgate_deploy.manifest import Manifest
 from meshgate_deploy.state import State, write_private
 
 API = "dapr.io/v1alpha1"
 STORE = "meshgate-actors"
+TABLES = "meshgate_dapr_"  # what Dapr's tables on a server begin with
 NOBODY = "meshgate-nobody"  # no app can bear it: it gets no sidecar and no enrolment token
 CERTIFICATE_LIFE = "24h"
 CLOCK_SKEW = "15m"
@@ -62,16 +64,34 @@ def actor_store_file(state: State) -> Path:
 
 
 def actor_store(manifest: Manifest, state: State) -> dict[str, Any]:
-    """The store of all workflow histories, open to the apps of this mesh."""
-    values = {
+    """The store of all workflow histories, open to the apps of this mesh; where the gateway's is."""
+    if store_url.is_postgresql(manifest.store):
+        kind, version, values = "state.postgresql", "v2", _on_server(manifest.store)
+    else:
+        kind, version, values = "state.sqlite", "v1", _in_file(state)
+    metadata = [{"name": name, "value": value} for name, value in values.items()]
+    spec = {"type": kind, "version": version, "metadata": metadata}
+    return {**_resource("Component", STORE, spec), "scopes": list(manifest.apps)}
+
+
+def _in_file(state: State) -> dict[str, str]:
+    return {
         "connectionString": f"file:{actor_store_file(state)}?_txlock=immediate",
         "actorStateStore": "true",
         "timeout": "20s",
         "busyTimeout": "15s",
     }
-    metadata = [{"name": name, "value": value} for name, value in values.items()]
-    spec = {"type": "state.sqlite", "version": "v1", "metadata": metadata}
-    return {**_resource("Component", STORE, spec), "scopes": list(manifest.apps)}
+
+
+def _on_server(store: str) -> dict[str, str]:
+    """Who logs in, and with what, is in the sidecars' environment."""
+    return {
+        "connectionString": store_url.for_dapr(store)[0],
+        "actorStateStore": "true",
+        "tablePrefix": TABLES,
+        "metadataTableName": f"{TABLES}metadata",
+        "timeout": "10s",
+    }
 
 
 def make_actor_store(state: State) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from meshgate_deploy import manifest_lines
+from meshgate_deploy import manifest_lines, store_url
 from meshgate_deploy.errors import ManifestError, NotFound, Problem
 from meshgate_deploy.manifest_lines import Document
 
@@ -237,11 +237,8 @@ def _beyond_shape(document: Document, manifest: Manifest) -> list[Problem]:
             problems.append(
                 Problem(document.file, line, f"tool host {name!r} needs tools or mcp, not both", fix)
             )
-    if manifest.store != "sqlite":
-        line = document.line(("store",))
-        problems.append(
-            Problem(document.file, line, f"store {manifest.store!r} is not supported yet", "sqlite")
-        )
+    if (wrong := store_url.problem(manifest.store)) is not None:
+        problems.append(Problem(document.file, document.line(("store",)), *wrong))
     return problems
 
 

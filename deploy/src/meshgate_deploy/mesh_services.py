@@ -84,6 +84,8 @@ class MeshServices:
             made = dapr_plane.sidecar(
                 self._binaries.daprd, self._state, self.plane, app=app, ports=ports, api_token=api_token
             )
+            # In its environment only, in no file.
+            made = replace(made, env={**made.env, **self._environment.for_sidecar(self._manifest)})
             self.sidecars[app] = made
             return made
 
@@ -128,7 +130,7 @@ class MeshServices:
                 manifest, self._state, listen=self.gateway_target,
                 sidecar=self.sidecars["gateway"].address, opa=policy(),
             ),
-            env=self._environment.base,
+            env=lambda: self._environment.for_gateway(manifest),
             ready=configs.ready_file(self._state, "gateway").exists,
             dns_names=(gateway_dns_name(trust_domain=manifest.trust_domain, mesh=manifest.mesh),),
         )  # fmt: skip

@@ -21,7 +21,17 @@ from typing import Any
 from meshgate_identities.authority import DevelopmentAuthority
 from meshgate_identities.workload_api import WorkloadApiServer
 
-from meshgate_deploy import catalogue, configs, dapr_plane, generate, manifest_checks, probes, runtime
+from meshgate_deploy import (
+    catalogue,
+    configs,
+    dapr_plane,
+    generate,
+    manifest_checks,
+    probes,
+    runtime,
+    store_check,
+    store_url,
+)
 from meshgate_deploy.activation import Activation
 from meshgate_deploy.admin_client import Operator
 from meshgate_deploy.control import ControlServer, Send
@@ -155,8 +165,10 @@ class Supervisor:
         manifest, state, services, mesh = self.manifest, self.state, self._services, self._mesh
         for app, name in self._environment.missing(manifest):
             self._say(f"{app}: {name} is named for it but set neither in .env nor in the environment")
+        store_check.require(manifest, self._environment)
         generate.dapr_resources(manifest, state)
-        generate.make_actor_store(state)
+        if not store_url.is_postgresql(manifest.store):
+            generate.make_actor_store(state)
         self._enroller.write_jwks(state.generated / "dapr" / "jwks.json")
         services.start(mesh.sentry())
         mesh.trust_anchors()

@@ -18,13 +18,13 @@ from meshgate_identities.verification import PeerVerifier
 from meshgate_gateway import catalogue, settings
 from meshgate_gateway.adapters.dapr_runtime import DaprRuntime
 from meshgate_gateway.adapters.opa import open_policy
-from meshgate_gateway.adapters.sqlite_store import SqliteStore
 from meshgate_gateway.authenticate import Mesh
 from meshgate_gateway.compose import Gateway, Parts
 from meshgate_gateway.errors import ConfigurationError, Unavailable
 from meshgate_gateway.payloads import load_key
 from meshgate_gateway.policy import PolicySlot
-from meshgate_gateway.settings import Settings
+from meshgate_gateway.settings import Settings, StoreSettings
+from meshgate_gateway.store import Store
 
 IDENTITY_SECONDS = 30.0  # the Workload API answers in milliseconds; then the process gives up
 READY_POLL_SECONDS = 0.02
@@ -57,7 +57,7 @@ def _run(config: Settings, stop: threading.Event) -> None:
     key = load_key(config.payload_key_file)
     token = settings.read_token(config.dapr.api_token_file)
     active = open_policy(config.opa)
-    store = SqliteStore(path=config.sqlite)
+    store = _open(config.store)
     source = IdentitySource(socket_path=config.workload_api)
     source.start(IDENTITY_SECONDS)
     runtime = DaprRuntime(grpc_port=config.dapr.grpc_port, api_token=token)
@@ -89,6 +89,18 @@ def _run(config: Settings, stop: threading.Event) -> None:
         runtime.close()
         source.close()
         store.close()
+
+
+def _open(place: StoreSettings) -> Store:
+    if place.sqlite is None:
+        from meshgate_gateway.adapters.postgres_store import (
+            PostgresStore,  # a gateway on a file needs none of it
+        )
+
+        return PostgresStore(url=place.postgresql)
+    from meshgate_gateway.adapters.sqlite_store import SqliteStore
+
+    return SqliteStore(path=place.sqlite)
 
 
 def _identity(source: IdentitySource) -> None:

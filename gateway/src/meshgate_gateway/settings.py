@@ -1,6 +1,7 @@
 """The gateway's configuration, read once from one file."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,14 @@ class DaprSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """Where the store is: a file, or a database by a URL without a password."""
+
+    sqlite: Path | None = None
+    postgresql: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything a gateway needs to start."""
 
@@ -26,7 +35,7 @@ class Settings:
     trust_domain: str
     listen: str
     workload_api: str
-    sqlite: Path
+    store: StoreSettings
     payload_key_file: Path
     opa: PolicyPlace
     dapr: DaprSettings
@@ -49,7 +58,7 @@ def load(path: Path) -> Settings:
             trust_domain=str(raw["trust_domain"]),
             listen=str(raw["listen"]),
             workload_api=str(raw["workload_api"]),
-            sqlite=Path(raw["store"]["sqlite"]),
+            store=_store(raw["store"]),
             payload_key_file=Path(raw["payload_key_file"]),
             opa=PolicyPlace(**{name: str(raw["opa"][name]) for name in PolicyPlace.__slots__}),
             dapr=DaprSettings(int(raw["dapr"]["grpc_port"]), Path(raw["dapr"]["api_token_file"])),
@@ -60,6 +69,12 @@ def load(path: Path) -> Settings:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(f"{path}: {error!r}") from error
+
+
+def _store(raw: Mapping[str, object]) -> StoreSettings:
+    if "postgresql" in raw:
+        return StoreSettings(postgresql=str(raw["postgresql"]))
+    return StoreSettings(sqlite=Path(str(raw["sqlite"])))
 
 
 def read_token(path: Path) -> str:

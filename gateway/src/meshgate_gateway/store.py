@@ -1,4 +1,4 @@
-"""The store's ports. `adapters/sqlite_store.py` is the first implementation.
+"""The store's ports, implemented by `adapters/sqlite_store.py` and `adapters/postgres_store.py`.
 
 Durability: when `write` returns, everything its work did is on disk; when it raises, either
 nothing was stored or, for StoreUnavailable alone, it is not known. Concurrency: works run one

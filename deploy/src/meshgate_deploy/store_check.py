@@ -1,0 +1,95 @@
+"""Whether the store's server can be used: reached, synced, and open to what the mesh must make there."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+
+from meshgate_deploy import store_url
+from meshgate_deploy.environment import Environment
+from meshgate_deploy.errors import DependencyUnavailable
+from meshgate_deploy.manifest import Manifest
+from meshgate_deploy.probes import Check
+
+SECONDS = 3
+# Bounds that hold while the server answers; SECONDS holds for the way to it.
+_OPTIONS = "-c statement_timeout=3000 -c lock_timeout=3000"
+_PROBE = "CREATE TABLE meshgate_rights_probe (nothing boolean)"
+GATEWAY = "store"
+SIDECARS = "store of Dapr"
+_TABLES = {
+    GATEWAY: ["meta", "records", "calls", "runs", "journal", "payloads", "instances", "meshgate_schema"],
+    SIDECARS: ["meshgate_dapr_state", "meshgate_dapr_metadata"],
+}
+_WITHOUT_RIGHTS = """
+SELECT tablename FROM pg_tables WHERE schemaname = current_schema() AND
+  tablename = ANY(%s) AND NOT (
+  has_table_privilege(format('%%I.%%I', schemaname, tablename), 'SELECT') AND
+  has_table_privilege(format('%%I.%%I', schemaname, tablename), 'INSERT') AND
+  has_table_privilege(format('%%I.%%I', schemaname, tablename), 'UPDATE'))
+"""
+
+
+def examine(manifest: Manifest, environment: Environment) -> list[Check]:
+    """Looks at a store on a server as gateway and sidecars will use it; leaves nothing there."""
+    if not store_url.is_postgresql(manifest.store):
+        return []
+    return [
+        _examine(GATEWAY, manifest.store, environment.for_store(manifest)),
+        _examine(SIDECARS, manifest.store, environment.for_sidecar(manifest)),
+    ]
+
+
+def _examine(name: str, store: str, variables: Mapping[str, str]) -> Check:
+    place = store_url.shown(store)
+    known = {**store_url.VARIABLES, "PGUSER": "user"}
+    given: dict[str, Any] = {known[key]: value for key, value in variables.items()}
+    try:
+        with psycopg.connect(store, connect_timeout=SECONDS, options=_OPTIONS, **given) as connection:
+            return _used(connection, name, place)
+    except psycopg.Error as error:
+        fix = f"start the server, or mend `store` in meshgate.yaml; try: psql '{place}'"
+        if "password" in str(error):
+            variable = "PGPASSWORD" if name == GATEWAY else f"{store_url.DAPR_PASSWORD} or PGPASSWORD"
+            fix = f"{variable}=… in `.env` or the shell, and see that the role exists"
+        return Check(name, ok=False, detail=f"{place} is not reached: {_said(error)}", fix=fix)
+
+
+def require(manifest: Manifest, environment: Environment) -> None:
+    """Refuses a store that cannot be used, before anything starts.
+
+    Raises:
+        DependencyUnavailable: says why and what to do.
+    """
+    bad = [check for check in examine(manifest, environment) if not check.ok]
+    if bad:
+        raise DependencyUnavailable("the store cannot be used", why=bad[0].detail, next_step=bad[0].fix)
+
+
+def _used(connection: psycopg.Connection[Any], name: str, place: str) -> Check:
+    row = connection.execute(
+        "SELECT current_setting('fsync'), current_user, coalesce(current_schema(), ''), version()"
+    ).fetchone()
+    synced, role, schema, version = row or ("", "", "", "")
+    if synced != "on":
+        fix = "fsync = on in postgresql.conf: an acknowledged record must be on disk"
+        return Check(name, ok=False, detail=f"{place} does not sync (fsync is off)", fix=fix)
+    grant = f"as its owner: GRANT USAGE, CREATE ON SCHEMA {schema or 'public'} TO {role}"
+    try:
+        connection.execute(_PROBE)
+    except psycopg.Error as error:
+        return Check(name, ok=False, detail=f"{place}: {role} cannot make tables: {_said(error)}", fix=grant)
+    finally:
+        connection.rollback()
+    rows = connection.execute(_WITHOUT_RIGHTS, (_TABLES[name],)).fetchall()
+    foreign = [table for (table,) in rows]
+    if foreign:
+        detail = f"{place}: {role} cannot read and write {', '.join(foreign)}"
+        fix = f"as its owner: GRANT ALL ON {', '.join(foreign)} TO {role}"
+        return Check(name, ok=False, detail=detail, fix=fix)
+    return Check(name, ok=True, detail=f"{place}, {' '.join(str(version).split()[:2])}")
+
+
+def _said(error: psycopg.Error) -> str:
+    """The first line: what libpq says holds no password."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
