@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meshgate_deploy import policy_commands, project_commands, run_commands
+from meshgate_deploy import branch_commands, policy_commands, project_commands, run_commands
 from meshgate_deploy.cli_output import OUTPUT, Output, duration, fail, note, show
 from meshgate_deploy.errors import EXIT_OURS, Cancelled, IntegrityFailed, MeshError, UsageError
 from meshgate_deploy.state import find_project, open_state
@@ -29,6 +29,7 @@ app.add_typer(audit, name="audit")
 app.add_typer(runtime_commands, name="runtime")
 app.add_typer(run_commands.app, name="runs")
 project_commands.register(app)
+branch_commands.register(run_commands.app)
 
 Project = Annotated[
     Path | None, typer.Option("--project", help="The project's folder; default: found upward from here.")
@@ -48,6 +49,8 @@ class Kind(enum.StrEnum):
     authentication = "authentication"
     policy = "policy"
     lifecycle = "lifecycle"
+    step = "step"
+    copy = "copy"
 
 
 def main() -> None:

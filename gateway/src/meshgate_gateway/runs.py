@@ -146,7 +146,7 @@ class Runs:
             return self._same(tables, owned(tables, caller=caller, run_id=run_id), input_json)
         now = self.now_ms()
         sealed = self.vault.put(tables, input_json) if input_json else None
-        run = Run(run_id, caller.spiffe_id, "pending", 0, "", now, now, now, 0, "", 0, sealed)
+        run = Run(run_id, caller.spiffe_id, "pending", 0, "", now, now, now, 0, "", input=sealed)
         tables.runs.insert(run)
         tables.records.append(note(self.recorder, "run_started", run))
         return run

@@ -374,7 +374,7 @@ class ListRunsResponse(_message.Message):
     def __init__(self, runs: _Optional[_Iterable[_Union[RunRow, _Mapping]]] = ...) -> None: ...
 
 class RunRow(_message.Message):
-    __slots__ = ("run_id", "app", "state", "attempt", "created", "detail", "updated", "steps")
+    __slots__ = ("run_id", "app", "state", "attempt", "created", "detail", "updated", "steps", "origin", "origin_run", "origin_step", "purged")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -383,6 +383,10 @@ class RunRow(_message.Message):
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     UPDATED_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_RUN_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_STEP_FIELD_NUMBER: _ClassVar[int]
+    PURGED_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     app: str
     state: str
@@ -391,7 +395,11 @@ class RunRow(_message.Message):
     detail: str
     updated: str
     steps: int
-    def __init__(self, run_id: _Optional[str] = ..., app: _Optional[str] = ..., state: _Optional[str] = ..., attempt: _Optional[int] = ..., created: _Optional[str] = ..., detail: _Optional[str] = ..., updated: _Optional[str] = ..., steps: _Optional[int] = ...) -> None: ...
+    origin: str
+    origin_run: str
+    origin_step: int
+    purged: str
+    def __init__(self, run_id: _Optional[str] = ..., app: _Optional[str] = ..., state: _Optional[str] = ..., attempt: _Optional[int] = ..., created: _Optional[str] = ..., detail: _Optional[str] = ..., updated: _Optional[str] = ..., steps: _Optional[int] = ..., origin: _Optional[str] = ..., origin_run: _Optional[str] = ..., origin_step: _Optional[int] = ..., purged: _Optional[str] = ...) -> None: ...
 
 class ShowRunRequest(_message.Message):
     __slots__ = ("run_id",)
@@ -400,7 +408,7 @@ class ShowRunRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ...) -> None: ...
 
 class StepRow(_message.Message):
-    __slots__ = ("step", "attempt", "created", "milliseconds", "state", "tool", "call_id", "decision_id", "input", "output")
+    __slots__ = ("step", "attempt", "created", "milliseconds", "state", "tool", "call_id", "decision_id", "input", "output", "copied")
     STEP_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
@@ -411,6 +419,7 @@ class StepRow(_message.Message):
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    COPIED_FIELD_NUMBER: _ClassVar[int]
     step: Step
     attempt: int
     created: str
@@ -421,7 +430,8 @@ class StepRow(_message.Message):
     decision_id: str
     input: bytes
     output: bytes
-    def __init__(self, step: _Optional[_Union[Step, _Mapping]] = ..., attempt: _Optional[int] = ..., created: _Optional[str] = ..., milliseconds: _Optional[int] = ..., state: _Optional[str] = ..., tool: _Optional[str] = ..., call_id: _Optional[str] = ..., decision_id: _Optional[str] = ..., input: _Optional[bytes] = ..., output: _Optional[bytes] = ...) -> None: ...
+    copied: bool
+    def __init__(self, step: _Optional[_Union[Step, _Mapping]] = ..., attempt: _Optional[int] = ..., created: _Optional[str] = ..., milliseconds: _Optional[int] = ..., state: _Optional[str] = ..., tool: _Optional[str] = ..., call_id: _Optional[str] = ..., decision_id: _Optional[str] = ..., input: _Optional[bytes] = ..., output: _Optional[bytes] = ..., copied: _Optional[bool] = ...) -> None: ...
 
 class ShowRunResponse(_message.Message):
     __slots__ = ("run", "steps", "input_json", "cut", "traceback")
@@ -472,6 +482,50 @@ class ResolveCallResponse(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     state: str
     def __init__(self, state: _Optional[str] = ...) -> None: ...
+
+class BranchRunRequest(_message.Message):
+    __slots__ = ("run_id", "new_run_id", "origin", "steps", "edit_json", "operator", "dry_run")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    NEW_RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    EDIT_JSON_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    new_run_id: str
+    origin: str
+    steps: int
+    edit_json: bytes
+    operator: str
+    dry_run: bool
+    def __init__(self, run_id: _Optional[str] = ..., new_run_id: _Optional[str] = ..., origin: _Optional[str] = ..., steps: _Optional[int] = ..., edit_json: _Optional[bytes] = ..., operator: _Optional[str] = ..., dry_run: _Optional[bool] = ...) -> None: ...
+
+class EffectRow(_message.Message):
+    __slots__ = ("step", "tool", "effect", "state", "call_id")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    tool: str
+    effect: str
+    state: str
+    call_id: str
+    def __init__(self, step: _Optional[int] = ..., tool: _Optional[str] = ..., effect: _Optional[str] = ..., state: _Optional[str] = ..., call_id: _Optional[str] = ...) -> None: ...
+
+class BranchRunResponse(_message.Message):
+    __slots__ = ("run", "effects", "steps", "input_json")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    EFFECTS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_JSON_FIELD_NUMBER: _ClassVar[int]
+    run: RunRow
+    effects: _containers.RepeatedCompositeFieldContainer[EffectRow]
+    steps: int
+    input_json: bytes
+    def __init__(self, run: _Optional[_Union[RunRow, _Mapping]] = ..., effects: _Optional[_Iterable[_Union[EffectRow, _Mapping]]] = ..., steps: _Optional[int] = ..., input_json: _Optional[bytes] = ...) -> None: ...
 
 class ListCallsRequest(_message.Message):
     __slots__ = ("run_id", "limit")

@@ -291,6 +291,13 @@ class AdminServicer(services.AdminServicer):
 
         return self._guard(context, serve)
 
+    def BranchRun(self, request: pb.BranchRunRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+        order = wire.branch_order(request)
+        return self._guard(
+            context, lambda peer: wire.branch(self._admin.branch(peer, order, dry_run=request.dry_run))
+        )
+
     def VerifyRecords(self, request: pb.VerifyRecordsRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802, ARG002
         """See the proto."""
 

@@ -16,7 +16,7 @@ from meshgate_gateway import ledger
 from meshgate_gateway.model import AuditRecord, JournalRow, LedgerRow, Run, Sealed, State
 from meshgate_gateway.store import CallQuery, PayloadRow, RecordQuery
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MAX_ROWS = 10_000  # one answer of Admin
 NO_REASONS = "[]"
 
