@@ -113,6 +113,49 @@ def test_a_rerun_does_all_of_it_again(mesh) -> None:
     assert mesh.ask("VerifyRecords")["verified"]
 
 
+def test_a_run_is_kept_as_an_archive_and_forgotten(mesh) -> None:
+    """Exported, verified with nothing of the mesh, replayed; then purged, and nothing can bring it back."""
+    runs(mesh, "rerun", "past", "--run-id", "old", "--yes")
+    runs(mesh, "watch", "old")
+    before = counted(mesh)
+    assert cli(mesh, "runs", "replay", "old").returncode == 0
+    assert runs(mesh, "export", "old") == "run-old.tar.gz"
+    path = mesh.root / "run-old.tar.gz"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert cli(mesh, "runs", "export", "old").returncode == 2
+    runs(mesh, "export", "old", "-o", "again.tar.gz")
+    assert (mesh.root / "again.tar.gz").read_bytes() == path.read_bytes()
+    alone = subprocess.run(
+        [sys.executable, "-m", "meshgate_audit", str(path)],
+        cwd="/",
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert alone.stdout.startswith("verified run old: 5 steps"), alone.stdout
+    assert cli(mesh, "runs", "purge", "old").returncode == 2
+    assert cli(mesh, "runs", "purge", "past", "--export", "run-old.tar.gz").returncode == 6
+    runs(mesh, "purge", "old", "--export", "run-old.tar.gz")
+    assert [(row["what"], row["input"], row["output"]) for row in steps(mesh, "old")] == [
+        ("orders.lookup", "", ""),
+        ("orders.pay", "", ""),
+    ]
+    assert "purged 20" in runs(mesh, "show", "old")
+    program = [sys.executable, "history.py", ORDER]
+    for refused, word in (
+        (("runs", "replay", "old"), "was purged"),
+        (("runs", "fork", "old", "--from-step", "1", "--yes"), "was purged"),
+        (("runs", "rerun", "old", "--yes"), "was purged"),
+        (("runs", "export", "old"), "is there already"),
+        (("runs", "export", "old", "-o", "new.tar.gz"), "was purged"),
+        (("run", "--app", "nightly", "--run-id", "old", "--", *program), "run_purged"),
+    ):
+        done = cli(mesh, *refused)
+        assert (done.returncode != 0, word in done.stderr) == (True, True), (refused, done.stderr)
+    assert counted(mesh) == before
+    assert mesh.ask("VerifyRecords")["verified"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [

@@ -134,6 +134,7 @@ _REASONS = {
     "from_step_invalid": ("there is no such step", "meshgate runs show {run} --steps"),
     "step_not_settled": ("nobody knows yet how a step ended", "meshgate runs resolve CALL --as done|failed"),
     "step_not_editable": ("that step's answer cannot be edited", "meshgate runs show {run} --steps"),
+    "export_stale": ("the export is not {run} as it is now", "meshgate runs export {run}"),
     "edit_invalid": ("the edit cannot be used", "docs/how-to/look-back.md shows its form"),
 }
 _USAGE = ("from_step_invalid", "edit_invalid", "run_taken")

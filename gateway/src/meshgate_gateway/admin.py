@@ -8,6 +8,7 @@ from meshgate_audit.chain import Verification, verify
 from meshgate_policies.judge import INVALID, judge
 
 from meshgate_gateway import runs, steps
+from meshgate_gateway.archive import Archive, Part, Purged
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.errors import (
     InvalidRequest,
@@ -95,6 +96,7 @@ class Admin:
     hosts: Hosts
     vault: Vault
     history: History
+    archive: Archive
 
     def _enter(self, presented: Presented, method: str, serve: Callable[[Caller], T]) -> T:
         def only_operators(caller: Caller) -> T:
@@ -184,6 +186,28 @@ class Admin:
         order = replace(order, operator=order.operator[:128])
         serve = self.history.plan if dry_run else self.history.make
         return self._enter(presented, "BranchRun", lambda _: serve(order))
+
+    def export(self, presented: Presented, *, run_id: str, from_step: int, operator: str) -> Part:
+        """A part of all that a run is; who asks for it is recorded."""
+        ask = self.archive.part
+        return self._enter(
+            presented,
+            "ExportRun",
+            lambda _: ask(run_id=run_id, from_step=from_step, operator=operator[:128]),
+        )
+
+    def purge(
+        self, presented: Presented, *, run_id: str, digest: str, without_export: bool, operator: str
+    ) -> Purged:
+        """Deletes a run's clear text for good."""
+        ask = self.archive.purge
+        return self._enter(
+            presented,
+            "PurgeRun",
+            lambda _: ask(
+                run_id=run_id, digest=digest, without_export=without_export, operator=operator[:128]
+            ),
+        )
 
     def resolve(self, presented: Presented, *, call_id: str, outcome: Outcome, operator: str) -> State:
         """Says how an unknown call ended."""

@@ -9,6 +9,7 @@ import grpc
 
 from meshgate_gateway.adapters.services import AdminServicer, BrokerServicer, RunsServicer
 from meshgate_gateway.admin import SAMPLE, Admin
+from meshgate_gateway.archive import Archive
 from meshgate_gateway.authenticate import Door, Mesh, Verifier
 from meshgate_gateway.broker import WAIT_SECONDS, Broker, Rooms
 from meshgate_gateway.errors import StoreUnavailable
@@ -101,6 +102,7 @@ class Gateway:
             hosts=self.hosts,
             vault=vault,
             history=History(parts.store, vault, self.recorder, mesh, parts.now_ms),
+            archive=Archive(parts.store, vault, self.recorder, mesh, parts.now_ms),
         )
         return Services(
             lambda guard: BrokerServicer(guard=guard, broker=self.broker, hosts=self.hosts, catalogue=tools),

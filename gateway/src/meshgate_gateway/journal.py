@@ -149,8 +149,8 @@ class Journal:
             def work(tables: Tables) -> tuple[Sequence[JournalRow], Sequence[LedgerRow]]:
                 if attempt:
                     runs.require(tables, caller=caller, run_id=run_id, attempt=attempt)
-                else:
-                    runs.owned(tables, caller=caller, run_id=run_id)
+                elif runs.owned(tables, caller=caller, run_id=run_id).purged_ms:
+                    raise Conflict("run_purged", detail=run_id)
                 return tables.journal.of_run(run_id), settled_calls(tables, run_id)
 
             return self.store.read(work)

@@ -24,7 +24,8 @@ def time_text(now_ms: int) -> str:
     return f"{moment.replace(tzinfo=None).isoformat()}.{milliseconds:03d}Z"
 
 
-def _sealed(sealed: Sealed | None) -> dict[str, object] | None:
+def sealed_form(sealed: Sealed | None) -> dict[str, object] | None:
+    """Clear text as a record names it."""
     if sealed is None:
         return None
     return {"payload": sealed.payload_id, "hmac_sha256": sealed.commitment, "bytes": sealed.size_bytes}
@@ -103,7 +104,7 @@ class Recorder:
             "run_id": row.run_id,
             "attempt": row.attempt,
             "step_key": row.step_key,
-            "arguments": _sealed(row.arguments),
+            "arguments": sealed_form(row.arguments),
             **_repeats(row),
         }
 
@@ -147,7 +148,7 @@ class Recorder:
                 "take": row.take,
                 "host_instance": row.host_instance,
                 "result_kind": row.result_kind,
-                "result": _sealed(row.result),
+                "result": sealed_form(row.result),
                 "error_class": row.error_class,
                 "settled_by": by,
                 "cause": cause,
@@ -164,8 +165,8 @@ class Recorder:
             "attempt": row.attempt,
             "step_key": row.step_key,
             "turn": row.turn,
-            "request": _sealed(row.request),
-            "reply": _sealed(row.reply),
+            "request": sealed_form(row.request),
+            "reply": sealed_form(row.reply),
             "milliseconds": row.milliseconds,
         }
         return self._made("step", body)
@@ -201,12 +202,12 @@ class Recorder:
             number: of the step, the same in both.
             operator: who made the new run.
         """
-        about: dict[str, object] = {"given": _sealed(_given(row)), "gave": _sealed(_gave(row))}
+        about: dict[str, object] = {"given": sealed_form(_given(row)), "gave": sealed_form(_gave(row))}
         if isinstance(row, LedgerRow):
             about |= {"call_id": row.call_id, "tool": row.tool, "decision_id": row.decision_id}
             about |= {"state": row.state.value, "origin_call_id": row.copied_from}
         if before is not None:
-            about["edited"] = {"before": _sealed(_gave(before)), "after": _sealed(_gave(row))}
+            about["edited"] = {"before": sealed_form(_gave(before)), "after": sealed_form(_gave(row))}
         return self._made(
             "copy",
             {

@@ -338,20 +338,22 @@ class StatusResponse(_message.Message):
     def __init__(self, ready: _Optional[bool] = ..., not_ready_reasons: _Optional[_Iterable[str]] = ..., policy_revision: _Optional[str] = ..., records: _Optional[int] = ..., calls_by_state: _Optional[_Mapping[str, int]] = ..., version: _Optional[str] = ...) -> None: ...
 
 class QueryRecordsRequest(_message.Message):
-    __slots__ = ("after_seq", "limit", "caller", "tool", "call_id", "kind")
+    __slots__ = ("after_seq", "limit", "caller", "tool", "call_id", "kind", "run_id")
     AFTER_SEQ_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     CALLER_FIELD_NUMBER: _ClassVar[int]
     TOOL_FIELD_NUMBER: _ClassVar[int]
     CALL_ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
     after_seq: int
     limit: int
     caller: str
     tool: str
     call_id: str
     kind: str
-    def __init__(self, after_seq: _Optional[int] = ..., limit: _Optional[int] = ..., caller: _Optional[str] = ..., tool: _Optional[str] = ..., call_id: _Optional[str] = ..., kind: _Optional[str] = ...) -> None: ...
+    run_id: str
+    def __init__(self, after_seq: _Optional[int] = ..., limit: _Optional[int] = ..., caller: _Optional[str] = ..., tool: _Optional[str] = ..., call_id: _Optional[str] = ..., kind: _Optional[str] = ..., run_id: _Optional[str] = ...) -> None: ...
 
 class QueryRecordsResponse(_message.Message):
     __slots__ = ("records_json", "last_seq")
@@ -526,6 +528,68 @@ class BranchRunResponse(_message.Message):
     steps: int
     input_json: bytes
     def __init__(self, run: _Optional[_Union[RunRow, _Mapping]] = ..., effects: _Optional[_Iterable[_Union[EffectRow, _Mapping]]] = ..., steps: _Optional[int] = ..., input_json: _Optional[bytes] = ...) -> None: ...
+
+class ExportRunRequest(_message.Message):
+    __slots__ = ("run_id", "from_step", "operator")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    FROM_STEP_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    from_step: int
+    operator: str
+    def __init__(self, run_id: _Optional[str] = ..., from_step: _Optional[int] = ..., operator: _Optional[str] = ...) -> None: ...
+
+class ClearText(_message.Message):
+    __slots__ = ("payload", "salt", "data", "kept")
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    SALT_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    payload: str
+    salt: bytes
+    data: bytes
+    kept: bool
+    def __init__(self, payload: _Optional[str] = ..., salt: _Optional[bytes] = ..., data: _Optional[bytes] = ..., kept: _Optional[bool] = ...) -> None: ...
+
+class ExportRunResponse(_message.Message):
+    __slots__ = ("run_json", "steps_json", "texts", "next_step", "digest", "first_record", "last_record")
+    RUN_JSON_FIELD_NUMBER: _ClassVar[int]
+    STEPS_JSON_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_STEP_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FIRST_RECORD_FIELD_NUMBER: _ClassVar[int]
+    LAST_RECORD_FIELD_NUMBER: _ClassVar[int]
+    run_json: bytes
+    steps_json: _containers.RepeatedScalarFieldContainer[bytes]
+    texts: _containers.RepeatedCompositeFieldContainer[ClearText]
+    next_step: int
+    digest: str
+    first_record: int
+    last_record: int
+    def __init__(self, run_json: _Optional[bytes] = ..., steps_json: _Optional[_Iterable[bytes]] = ..., texts: _Optional[_Iterable[_Union[ClearText, _Mapping]]] = ..., next_step: _Optional[int] = ..., digest: _Optional[str] = ..., first_record: _Optional[int] = ..., last_record: _Optional[int] = ...) -> None: ...
+
+class PurgeRunRequest(_message.Message):
+    __slots__ = ("run_id", "digest", "without_export", "operator")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_EXPORT_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    digest: str
+    without_export: bool
+    operator: str
+    def __init__(self, run_id: _Optional[str] = ..., digest: _Optional[str] = ..., without_export: _Optional[bool] = ..., operator: _Optional[str] = ...) -> None: ...
+
+class PurgeRunResponse(_message.Message):
+    __slots__ = ("run", "deleted", "shared")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    DELETED_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
+    run: RunRow
+    deleted: int
+    shared: int
+    def __init__(self, run: _Optional[_Union[RunRow, _Mapping]] = ..., deleted: _Optional[int] = ..., shared: _Optional[int] = ...) -> None: ...
 
 class ListCallsRequest(_message.Message):
     __slots__ = ("run_id", "limit")

@@ -27,8 +27,10 @@ _JOURNAL = tuple(field.name for field in fields(JournalRow))
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS records (seq INTEGER PRIMARY KEY, hash TEXT NOT NULL, kind TEXT NOT NULL,
-  caller TEXT NOT NULL, tool TEXT NOT NULL, call_id TEXT NOT NULL, body BLOB NOT NULL);
+  caller TEXT NOT NULL, tool TEXT NOT NULL, call_id TEXT NOT NULL, body BLOB NOT NULL,
+  run_id TEXT NOT NULL DEFAULT '');
 CREATE INDEX IF NOT EXISTS records_call ON records (call_id);
+CREATE INDEX IF NOT EXISTS records_run ON records (run_id) WHERE run_id != '';
 CREATE TABLE IF NOT EXISTS calls ({", ".join(_CALL).replace("call_id", "call_id TEXT PRIMARY KEY", 1)})
   WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS calls_open ON calls (updated_ms) WHERE state IN ('reserved', 'sent');
@@ -36,6 +38,7 @@ CREATE INDEX IF NOT EXISTS calls_like ON calls (likeness) WHERE likeness != '';
 CREATE INDEX IF NOT EXISTS calls_run ON calls (run_id, created_ms);
 CREATE TABLE IF NOT EXISTS runs ({", ".join(_RUN).replace("run_id", "run_id TEXT PRIMARY KEY", 1)})
   WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS runs_origin ON runs (origin_run) WHERE origin_run != '';
 CREATE INDEX IF NOT EXISTS runs_cancelling ON runs (heartbeat_ms) WHERE state = 'cancelling';
 CREATE TABLE IF NOT EXISTS journal ({", ".join(_JOURNAL)}, PRIMARY KEY (run_id, step_key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS journal_scope ON journal (run_id, scope, turn);
@@ -124,8 +127,8 @@ class Records:
         head, body = seal({"kind": record.kind, **record.body}, after=self.head())
         keys = [str(record.body.get(name) or "") for name in ("caller", "tool", "call_id")]
         self._db.execute(
-            "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (head.seq, head.hash, record.kind, *keys, body),
+            "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (head.seq, head.hash, record.kind, *keys, body, str(record.body.get("run_id") or "")),
         )
         self._carried = head
         return head
@@ -137,6 +140,10 @@ class Records:
             if wanted := getattr(query, name):
                 where.append(f"{name} = ?")
                 values.append(wanted)
+        if query.run_id:
+            # Said twice, so that the partial index applies.
+            where.append("run_id != '' AND run_id = ?")
+            values.append(query.run_id)
         values.append(max(1, min(query.limit, MAX_ROWS)))
         sql = f"SELECT seq, body FROM records WHERE {' AND '.join(where)} ORDER BY seq LIMIT ?"
         return self._db.execute(sql, values).fetchall()
@@ -213,6 +220,11 @@ class Runs:
         )
         return [_run_in(row) for row in rows]
 
+    def branches(self, run_id: str) -> Sequence[Run]:
+        """Runs that were made from this one."""
+        sql = "SELECT * FROM runs WHERE origin_run != '' AND origin_run = ? LIMIT ?"
+        return [_run_in(row) for row in self._db.execute(sql, (run_id, MAX_ROWS))]
+
     def cancelling(self, *, silent_since_ms: int) -> Sequence[Run]:
         """Runs to be cancelled whose last heartbeat is older."""
         sql = "SELECT * FROM runs WHERE state = 'cancelling' AND heartbeat_ms < ? LIMIT ?"
@@ -238,6 +250,10 @@ class Journal:
     def of_run(self, run_id: str) -> list[JournalRow]:
         """A run's steps, oldest first."""
         return self._rows("run_id = ? ORDER BY created_ms, turn", (run_id,))
+
+    def delete(self, run_id: str) -> int:
+        """Deletes a run's steps."""
+        return self._db.execute("DELETE FROM journal WHERE run_id = ?", (run_id,)).rowcount
 
     def beyond(self, *, run_id: str, scope: str, turn: int, attempts: range) -> JournalRow | None:
         """A model step of these attempts at this turn of the scope or at a later one."""
@@ -267,6 +283,11 @@ class Payloads:
         """One payload."""
         row = self._db.execute("SELECT * FROM payloads WHERE id = ?", (payload_id,)).fetchone()
         return None if row is None else PayloadRow(*row)
+
+    def delete(self, payload_ids: Sequence[str]) -> int:
+        """Erases payloads, their salts too."""
+        ids = [(payload_id,) for payload_id in payload_ids]
+        return self._db.executemany("DELETE FROM payloads WHERE id = ?", ids).rowcount
 
 
 class Instances:

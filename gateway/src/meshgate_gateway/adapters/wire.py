@@ -7,6 +7,7 @@ from meshgate_wire import broker_pb2 as pb
 
 from meshgate_gateway.admin import RunView, StepView
 from meshgate_gateway.answers import answer_of
+from meshgate_gateway.archive import Part
 from meshgate_gateway.catalogue import Catalogue
 from meshgate_gateway.history import Branch, BranchOrder
 from meshgate_gateway.hosts import Taken
@@ -134,6 +135,23 @@ def run_row(run: Run) -> pb.RunRow:
         origin_run=run.origin_run,
         origin_step=run.origin_step,
         purged=time_text(run.purged_ms) if run.purged_ms else "",
+    )
+
+
+def part(part: Part) -> pb.ExportRunResponse:
+    """A part of a run's export."""
+    texts = [
+        pb.ClearText(payload=text.payload_id, salt=text.salt, data=text.data, kept=text.kept)
+        for text in part.texts
+    ]
+    return pb.ExportRunResponse(
+        run_json=part.run_json,
+        steps_json=part.steps_json,
+        texts=texts,
+        next_step=part.next_step,
+        digest=part.digest,
+        first_record=part.first_record,
+        last_record=part.last_record,
     )
 
 
