@@ -15,6 +15,7 @@ from meshgate_gateway.adapters.sqlite_store import SqliteStore
 from meshgate_gateway.authenticate import Door, Mesh
 from meshgate_gateway.broker import Broker, Rooms
 from meshgate_gateway.execute import Executor, Waiters
+from meshgate_gateway.history import History
 from meshgate_gateway.hosts import Hosts
 from meshgate_gateway.journal import Journal
 from meshgate_gateway.model import CallRequest
@@ -79,6 +80,7 @@ class World:
     clock: Clock
     vault: Vault
     journal: Journal
+    history: History
 
     def run(self, run_id: str = "run-1") -> Any:
         return self.store.read(lambda tables: tables.runs.get(run_id))
@@ -130,7 +132,10 @@ def make_world(kept: SqliteStore | PostgresStore) -> World:
     runs = Runs(door, store, vault, recorder, clock)
     sweeper = Sweeper(store, hosts, executor, clock)
     journal = Journal(door, store, vault, recorder, clock)
-    return World(store, policy, runtime, broker, hosts, runs, sweeper, executor, clock, vault, journal)
+    history = History(store, vault, recorder, mesh, clock)
+    return World(
+        store, policy, runtime, broker, hosts, runs, sweeper, executor, clock, vault, journal, history
+    )
 
 
 @dataclass

@@ -134,3 +134,52 @@ def refused_unary(method, request) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.RpcError) as caught:
         method(request, timeout=10)
     return caught.value.code(), dict(caught.value.trailing_metadata())["meshgate-reason"]
+
+
+def branch(**changed) -> pb.BranchRunRequest:
+    """A fork of run-1 after its first step."""
+    fields = {"run_id": "run-1", "new_run_id": "fork-1", "origin": "fork", "steps": 1, "operator": "ann"}
+    return pb.BranchRunRequest(**{**fields, **changed})
+
+
+def test_an_operator_forks_and_nobody_else(wire) -> None:
+    """The app itself may not; a refusal tells the operator what an app is not told."""
+    append(wire, "step")
+    assert call(wire, "refund").state == pb.CALL_STATE_DONE
+    admin = wire.admin()
+    with pytest.raises(grpc.RpcError) as caught:
+        admin.BranchRun(branch())
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert caught.value.details().startswith("run_not_ended: run-1 is running")
+    wire.runs("desk").FinishRun(pb.FinishRunRequest(run_id="run-1", attempt=1, state="completed"))
+    with pytest.raises(grpc.RpcError) as caught:
+        wire.admin("desk").BranchRun(branch())
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert caught.value.details() == "admin_not_permitted"
+    plan = admin.BranchRun(branch(dry_run=True))
+    assert (plan.run.run_id, plan.steps, [row.step for row in plan.effects]) == ("run-1", 2, [2])
+    made = admin.BranchRun(branch())
+    assert (made.run.run_id, made.run.origin, made.run.origin_run) == ("fork-1", "fork", "run-1")
+    assert (made.run.origin_step, made.run.state, made.input_json) == (1, "pending", b"{}")
+    (row,) = admin.ShowRun(pb.ShowRunRequest(run_id="fork-1")).steps
+    assert (row.copied, row.attempt, row.state) == (True, 0, "replied")
+
+
+def test_a_foreign_app_cannot_take_a_fork_over(wire) -> None:
+    """A run that an operator made is its own app's from the first moment."""
+    append(wire, "step")
+    wire.runs("desk").FinishRun(pb.FinishRunRequest(run_id="run-1", attempt=1, state="completed"))
+    wire.admin().BranchRun(branch())
+    start = pb.StartRunRequest(run_id="fork-1", input_json=b"{}")
+    assert refused_once(wire.runs("rival").StartRun, start) == "run_unknown"
+    attempt = pb.StartAttemptRequest(run_id="fork-1", launcher_instance="x")
+    assert refused_once(wire.runs("rival").StartAttempt, attempt) == "run_unknown"
+    other = pb.StartRunRequest(run_id="fork-1", input_json=b'{"app":"other"}')
+    assert refused_once(wire.runs("desk").StartRun, other) == "run_changed_input"
+
+
+def refused_once(method, request) -> str:
+    """The reason of a refusal."""
+    with pytest.raises(grpc.RpcError) as caught:
+        method(request, timeout=10)
+    return dict(caught.value.trailing_metadata())["meshgate-reason"]

@@ -27,9 +27,16 @@ SVID_LIFE = timedelta(minutes=10)
 CALL_SECONDS = 10.0
 METHODS = (
     "Status", "QueryRecords", "ListRuns", "ListCalls", "ActivatePolicy", "VerifyRecords", "ShowRun",
-    "ControlRun", "ResolveCall",
+    "ControlRun", "ResolveCall", "BranchRun", "ExportRun", "PurgeRun",
 )  # fmt: skip
-SIGNED = ("ControlRun", "ResolveCall", "ActivatePolicy")  # the record names the person
+SIGNED = (
+    "ControlRun",
+    "ResolveCall",
+    "ActivatePolicy",
+    "BranchRun",
+    "ExportRun",
+    "PurgeRun",
+)  # the record names the person
 
 
 class Operator:

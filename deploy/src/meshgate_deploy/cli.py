@@ -11,7 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
-from meshgate_deploy import policy_commands, project_commands, run_commands
+from meshgate_deploy import (
+    archive_commands,
+    branch_commands,
+    policy_commands,
+    project_commands,
+    run_commands,
+)
 from meshgate_deploy.cli_output import OUTPUT, Output, duration, fail, note, show
 from meshgate_deploy.errors import EXIT_OURS, Cancelled, IntegrityFailed, MeshError, UsageError
 from meshgate_deploy.state import find_project, open_state
@@ -29,6 +35,8 @@ app.add_typer(audit, name="audit")
 app.add_typer(runtime_commands, name="runtime")
 app.add_typer(run_commands.app, name="runs")
 project_commands.register(app)
+branch_commands.register(run_commands.app)
+archive_commands.register(run_commands.app)
 
 Project = Annotated[
     Path | None, typer.Option("--project", help="The project's folder; default: found upward from here.")
@@ -48,6 +56,8 @@ class Kind(enum.StrEnum):
     authentication = "authentication"
     policy = "policy"
     lifecycle = "lifecycle"
+    step = "step"
+    copy = "copy"
 
 
 def main() -> None:
@@ -193,6 +203,7 @@ def audit_query(  # noqa: PLR0913 - one option per field
     caller: Annotated[str, typer.Option(help="A SPIFFE ID.")] = "",
     tool: Annotated[str, typer.Option(help="host.tool")] = "",
     call_id: Annotated[str, typer.Option("--call-id", help="One call's records.")] = "",
+    run_id: Annotated[str, typer.Option("--run", help="One run's records.")] = "",
     kind: Annotated[Kind | None, typer.Option(help="What was recorded.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the oldest first.")] = 100,
     output: OutputOption = Output.table,
@@ -200,7 +211,7 @@ def audit_query(  # noqa: PLR0913 - one option per field
     """Find records."""
     from meshgate_deploy.audit_commands import query
 
-    filters = {"caller": caller, "tool": tool, "call_id": call_id, "kind": kind or ""}
+    filters = {"caller": caller, "tool": tool, "call_id": call_id, "run_id": run_id, "kind": kind or ""}
     query(open_state(_project(project)), filters=filters, limit=limit, output=output)
 
 

@@ -14,7 +14,7 @@ from meshgate_deploy.state import State, find_project, open_state
 
 app = typer.Typer(no_args_is_help=True, help="See, hold up and resolve runs.")
 
-COLUMNS = ("run_id", "app", "state", "attempt", "steps", "created", "detail")
+COLUMNS = ("run_id", "app", "state", "attempt", "steps", "from", "created", "detail")
 STEPS = ("nr", "attempt", "kind", "what", "state", "ms", "input", "output")
 POLL_SECONDS = 0.5
 ENDED = ("completed", "failed", "cancelled")
@@ -61,7 +61,7 @@ def show_run(
         typer.echo("\n" + run["traceback"].rstrip())
     if steps:
         typer.echo()
-        show([{**row, **_short(row)} for row in rows], output, columns=STEPS)
+        show([{**row, **_short(row), **_marked(row)} for row in rows], output, columns=STEPS)
         if found["cut"]:
             note("more steps than fit into one answer; the first are shown")
 
@@ -91,14 +91,30 @@ def replay(run_id: RunId, *, project: Project = None) -> None:
     from meshgate_deploy.run_client import run_program
 
     folder = project.resolve() if project else find_project(Path.cwd())
-    given = json.loads(_text(_ask(open_state(folder), "ShowRun", {"run_id": run_id})["input_json"]) or "{}")
+    app, command = started_as(run_id, _ask(open_state(folder), "ShowRun", {"run_id": run_id}))
+    status = run_program(
+        project=folder, app=app, run_id=run_id, command=command, detach=False, say=note, replay=True
+    )
+    raise typer.Exit(status)
+
+
+def started_as(run_id: str, shown: dict[str, Any]) -> tuple[str, list[str]]:
+    """The app and the command of a run, from what the gateway shows of it.
+
+    Raises:
+        MeshError: it was purged.
+        NotFound: it does not say.
+    """
+    if shown["run"]["purged"]:
+        raise MeshError(
+            f"the clear text of {run_id} was purged",
+            why=f"at {shown['run']['purged']}: nobody knows any more what it was given, or what it was told",
+            next_step=f"meshgate runs show {run_id}",
+        )
+    given = json.loads(_text(shown["input_json"]) or "{}")
     if not isinstance(given.get("command"), list):
         raise NotFound(f"{run_id} does not say how it was started", next_step=f"meshgate runs show {run_id}")
-    status = run_program(
-        project=folder, app=str(given["app"]), run_id=run_id, command=given["command"], detach=False,
-        say=note, replay=True,
-    )  # fmt: skip
-    raise typer.Exit(status)
+    return str(given["app"]), [str(word) for word in given["command"]]
 
 
 @app.command()
@@ -177,14 +193,21 @@ def _ask(state: State, method: str, request: dict[str, Any]) -> dict[str, Any]:
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     """Whole numbers travel as text in protobuf's JSON."""
-    return {**row, "attempt": int(row["attempt"]), "steps": int(row["steps"])}
+    came = f"{row['origin']} of {row['origin_run']}" if row["origin_run"] else ""
+    if row["origin"] == "fork":
+        came += f", step {row['origin_step']}"
+    detail = f"purged {row['purged']}" if row["purged"] else row["detail"]
+    return {
+        **row, "attempt": int(row["attempt"]), "steps": int(row["steps"]), "from": came, "detail": detail,
+    }  # fmt: skip
 
 
 def _step(number: int, row: dict[str, Any]) -> dict[str, Any]:
     kind = row["step"]["kind"]
     return {
         "nr": number, "attempt": int(row["attempt"]), "kind": kind, "what": row["tool"] or "model",
-        "state": row["state"], "ms": int(row["milliseconds"]), "call_id": row["call_id"],
+        "state": row["state"], "copied": row["copied"], "ms": int(row["milliseconds"]),
+        "call_id": row["call_id"],
         "decision_id": row["decision_id"], "step_key": row["step"]["key"], "created": row["created"],
         "input": _text(row["input"]), "output": _text(row["output"]),
     }  # fmt: skip
@@ -222,6 +245,11 @@ def _called(item: dict[str, Any]) -> str:
     function = given.get("function", given)
     arguments = function.get("arguments", function.get("input", ""))
     return f"calls {function.get('name', '?')} {arguments}"
+
+
+def _marked(row: dict[str, Any]) -> dict[str, Any]:
+    """A step that another run made is no attempt's of this one."""
+    return {"attempt": "-", "state": f"{row['state']} (copied)"} if row["copied"] else {}
 
 
 def _one_line(text: str) -> str:

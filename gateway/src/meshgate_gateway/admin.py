@@ -1,22 +1,25 @@
 """The operator's door, without its wire."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from meshgate_audit.chain import Verification, verify
 from meshgate_policies.judge import INVALID, judge
 
-from meshgate_gateway import runs
+from meshgate_gateway import runs, steps
+from meshgate_gateway.archive import Archive, Part, Purged
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.errors import (
     InvalidRequest,
     ListingMismatch,
     Missing,
     NotPermitted,
+    Refused,
     StoreUnavailable,
 )
 from meshgate_gateway.health import Health
+from meshgate_gateway.history import Branch, BranchOrder, History
 from meshgate_gateway.hosts import Hosts
 from meshgate_gateway.model import (
     Caller,
@@ -37,7 +40,6 @@ from meshgate_gateway.store import CallQuery, RecordQuery, Store, Tables
 T = TypeVar("T")
 
 PAGE = 1000  # records per read while verifying
-MAX_STEPS = 10_000  # of one run that are shown
 
 SAMPLE: dict[str, object] = {
     "caller": {"spiffe_id": "", "trust_domain": "", "namespace": "", "app": ""},
@@ -93,12 +95,18 @@ class Admin:
     run_control: runs.Runs
     hosts: Hosts
     vault: Vault
+    history: History
+    archive: Archive
 
     def _enter(self, presented: Presented, method: str, serve: Callable[[Caller], T]) -> T:
         def only_operators(caller: Caller) -> T:
             if caller.kind is not Kind.OPERATOR:
                 raise NotPermitted("admin_not_permitted", detail="no operator")
-            return serve(caller)
+            try:
+                return serve(caller)
+            except Refused as error:
+                error.told = True
+                raise
 
         return self.door.enter(presented, method, only_operators)
 
@@ -145,15 +153,9 @@ class Admin:
             run = tables.runs.get(run_id)
             if run is None:
                 raise Missing("run_unknown", detail="no such run")
-            rows: list[JournalRow | LedgerRow] = [
-                *tables.journal.of_run(run_id),
-                *tables.calls.query(CallQuery(run_id=run_id, limit=MAX_STEPS)),
-            ]
-            rows.sort(key=lambda row: row.created_ms)
-            given = self.vault.get(tables, run.input) if run.input else b""
-            steps = tuple(self._step(tables, row) for row in rows)
+            seen = tuple(self._step(tables, row) for row in steps.of_run(tables, run_id))
             run = runs.shown(run, now_ms=self.run_control.now_ms())
-            return RunView(run, given, self._text(tables, run.traceback), steps)
+            return RunView(run, self._text(tables, run.input), self._text(tables, run.traceback), seen)
 
         return self._enter(presented, "ShowRun", lambda _: self.store.read(work))
 
@@ -178,6 +180,34 @@ class Admin:
             return run
 
         return self._enter(presented, "ControlRun", serve)
+
+    def branch(self, presented: Presented, order: BranchOrder, *, dry_run: bool) -> Branch:
+        """Makes a fork or a re-run of a run, or says what one would be; starting it is somebody else's."""
+        order = replace(order, operator=order.operator[:128])
+        serve = self.history.plan if dry_run else self.history.make
+        return self._enter(presented, "BranchRun", lambda _: serve(order))
+
+    def export(self, presented: Presented, *, run_id: str, from_step: int, operator: str) -> Part:
+        """A part of all that a run is; who asks for it is recorded."""
+        ask = self.archive.part
+        return self._enter(
+            presented,
+            "ExportRun",
+            lambda _: ask(run_id=run_id, from_step=from_step, operator=operator[:128]),
+        )
+
+    def purge(
+        self, presented: Presented, *, run_id: str, digest: str, without_export: bool, operator: str
+    ) -> Purged:
+        """Deletes a run's clear text for good."""
+        ask = self.archive.purge
+        return self._enter(
+            presented,
+            "PurgeRun",
+            lambda _: ask(
+                run_id=run_id, digest=digest, without_export=without_export, operator=operator[:128]
+            ),
+        )
 
     def resolve(self, presented: Presented, *, call_id: str, outcome: Outcome, operator: str) -> State:
         """Says how an unknown call ended."""

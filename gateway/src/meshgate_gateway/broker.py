@@ -26,6 +26,7 @@ from meshgate_gateway.model import (
     Kind,
     LedgerRow,
     Presented,
+    Run,
     RunContext,
     State,
     Step,
@@ -66,6 +67,7 @@ class _Asked:
     tool: Tool | None
     arguments: calls.Arguments | None
     refused: calls.ArgumentsRefused | None
+    run: Run | None = None
 
     @property
     def offered(self) -> bytes:
@@ -118,7 +120,7 @@ class Broker:
 
     def _serve(self, caller: Caller, request: CallRequest) -> Answer:
         asked = self._asked(caller, request)  # 2
-        row = self._rooms.store.read(lambda tables: self._known(tables, asked))  # 3
+        asked, row = self._rooms.store.read(lambda tables: self._met(tables, asked))  # 3
         fresh = row is None
         if row is None:
             row = self._decided(asked)  # 4, 5
@@ -178,6 +180,10 @@ class Broker:
         except calls.ArgumentsRefused as refused:
             return _Asked(caller, request, call_id, tool, None, refused)
         return _Asked(caller, request, call_id, tool, parsed, None)
+
+    def _met(self, tables: Tables, asked: _Asked) -> tuple[_Asked, LedgerRow | None]:
+        row = self._known(tables, asked)
+        return replace(asked, run=tables.runs.get(asked.request.run_id)), row
 
     def _known(self, tables: Tables, asked: _Asked) -> LedgerRow | None:
         """The row of an earlier request with this key, if it is the same call."""
@@ -256,7 +262,7 @@ class Broker:
             caller=asked.caller,
             call=call,
             arguments=asked.arguments.value,
-            run=_run_context(asked.request),
+            run=_run_context(asked.run),
             time=time_text(self._now_ms()),
         )
         with self._rooms.policy.deciding() as policy:
@@ -338,7 +344,8 @@ class Broker:
         if other is None or tool.effect == "read":
             return None
         why = (
-            f"diverged: {tool.id} at turn {step.turn}, where attempt {other.attempt} had gone on to another "
+            f"diverged: {tool.id} at turn {step.turn}, where "
+            f"{f'attempt {other.attempt}' if other.attempt else run.origin_run} had gone on to another "
             f"model call ({other.step_key[:16]})"
         )
         runs.park(tables, self._rooms.recorder, run_id=run.run_id, why=why, now_ms=self._now_ms())
@@ -385,6 +392,7 @@ class Broker:
             updated_ms=now,
             scope=request.scope,
             turn=request.turn,
+            task=request.task,
         )
 
     @staticmethod
@@ -432,7 +440,8 @@ def _tool_name(asked: _Asked) -> str:
     return name if calls.is_tool_id(name) else ""
 
 
-def _run_context(request: CallRequest) -> RunContext | None:
-    if not request.run_id:
+def _run_context(run: Run | None) -> RunContext | None:
+    """What policy sees of the run: what the store says, the request has no say in it."""
+    if run is None:
         return None
-    return RunContext(id=request.run_id, attempt=request.attempt, origin="start", labels={})
+    return RunContext(id=run.run_id, attempt=run.attempt, origin=run.origin, labels={})

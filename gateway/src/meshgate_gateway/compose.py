@@ -9,12 +9,13 @@ import grpc
 
 from meshgate_gateway.adapters.services import AdminServicer, BrokerServicer, RunsServicer
 from meshgate_gateway.admin import SAMPLE, Admin
+from meshgate_gateway.archive import Archive
 from meshgate_gateway.authenticate import Door, Mesh, Verifier
 from meshgate_gateway.broker import WAIT_SECONDS, Broker, Rooms
-from meshgate_gateway.catalogue import Catalogue
 from meshgate_gateway.errors import StoreUnavailable
 from meshgate_gateway.execute import Executor, ToolRuntime, Waiters
 from meshgate_gateway.health import Health
+from meshgate_gateway.history import History
 from meshgate_gateway.hosts import Hosts
 from meshgate_gateway.instances import RENEW_SECONDS, Instance
 from meshgate_gateway.journal import Journal
@@ -81,13 +82,13 @@ class Gateway:
             address=listen,
             credentials=credentials,
             door=door,
-            make=self._services(door, vault, mesh.catalogue),
+            make=self._services(door, vault, mesh),
             on_fault=self.health.fault,
             threads=threads,
         )
 
-    def _services(self, door: Door, vault: Vault, tools: Catalogue) -> Services:
-        parts = self._parts
+    def _services(self, door: Door, vault: Vault, mesh: Mesh) -> Services:
+        parts, tools = self._parts, mesh.catalogue
         runs = Runs(door, parts.store, vault, self.recorder, parts.now_ms)
         journal = Journal(door, parts.store, vault, self.recorder, parts.now_ms)
         admin = Admin(
@@ -100,6 +101,8 @@ class Gateway:
             run_control=runs,
             hosts=self.hosts,
             vault=vault,
+            history=History(parts.store, vault, self.recorder, mesh, parts.now_ms),
+            archive=Archive(parts.store, vault, self.recorder, mesh, parts.now_ms),
         )
         return Services(
             lambda guard: BrokerServicer(guard=guard, broker=self.broker, hosts=self.hosts, catalogue=tools),

@@ -32,6 +32,7 @@ class Refused(GatewayError):
         call_id: the call it was about, or "".
         tool: the tool it was about, or "".
         recorded: True when the transaction that refused has already written the record.
+        told: True when the caller may read the detail: an operator, who may read the record.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Refused(GatewayError):
         self.call_id = call_id
         self.tool = tool
         self.recorded = recorded
+        self.told = False
 
 
 class InvalidRequest(Refused):

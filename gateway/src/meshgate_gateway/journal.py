@@ -7,7 +7,7 @@ answered from them, so that only the first step without an entry goes live.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from meshgate_gateway import calls, runs
+from meshgate_gateway import calls, runs, steps
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.errors import Conflict, InvalidRequest
 from meshgate_gateway.model import AuditRecord, Caller, JournalRow, LedgerRow, Presented, Run, State, Step
@@ -149,18 +149,18 @@ class Journal:
             def work(tables: Tables) -> tuple[Sequence[JournalRow], Sequence[LedgerRow]]:
                 if attempt:
                     runs.require(tables, caller=caller, run_id=run_id, attempt=attempt)
-                else:
-                    runs.owned(tables, caller=caller, run_id=run_id)
+                elif runs.owned(tables, caller=caller, run_id=run_id).purged_ms:
+                    raise Conflict("run_purged", detail=run_id)
                 return tables.journal.of_run(run_id), settled_calls(tables, run_id)
 
             return self.store.read(work)
 
-        steps, settled = self.door.enter(presented, "ReadJournal", serve)
-        return self._entries(steps, settled)
+        replies, settled = self.door.enter(presented, "ReadJournal", serve)
+        return self._entries(replies, settled)
 
-    def _entries(self, steps: Sequence[JournalRow], settled: Sequence[LedgerRow]) -> Iterator[Entry]:
-        made: list[JournalRow | LedgerRow] = [*steps, *settled]
-        made.sort(key=lambda row: row.created_ms)
+    def _entries(self, replies: Sequence[JournalRow], settled: Sequence[LedgerRow]) -> Iterator[Entry]:
+        made: list[steps.StepRow] = [*replies, *settled]
+        made.sort(key=steps.order)
         for page in _pages(made):
             yield from self.store.read(lambda tables, page=page: [self._entry(tables, row) for row in page])  # type: ignore[misc]
 

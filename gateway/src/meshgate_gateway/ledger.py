@@ -1,6 +1,7 @@
 """Which state of a call may follow which. Pure; the store applies each step as a compare-and-set.
 
 (new)    -> reserved | denied | done, failed (a repeat: the first call's outcome)
+(copy)   -> done | failed | denied, of another run's call: never anything that could be executed
 reserved -> sent (TakeCall) | failed: never_started (sweeper, cancel) | denied (second verdict)
 sent     -> sent (a repeatable tool taken again) | done | failed | unknown
 unknown  -> done | failed (late FinishCall, reconcile, a person)
@@ -41,6 +42,10 @@ def check_new(row: LedgerRow) -> None:
     Raises:
         RuntimeError: our own code took a wrong turn.
     """
+    if row.copied_from:
+        if row.state not in SETTLED or row.take:
+            raise RuntimeError(f"a copied call cannot be {row.state}")
+        return
     if not (row.repeats and row.state in ANSWERED):
         check(None, row.state)
 

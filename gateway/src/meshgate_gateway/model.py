@@ -142,6 +142,8 @@ class LedgerRow:
     Attributes:
         likeness: equal for equal calls of one task of a run; empty outside of a task.
         repeats: id of the first such call, when this one is not it.
+        task: digest of that task.
+        copied_from: id of another run's call whose answer this is; it was never executed here.
     """
 
     call_id: str
@@ -173,6 +175,8 @@ class LedgerRow:
     turn: int = 0
     likeness: str = ""
     repeats: str = ""
+    task: str = ""
+    copied_from: str = ""
 
     @property
     def repeatable(self) -> bool:
@@ -204,6 +208,9 @@ class Answer:
     message: str = ""
 
 
+ORIGINS = ("start", "fork", "rerun")
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One durable execution of a program; the store is the truth about it.
@@ -211,6 +218,10 @@ class Run:
     Attributes:
         trusted_from: steps of older attempts do not count when a divergence is looked for,
             because a person said so.
+        origin: one of ORIGINS.
+        origin_run: the run that it came from; empty for one that was started.
+        origin_step: so many steps of that run were copied.
+        purged_ms: when its clear text was deleted; 0 while it is there.
     """
 
     run_id: str
@@ -224,6 +235,10 @@ class Run:
     steps: int
     detail: str
     trusted_from: int = 0
+    origin: str = "start"
+    origin_run: str = ""
+    origin_step: int = 0
+    purged_ms: int = 0
     input: Sealed | None = None
     traceback: Sealed | None = None
 
@@ -245,7 +260,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class JournalRow:
-    """One model step: the reply that a later attempt is answered with."""
+    """One model step: the reply that a later attempt is answered with.
+
+    Attributes:
+        attempt: 0 and below for a copy of another run's step; below 0 it does not count when a
+            divergence is looked for.
+    """
 
     run_id: str
     step_key: str

@@ -74,6 +74,11 @@ class Vault:
             raise StoreUnavailable(detail=f"payload {sealed.payload_id} is not what was committed to")
         return data
 
+    def salt(self, tables: Tables, sealed: Sealed) -> bytes:
+        """What proves to others that a clear text is the one that was committed to; empty once erased."""
+        row = tables.payloads.get(sealed.payload_id)
+        return b"" if row is None else row.salt
+
     def kept(self, tables: Tables, sealed: Sealed) -> bool:
         """False when only the commitment is there."""
         row = tables.payloads.get(sealed.payload_id)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from meshgate_gateway.model import AuditRecord, Caller, JournalRow, LedgerRow, Sealed, ToolCall
+from meshgate_gateway.model import AuditRecord, Caller, JournalRow, LedgerRow, Run, Sealed, ToolCall
 from meshgate_gateway.policy import ActivePolicy
 
 VERSION = version("meshgate")
@@ -24,10 +24,19 @@ def time_text(now_ms: int) -> str:
     return f"{moment.replace(tzinfo=None).isoformat()}.{milliseconds:03d}Z"
 
 
-def _sealed(sealed: Sealed | None) -> dict[str, object] | None:
+def sealed_form(sealed: Sealed | None) -> dict[str, object] | None:
+    """Clear text as a record names it."""
     if sealed is None:
         return None
     return {"payload": sealed.payload_id, "hmac_sha256": sealed.commitment, "bytes": sealed.size_bytes}
+
+
+def _given(row: JournalRow | LedgerRow) -> Sealed:
+    return row.request if isinstance(row, JournalRow) else row.arguments
+
+
+def _gave(row: JournalRow | LedgerRow) -> Sealed | None:
+    return row.reply if isinstance(row, JournalRow) else row.result
 
 
 def _repeats(row: LedgerRow) -> dict[str, object]:
@@ -95,7 +104,7 @@ class Recorder:
             "run_id": row.run_id,
             "attempt": row.attempt,
             "step_key": row.step_key,
-            "arguments": _sealed(row.arguments),
+            "arguments": sealed_form(row.arguments),
             **_repeats(row),
         }
 
@@ -118,6 +127,7 @@ class Recorder:
             "call_id": row.call_id,
             "decision_id": row.decision_id,
             "tool": row.tool,
+            "run_id": row.run_id,
             "take": row.take,
             "host_instance": row.host_instance,
         }
@@ -138,7 +148,7 @@ class Recorder:
                 "take": row.take,
                 "host_instance": row.host_instance,
                 "result_kind": row.result_kind,
-                "result": _sealed(row.result),
+                "result": sealed_form(row.result),
                 "error_class": row.error_class,
                 "settled_by": by,
                 "cause": cause,
@@ -155,11 +165,62 @@ class Recorder:
             "attempt": row.attempt,
             "step_key": row.step_key,
             "turn": row.turn,
-            "request": _sealed(row.request),
-            "reply": _sealed(row.reply),
+            "request": sealed_form(row.request),
+            "reply": sealed_form(row.reply),
             "milliseconds": row.milliseconds,
         }
         return self._made("step", body)
+
+    def branched(self, *, run: Run, operator: str, edited: int) -> AuditRecord:
+        """A run was made from another one; its copied steps have records of their own."""
+        fields = {
+            "run_id": run.run_id,
+            "state": run.state,
+            "origin": run.origin,
+            "origin_run": run.origin_run,
+            "origin_step": run.origin_step,
+            "edited_step": edited,
+            "operator": operator,
+        }
+        return self.lifecycle(event=f"run_{run.origin}", caller=run.app, fields=fields)
+
+    def copied(
+        self,
+        *,
+        run: Run,
+        row: JournalRow | LedgerRow,
+        before: JournalRow | LedgerRow | None,
+        number: int,
+        operator: str,
+    ) -> AuditRecord:
+        """A step of another run became one of this run: answered, never executed here.
+
+        Args:
+            run: the new run.
+            row: its step.
+            before: the old step, when a person put another answer in its place.
+            number: of the step, the same in both.
+            operator: who made the new run.
+        """
+        about: dict[str, object] = {"given": sealed_form(_given(row)), "gave": sealed_form(_gave(row))}
+        if isinstance(row, LedgerRow):
+            about |= {"call_id": row.call_id, "tool": row.tool, "decision_id": row.decision_id}
+            about |= {"state": row.state.value, "origin_call_id": row.copied_from}
+        if before is not None:
+            about["edited"] = {"before": sealed_form(_gave(before)), "after": sealed_form(_gave(row))}
+        return self._made(
+            "copy",
+            {
+                "caller": run.app,
+                "operator": operator,
+                "run_id": run.run_id,
+                "step": number,
+                "step_key": row.step_key,
+                "turn": row.turn,
+                "origin_run": run.origin_run,
+                **about,
+            },
+        )
 
     def policy(self, *, policy: ActivePolicy, by: str, operator: str) -> AuditRecord:
         """A policy came into force."""

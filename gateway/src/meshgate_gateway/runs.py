@@ -143,10 +143,13 @@ class Runs:
 
     def _insert(self, tables: Tables, caller: Caller, run_id: str, input_json: bytes) -> Run:
         if tables.runs.get(run_id) is not None:
-            return self._same(tables, owned(tables, caller=caller, run_id=run_id), input_json)
+            run = owned(tables, caller=caller, run_id=run_id)
+            if run.purged_ms:
+                raise Conflict("run_purged", detail=run_id)
+            return self._same(tables, run, input_json)
         now = self.now_ms()
         sealed = self.vault.put(tables, input_json) if input_json else None
-        run = Run(run_id, caller.spiffe_id, "pending", 0, "", now, now, now, 0, "", 0, sealed)
+        run = Run(run_id, caller.spiffe_id, "pending", 0, "", now, now, now, 0, "", input=sealed)
         tables.runs.insert(run)
         tables.records.append(note(self.recorder, "run_started", run))
         return run

@@ -131,7 +131,8 @@ class Server:
         if isinstance(failure, errors.Unavailable):
             self._on_fault(reason)
         context.set_trailing_metadata(((REASON_KEY, reason),))
-        context.abort(code, reason)
+        told = isinstance(failure, errors.Refused) and failure.told and failure.detail
+        context.abort(code, f"{reason}: {told}" if told else reason)
         raise RuntimeError("abort returned")
 
     def _unknown(self, method: str, context: grpc.ServicerContext) -> None:

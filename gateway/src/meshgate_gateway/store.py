@@ -37,6 +37,7 @@ class RecordQuery:
     caller: str = ""
     tool: str = ""
     call_id: str = ""
+    run_id: str = ""
     kind: str = ""
 
 
@@ -95,6 +96,9 @@ class RunTable(Protocol):
     def list(self, limit: int) -> Sequence[Run]:
         """Newest first."""
 
+    def branches(self, run_id: str) -> Sequence[Run]:
+        """Runs that were made from this one, at most MAX_ROWS."""
+
     def cancelling(self, *, silent_since_ms: int) -> Sequence[Run]:
         """Runs to be cancelled whose last heartbeat is older, at most MAX_ROWS."""
 
@@ -111,6 +115,9 @@ class JournalTable(Protocol):
     def of_run(self, run_id: str) -> Sequence[JournalRow]:
         """A run's steps, oldest first."""
 
+    def delete(self, run_id: str) -> int:
+        """Deletes a run's steps; how many there were."""
+
     def beyond(self, *, run_id: str, scope: str, turn: int, attempts: range) -> JournalRow | None:
         """A model step of these attempts at this turn of the scope or at a later one."""
 
@@ -123,6 +130,9 @@ class PayloadTable(Protocol):
 
     def get(self, payload_id: str) -> PayloadRow | None:
         """One payload, or None when it was erased."""
+
+    def delete(self, payload_ids: Sequence[str]) -> int:
+        """Erases payloads, their salts too; how many were there."""
 
 
 class InstanceTable(Protocol):

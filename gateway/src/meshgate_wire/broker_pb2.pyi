@@ -338,20 +338,22 @@ class StatusResponse(_message.Message):
     def __init__(self, ready: _Optional[bool] = ..., not_ready_reasons: _Optional[_Iterable[str]] = ..., policy_revision: _Optional[str] = ..., records: _Optional[int] = ..., calls_by_state: _Optional[_Mapping[str, int]] = ..., version: _Optional[str] = ...) -> None: ...
 
 class QueryRecordsRequest(_message.Message):
-    __slots__ = ("after_seq", "limit", "caller", "tool", "call_id", "kind")
+    __slots__ = ("after_seq", "limit", "caller", "tool", "call_id", "kind", "run_id")
     AFTER_SEQ_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     CALLER_FIELD_NUMBER: _ClassVar[int]
     TOOL_FIELD_NUMBER: _ClassVar[int]
     CALL_ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
     after_seq: int
     limit: int
     caller: str
     tool: str
     call_id: str
     kind: str
-    def __init__(self, after_seq: _Optional[int] = ..., limit: _Optional[int] = ..., caller: _Optional[str] = ..., tool: _Optional[str] = ..., call_id: _Optional[str] = ..., kind: _Optional[str] = ...) -> None: ...
+    run_id: str
+    def __init__(self, after_seq: _Optional[int] = ..., limit: _Optional[int] = ..., caller: _Optional[str] = ..., tool: _Optional[str] = ..., call_id: _Optional[str] = ..., kind: _Optional[str] = ..., run_id: _Optional[str] = ...) -> None: ...
 
 class QueryRecordsResponse(_message.Message):
     __slots__ = ("records_json", "last_seq")
@@ -374,7 +376,7 @@ class ListRunsResponse(_message.Message):
     def __init__(self, runs: _Optional[_Iterable[_Union[RunRow, _Mapping]]] = ...) -> None: ...
 
 class RunRow(_message.Message):
-    __slots__ = ("run_id", "app", "state", "attempt", "created", "detail", "updated", "steps")
+    __slots__ = ("run_id", "app", "state", "attempt", "created", "detail", "updated", "steps", "origin", "origin_run", "origin_step", "purged")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -383,6 +385,10 @@ class RunRow(_message.Message):
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     UPDATED_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_RUN_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_STEP_FIELD_NUMBER: _ClassVar[int]
+    PURGED_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     app: str
     state: str
@@ -391,7 +397,11 @@ class RunRow(_message.Message):
     detail: str
     updated: str
     steps: int
-    def __init__(self, run_id: _Optional[str] = ..., app: _Optional[str] = ..., state: _Optional[str] = ..., attempt: _Optional[int] = ..., created: _Optional[str] = ..., detail: _Optional[str] = ..., updated: _Optional[str] = ..., steps: _Optional[int] = ...) -> None: ...
+    origin: str
+    origin_run: str
+    origin_step: int
+    purged: str
+    def __init__(self, run_id: _Optional[str] = ..., app: _Optional[str] = ..., state: _Optional[str] = ..., attempt: _Optional[int] = ..., created: _Optional[str] = ..., detail: _Optional[str] = ..., updated: _Optional[str] = ..., steps: _Optional[int] = ..., origin: _Optional[str] = ..., origin_run: _Optional[str] = ..., origin_step: _Optional[int] = ..., purged: _Optional[str] = ...) -> None: ...
 
 class ShowRunRequest(_message.Message):
     __slots__ = ("run_id",)
@@ -400,7 +410,7 @@ class ShowRunRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ...) -> None: ...
 
 class StepRow(_message.Message):
-    __slots__ = ("step", "attempt", "created", "milliseconds", "state", "tool", "call_id", "decision_id", "input", "output")
+    __slots__ = ("step", "attempt", "created", "milliseconds", "state", "tool", "call_id", "decision_id", "input", "output", "copied")
     STEP_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
@@ -411,6 +421,7 @@ class StepRow(_message.Message):
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    COPIED_FIELD_NUMBER: _ClassVar[int]
     step: Step
     attempt: int
     created: str
@@ -421,7 +432,8 @@ class StepRow(_message.Message):
     decision_id: str
     input: bytes
     output: bytes
-    def __init__(self, step: _Optional[_Union[Step, _Mapping]] = ..., attempt: _Optional[int] = ..., created: _Optional[str] = ..., milliseconds: _Optional[int] = ..., state: _Optional[str] = ..., tool: _Optional[str] = ..., call_id: _Optional[str] = ..., decision_id: _Optional[str] = ..., input: _Optional[bytes] = ..., output: _Optional[bytes] = ...) -> None: ...
+    copied: bool
+    def __init__(self, step: _Optional[_Union[Step, _Mapping]] = ..., attempt: _Optional[int] = ..., created: _Optional[str] = ..., milliseconds: _Optional[int] = ..., state: _Optional[str] = ..., tool: _Optional[str] = ..., call_id: _Optional[str] = ..., decision_id: _Optional[str] = ..., input: _Optional[bytes] = ..., output: _Optional[bytes] = ..., copied: _Optional[bool] = ...) -> None: ...
 
 class ShowRunResponse(_message.Message):
     __slots__ = ("run", "steps", "input_json", "cut", "traceback")
@@ -472,6 +484,112 @@ class ResolveCallResponse(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     state: str
     def __init__(self, state: _Optional[str] = ...) -> None: ...
+
+class BranchRunRequest(_message.Message):
+    __slots__ = ("run_id", "new_run_id", "origin", "steps", "edit_json", "operator", "dry_run")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    NEW_RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    EDIT_JSON_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    new_run_id: str
+    origin: str
+    steps: int
+    edit_json: bytes
+    operator: str
+    dry_run: bool
+    def __init__(self, run_id: _Optional[str] = ..., new_run_id: _Optional[str] = ..., origin: _Optional[str] = ..., steps: _Optional[int] = ..., edit_json: _Optional[bytes] = ..., operator: _Optional[str] = ..., dry_run: _Optional[bool] = ...) -> None: ...
+
+class EffectRow(_message.Message):
+    __slots__ = ("step", "tool", "effect", "state", "call_id")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    tool: str
+    effect: str
+    state: str
+    call_id: str
+    def __init__(self, step: _Optional[int] = ..., tool: _Optional[str] = ..., effect: _Optional[str] = ..., state: _Optional[str] = ..., call_id: _Optional[str] = ...) -> None: ...
+
+class BranchRunResponse(_message.Message):
+    __slots__ = ("run", "effects", "steps", "input_json")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    EFFECTS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_JSON_FIELD_NUMBER: _ClassVar[int]
+    run: RunRow
+    effects: _containers.RepeatedCompositeFieldContainer[EffectRow]
+    steps: int
+    input_json: bytes
+    def __init__(self, run: _Optional[_Union[RunRow, _Mapping]] = ..., effects: _Optional[_Iterable[_Union[EffectRow, _Mapping]]] = ..., steps: _Optional[int] = ..., input_json: _Optional[bytes] = ...) -> None: ...
+
+class ExportRunRequest(_message.Message):
+    __slots__ = ("run_id", "from_step", "operator")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    FROM_STEP_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    from_step: int
+    operator: str
+    def __init__(self, run_id: _Optional[str] = ..., from_step: _Optional[int] = ..., operator: _Optional[str] = ...) -> None: ...
+
+class ClearText(_message.Message):
+    __slots__ = ("payload", "salt", "data", "kept")
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    SALT_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    payload: str
+    salt: bytes
+    data: bytes
+    kept: bool
+    def __init__(self, payload: _Optional[str] = ..., salt: _Optional[bytes] = ..., data: _Optional[bytes] = ..., kept: _Optional[bool] = ...) -> None: ...
+
+class ExportRunResponse(_message.Message):
+    __slots__ = ("run_json", "steps_json", "texts", "next_step", "digest", "first_record", "last_record")
+    RUN_JSON_FIELD_NUMBER: _ClassVar[int]
+    STEPS_JSON_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_STEP_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FIRST_RECORD_FIELD_NUMBER: _ClassVar[int]
+    LAST_RECORD_FIELD_NUMBER: _ClassVar[int]
+    run_json: bytes
+    steps_json: _containers.RepeatedScalarFieldContainer[bytes]
+    texts: _containers.RepeatedCompositeFieldContainer[ClearText]
+    next_step: int
+    digest: str
+    first_record: int
+    last_record: int
+    def __init__(self, run_json: _Optional[bytes] = ..., steps_json: _Optional[_Iterable[bytes]] = ..., texts: _Optional[_Iterable[_Union[ClearText, _Mapping]]] = ..., next_step: _Optional[int] = ..., digest: _Optional[str] = ..., first_record: _Optional[int] = ..., last_record: _Optional[int] = ...) -> None: ...
+
+class PurgeRunRequest(_message.Message):
+    __slots__ = ("run_id", "digest", "without_export", "operator")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_EXPORT_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    digest: str
+    without_export: bool
+    operator: str
+    def __init__(self, run_id: _Optional[str] = ..., digest: _Optional[str] = ..., without_export: _Optional[bool] = ..., operator: _Optional[str] = ...) -> None: ...
+
+class PurgeRunResponse(_message.Message):
+    __slots__ = ("run", "deleted", "shared")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    DELETED_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
+    run: RunRow
+    deleted: int
+    shared: int
+    def __init__(self, run: _Optional[_Union[RunRow, _Mapping]] = ..., deleted: _Optional[int] = ..., shared: _Optional[int] = ...) -> None: ...
 
 class ListCallsRequest(_message.Message):
     __slots__ = ("run_id", "limit")

@@ -626,6 +626,21 @@ class AdminStub:
                 request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ResolveCallRequest.SerializeToString,
                 response_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ResolveCallResponse.FromString,
                 _registered_method=True)
+        self.BranchRun = channel.unary_unary(
+                '/meshgate.broker.v1.Admin/BranchRun',
+                request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.BranchRunRequest.SerializeToString,
+                response_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.BranchRunResponse.FromString,
+                _registered_method=True)
+        self.ExportRun = channel.unary_unary(
+                '/meshgate.broker.v1.Admin/ExportRun',
+                request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ExportRunRequest.SerializeToString,
+                response_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ExportRunResponse.FromString,
+                _registered_method=True)
+        self.PurgeRun = channel.unary_unary(
+                '/meshgate.broker.v1.Admin/PurgeRun',
+                request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.PurgeRunRequest.SerializeToString,
+                response_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.PurgeRunResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -687,6 +702,27 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BranchRun(self, request, context):
+        """Makes a new run out of one that ended: a fork with its first steps, or a re-run with none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportRun(self, request, context):
+        """All that a run is, in clear and part by part; the first part leaves a record of who asked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PurgeRun(self, request, context):
+        """Deletes the clear text and the journal of a run that ended; its calls and records stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -734,6 +770,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ResolveCall,
                     request_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ResolveCallRequest.FromString,
                     response_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ResolveCallResponse.SerializeToString,
+            ),
+            'BranchRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.BranchRun,
+                    request_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.BranchRunRequest.FromString,
+                    response_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.BranchRunResponse.SerializeToString,
+            ),
+            'ExportRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportRun,
+                    request_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ExportRunRequest.FromString,
+                    response_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ExportRunResponse.SerializeToString,
+            ),
+            'PurgeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeRun,
+                    request_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.PurgeRunRequest.FromString,
+                    response_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.PurgeRunResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -980,6 +1031,87 @@ class Admin:
             '/meshgate.broker.v1.Admin/ResolveCall',
             meshgate_dot_broker_dot_v1_dot_broker__pb2.ResolveCallRequest.SerializeToString,
             meshgate_dot_broker_dot_v1_dot_broker__pb2.ResolveCallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BranchRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshgate.broker.v1.Admin/BranchRun',
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.BranchRunRequest.SerializeToString,
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.BranchRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshgate.broker.v1.Admin/ExportRun',
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.ExportRunRequest.SerializeToString,
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.ExportRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshgate.broker.v1.Admin/PurgeRun',
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.PurgeRunRequest.SerializeToString,
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.PurgeRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -210,6 +210,7 @@ class AdminServicer(services.AdminServicer):
             caller=request.caller,
             tool=request.tool,
             call_id=request.call_id,
+            run_id=request.run_id,
             kind=request.kind,
         )
 
@@ -288,6 +289,39 @@ class AdminServicer(services.AdminServicer):
                 operator=request.operator,
             )
             return pb.ResolveCallResponse(state=state.value)
+
+        return self._guard(context, serve)
+
+    def BranchRun(self, request: pb.BranchRunRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+        order = wire.branch_order(request)
+        return self._guard(
+            context, lambda peer: wire.branch(self._admin.branch(peer, order, dry_run=request.dry_run))
+        )
+
+    def ExportRun(self, request: pb.ExportRunRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+
+        def serve(peer: Presented) -> pb.ExportRunResponse:
+            part = self._admin.export(
+                peer, run_id=request.run_id, from_step=request.from_step, operator=request.operator
+            )
+            return wire.part(part)
+
+        return self._guard(context, serve)
+
+    def PurgeRun(self, request: pb.PurgeRunRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+
+        def serve(peer: Presented) -> pb.PurgeRunResponse:
+            done = self._admin.purge(
+                peer,
+                run_id=request.run_id,
+                digest=request.digest,
+                without_export=request.without_export,
+                operator=request.operator,
+            )
+            return pb.PurgeRunResponse(run=wire.run_row(done.run), deleted=done.deleted, shared=done.shared)
 
         return self._guard(context, serve)
 

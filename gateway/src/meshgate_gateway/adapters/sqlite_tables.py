@@ -6,13 +6,15 @@ import time
 
 from meshgate_gateway.adapters.tables import CALL, JOURNAL, RUN, SharedTables
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS records (seq INTEGER PRIMARY KEY, hash TEXT NOT NULL, kind TEXT NOT NULL,
-  caller TEXT NOT NULL, tool TEXT NOT NULL, call_id TEXT NOT NULL, body BLOB NOT NULL);
+  caller TEXT NOT NULL, tool TEXT NOT NULL, call_id TEXT NOT NULL, run_id TEXT NOT NULL,
+  body BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS records_call ON records (call_id);
+CREATE INDEX IF NOT EXISTS records_run ON records (run_id) WHERE run_id != '';
 CREATE TABLE IF NOT EXISTS calls ({", ".join(CALL).replace("call_id", "call_id TEXT PRIMARY KEY", 1)})
   WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS calls_open ON calls (updated_ms) WHERE state IN ('reserved', 'sent');
@@ -21,6 +23,7 @@ CREATE INDEX IF NOT EXISTS calls_run ON calls (run_id, created_ms);
 CREATE TABLE IF NOT EXISTS runs ({", ".join(RUN).replace("run_id", "run_id TEXT PRIMARY KEY", 1)})
   WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS runs_created ON runs (created_ms);
+CREATE INDEX IF NOT EXISTS runs_origin ON runs (origin_run) WHERE origin_run != '';
 CREATE INDEX IF NOT EXISTS runs_cancelling ON runs (heartbeat_ms) WHERE state = 'cancelling';
 CREATE TABLE IF NOT EXISTS journal ({", ".join(JOURNAL)}, PRIMARY KEY (run_id, step_key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS journal_scope ON journal (run_id, scope, turn);

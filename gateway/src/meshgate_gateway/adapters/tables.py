@@ -58,6 +58,10 @@ def _update(table: str, columns: Sequence[str], guard: str) -> str:
     return f"UPDATE {table} SET {changes} WHERE {columns[0]} = ? AND {guard} RETURNING 1"
 
 
+_INSERT_RECORD = (
+    "INSERT INTO records (seq, hash, kind, caller, tool, call_id, run_id, body) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _INSERT_CALL = _insert("calls", CALL)
 _INSERT_RUN = _insert("runs", RUN)
 _INSERT_STEP = _insert("journal", JOURNAL)
@@ -136,11 +140,8 @@ class Records:
     def append(self, record: AuditRecord) -> Head:
         """Numbers, links, hashes and stores one record."""
         head, body = seal({"kind": record.kind, **record.body}, after=self.head())
-        keys = [str(record.body.get(name) or "") for name in ("caller", "tool", "call_id")]
-        self._db.execute(
-            "INSERT INTO records (seq, hash, kind, caller, tool, call_id, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (head.seq, head.hash, record.kind, *keys, body),
-        )
+        keys = [str(record.body.get(name) or "") for name in ("caller", "tool", "call_id", "run_id")]
+        self._db.execute(_INSERT_RECORD, (head.seq, head.hash, record.kind, *keys, body))
         self._carried = head
         return head
 
@@ -151,6 +152,10 @@ class Records:
             if wanted := getattr(query, name):
                 where.append(f"{name} = ?")
                 values.append(wanted)
+        if query.run_id:
+            # Said twice, so that the partial index applies.
+            where.append("run_id != '' AND run_id = ?")
+            values.append(query.run_id)
         values.append(max(1, min(query.limit, MAX_ROWS)))
         sql = f"SELECT seq, body FROM records WHERE {' AND '.join(where)} ORDER BY seq LIMIT ?"
         return self._db.execute(sql, values).fetchall()
@@ -226,6 +231,11 @@ class Runs:
         rows = self._db.execute(sql, (max(1, min(limit, MAX_ROWS)),))
         return [_run_in(row) for row in rows.fetchall()]
 
+    def branches(self, run_id: str) -> Sequence[Run]:
+        """Runs that were made from this one."""
+        sql = f"{_SELECT_RUN} WHERE origin_run != '' AND origin_run = ? LIMIT ?"
+        return [_run_in(row) for row in self._db.execute(sql, (run_id, MAX_ROWS)).fetchall()]
+
     def cancelling(self, *, silent_since_ms: int) -> Sequence[Run]:
         """Runs to be cancelled whose last heartbeat is older."""
         sql = f"{_SELECT_RUN} WHERE state = 'cancelling' AND heartbeat_ms < ? LIMIT ?"
@@ -252,6 +262,10 @@ class Journal:
     def of_run(self, run_id: str) -> list[JournalRow]:
         """A run's steps, oldest first."""
         return self._rows("run_id = ? ORDER BY created_ms, turn, step_key", (run_id,))
+
+    def delete(self, run_id: str) -> int:
+        """Deletes a run's steps."""
+        return len(self._db.execute("DELETE FROM journal WHERE run_id = ? RETURNING 1", (run_id,)).fetchall())
 
     def beyond(self, *, run_id: str, scope: str, turn: int, attempts: range) -> JournalRow | None:
         """A model step of these attempts at this turn of the scope or at a later one."""
@@ -283,6 +297,11 @@ class Payloads:
             "SELECT id, codec, salt, nonce, data FROM payloads WHERE id = ?", (payload_id,)
         ).fetchone()
         return None if row is None else PayloadRow(*row)
+
+    def delete(self, payload_ids: Sequence[str]) -> int:
+        """Erases payloads, their salts too."""
+        sql = "DELETE FROM payloads WHERE id = ? RETURNING 1"
+        return sum(len(self._db.execute(sql, (one,)).fetchall()) for one in payload_ids)
 
 
 class SharedTables:

@@ -7,7 +7,9 @@ from meshgate_wire import broker_pb2 as pb
 
 from meshgate_gateway.admin import RunView, StepView
 from meshgate_gateway.answers import answer_of
+from meshgate_gateway.archive import Part
 from meshgate_gateway.catalogue import Catalogue
+from meshgate_gateway.history import Branch, BranchOrder
 from meshgate_gateway.hosts import Taken
 from meshgate_gateway.journal import Entry
 from meshgate_gateway.model import Answer, CallRequest, LedgerRow, Outcome, ResultKind, Run, State, Step, Tool
@@ -129,7 +131,52 @@ def run_row(run: Run) -> pb.RunRow:
         detail=run.detail,
         updated=time_text(run.updated_ms),
         steps=run.steps,
+        origin=run.origin,
+        origin_run=run.origin_run,
+        origin_step=run.origin_step,
+        purged=time_text(run.purged_ms) if run.purged_ms else "",
     )
+
+
+def part(part: Part) -> pb.ExportRunResponse:
+    """A part of a run's export."""
+    texts = [
+        pb.ClearText(payload=text.payload_id, salt=text.salt, data=text.data, kept=text.kept)
+        for text in part.texts
+    ]
+    return pb.ExportRunResponse(
+        run_json=part.run_json,
+        steps_json=part.steps_json,
+        texts=texts,
+        next_step=part.next_step,
+        digest=part.digest,
+        first_record=part.first_record,
+        last_record=part.last_record,
+    )
+
+
+def branch_order(message: pb.BranchRunRequest) -> BranchOrder:
+    """What an operator wants made of a run."""
+    return BranchOrder(
+        run_id=message.run_id,
+        new_run_id=message.new_run_id,
+        origin=message.origin,
+        steps=message.steps,
+        edit=message.edit_json,
+        operator=message.operator,
+    )
+
+
+def branch(made: Branch) -> pb.BranchRunResponse:
+    """What came of it, or would."""
+    effects = [
+        pb.EffectRow(
+            step=number, tool=row.tool, effect=row.effect, state=row.state.value, call_id=row.call_id
+        )
+        for number, row in made.effects
+    ]
+    run = run_row(made.run)
+    return pb.BranchRunResponse(run=run, effects=effects, steps=made.steps, input_json=made.given)
 
 
 def run_view(view: RunView) -> pb.ShowRunResponse:
@@ -151,7 +198,8 @@ def _step_row(view: StepView) -> pb.StepRow:
     step = pb.Step(key=row.step_key, scope=row.scope, turn=row.turn, kind="tool" if call else "model")
     return pb.StepRow(
         step=step,
-        attempt=row.attempt,
+        attempt=max(0, row.attempt),
+        copied=row.attempt <= 0,
         created=time_text(row.created_ms),
         milliseconds=max(0, row.updated_ms - row.created_ms)
         if isinstance(row, LedgerRow)

@@ -9,8 +9,9 @@ _STATEMENTS = (
     "CREATE TABLE meta (key text PRIMARY KEY, value text NOT NULL)",
     """CREATE TABLE records (
         seq bigint PRIMARY KEY, hash text NOT NULL, kind text NOT NULL, caller text NOT NULL,
-        tool text NOT NULL, call_id text NOT NULL, body bytea NOT NULL)""",
+        tool text NOT NULL, call_id text NOT NULL, run_id text NOT NULL, body bytea NOT NULL)""",
     "CREATE INDEX records_call ON records (call_id)",
+    "CREATE INDEX records_run ON records (run_id) WHERE run_id <> ''",
     """CREATE TABLE calls (
         call_id text PRIMARY KEY, caller text NOT NULL, run_id text NOT NULL, attempt bigint NOT NULL,
         step_key text NOT NULL, tool text NOT NULL, host text NOT NULL, effect text NOT NULL,
@@ -19,7 +20,8 @@ _STATEMENTS = (
         deadline_ms bigint NOT NULL, gateway text NOT NULL, created_ms bigint NOT NULL,
         updated_ms bigint NOT NULL, take bigint NOT NULL, host_instance text NOT NULL,
         deadline_at_ms bigint NOT NULL, result text, result_kind text NOT NULL, error_class text NOT NULL,
-        scope text NOT NULL, turn bigint NOT NULL, likeness text NOT NULL, repeats text NOT NULL)""",
+        scope text NOT NULL, turn bigint NOT NULL, likeness text NOT NULL, repeats text NOT NULL,
+        task text NOT NULL, copied_from text NOT NULL)""",
     "CREATE INDEX calls_open ON calls (updated_ms) WHERE state IN ('reserved', 'sent')",
     "CREATE INDEX calls_like ON calls (likeness) WHERE likeness <> ''",
     "CREATE INDEX calls_run ON calls (run_id, created_ms)",
@@ -27,8 +29,10 @@ _STATEMENTS = (
         run_id text PRIMARY KEY, app text NOT NULL, state text NOT NULL, attempt bigint NOT NULL,
         launcher text NOT NULL, created_ms bigint NOT NULL, updated_ms bigint NOT NULL,
         heartbeat_ms bigint NOT NULL, steps bigint NOT NULL, detail text NOT NULL,
-        trusted_from bigint NOT NULL, input text, traceback text)""",
+        trusted_from bigint NOT NULL, origin text NOT NULL, origin_run text NOT NULL,
+        origin_step bigint NOT NULL, purged_ms bigint NOT NULL, input text, traceback text)""",
     "CREATE INDEX runs_created ON runs (created_ms)",
+    "CREATE INDEX runs_origin ON runs (origin_run) WHERE origin_run <> ''",
     "CREATE INDEX runs_cancelling ON runs (heartbeat_ms) WHERE state = 'cancelling'",
     """CREATE TABLE journal (
         run_id text NOT NULL, step_key text NOT NULL, scope text NOT NULL, turn bigint NOT NULL,

@@ -1,0 +1,290 @@
+"""A run as one archive, and the end of its clear text.
+
+`part` gives everything out: rows, clear text, and the salts that prove to who holds the records
+that it is the clear text which was recorded. `purge` deletes clear text and journal, and keeps
+what must never be forgotten: the run's id, its calls (an effect must not happen twice), the
+records. What forks share with the run they were made from is deleted with the last of them.
+"""
+
+import hmac
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from meshgate_audit.archive import run_digest
+from meshgate_audit.chain import canonical
+
+from meshgate_gateway import calls, ledger, steps
+from meshgate_gateway.authenticate import Mesh
+from meshgate_gateway.errors import Conflict, InvalidRequest, Missing
+from meshgate_gateway.history import require_ended
+from meshgate_gateway.model import JournalRow, LedgerRow, Run, Sealed
+from meshgate_gateway.payloads import Vault
+from meshgate_gateway.record import Recorder, sealed_form, time_text
+from meshgate_gateway.steps import StepRow
+from meshgate_gateway.store import RecordQuery, Store, Tables
+
+PART_BYTES = 2_097_152  # of clear text after which a part ends: one step more stays below gRPC's 4 MiB
+RECORDS_PER_READ = 10_000
+MAX_BRANCHES = 10_000  # of one run; the most that one answer of the store holds
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One clear text, and what proves that it is the committed one."""
+
+    payload_id: str
+    salt: bytes
+    data: bytes
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some of a run; `next_step` is 0 in the last part."""
+
+    run_json: bytes
+    steps_json: Sequence[bytes]
+    texts: Sequence[Text]
+    next_step: int
+    digest: str
+    first_record: int
+    last_record: int
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What was deleted, and how many clear texts stay because other runs hold them."""
+
+    run: Run
+    deleted: int
+    shared: int
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """Export and purge, without their wire."""
+
+    store: Store
+    vault: Vault
+    recorder: Recorder
+    mesh: Mesh
+    now_ms: Callable[[], int]
+
+    def part(self, *, run_id: str, from_step: int, operator: str) -> Part:
+        """The run itself (`from_step` 0), or as many steps from there on as fit.
+
+        Raises:
+            Missing: no such run.
+            Conflict: purged, or too long.
+        """
+        if from_step:
+            return self.store.read(lambda tables: self._steps(tables, run_id, from_step))
+        part = self.store.read(lambda tables: self._run(tables, run_id))
+        fields = {"exported_run": run_id, "digest": part.digest, "operator": operator}
+        record = self.recorder.lifecycle(event="run_exported", fields=fields)
+        self.store.write(lambda tables: tables.records.append(record))
+        return part
+
+    def _run(self, tables: Tables, run_id: str) -> Part:
+        run = _exportable(tables, run_id)
+        rows = steps.all_of_run(tables, run_id)
+        sealed = [each for each in (run.input, run.traceback) if each]
+        first, last = _records(tables, run_id)
+        return Part(
+            run_json=_run_json(run),
+            steps_json=(),
+            texts=[self._text(tables, each) for each in sealed],
+            next_step=1 if rows else 0,
+            digest=_digest(run, rows),
+            first_record=first,
+            last_record=last,
+        )
+
+    def _steps(self, tables: Tables, run_id: str, from_step: int) -> Part:
+        run = _exportable(tables, run_id)
+        rows = steps.all_of_run(tables, run_id)
+        lines: list[bytes] = []
+        texts: list[Text] = []
+        size = 0
+        for number, row in enumerate(rows[from_step - 1 :], start=from_step):
+            lines.append(_step_json(number, row))
+            texts += [self._text(tables, sealed) for sealed in _sealed_of(row)]
+            size += sum(sealed.size_bytes for sealed in _sealed_of(row))
+            if size > PART_BYTES:
+                break
+        following = from_step + len(lines)
+        digest = _digest(run, rows)
+        return Part(b"", lines, texts, following if following <= len(rows) else 0, digest, 0, 0)
+
+    def _text(self, tables: Tables, sealed: Sealed) -> Text:
+        kept = self.vault.kept(tables, sealed)
+        data = self.vault.get(tables, sealed) if kept else b""
+        return Text(sealed.payload_id, self.vault.salt(tables, sealed), data, kept)
+
+    def purge(self, *, run_id: str, digest: str, without_export: bool, operator: str) -> Purged:
+        """Deletes the clear text and the journal of a run that ended. Recorded.
+
+        Args:
+            run_id: which run.
+            digest: of an export that somebody verified; must be the run's own.
+            without_export: nobody has one, and that is meant.
+            operator: who says so.
+
+        Raises:
+            Missing, NotPermitted, Conflict: no run to be purged, or another digest than its own.
+            InvalidRequest: neither or both of digest and `without_export`.
+        """
+        if bool(digest) == without_export:
+            raise InvalidRequest("purge_invalid", detail="an export's digest, or without_export")
+
+        def work(tables: Tables) -> Purged:
+            run = require_ended(tables, self.mesh, run_id)
+            rows = steps.all_of_run(tables, run_id)
+            for row in rows:
+                if isinstance(row, LedgerRow) and row.state not in ledger.SETTLED:
+                    raise Conflict("step_not_settled", call_id=row.call_id, detail=f"it is {row.state}")
+            own = _digest(run, rows)
+            if digest and not hmac.compare_digest(digest, own):
+                raise Conflict("export_stale", detail=f"the export is not {run_id} as it is now")
+            ids = _payloads(run, rows)
+            shared = ids & _held_by_relatives(tables, run)
+            deleted = tables.payloads.delete(sorted(ids - shared))
+            tables.journal.delete(run_id)
+            after = replace(run, purged_ms=self.now_ms(), input=None, traceback=None)
+            if not tables.runs.move(run, after):
+                raise Conflict("run_changed", detail=run_id)
+            counts = {"deleted": deleted, "shared": len(shared), "digest": own}
+            fields = {"run_id": run_id, "state": run.state, "exported": bool(digest), **counts}
+            tables.records.append(
+                self.recorder.lifecycle(
+                    event="run_purged", caller=run.app, fields={**fields, "operator": operator}
+                )
+            )
+            return Purged(after, deleted, len(shared))
+
+        return self.store.write(work)
+
+
+def _exportable(tables: Tables, run_id: str) -> Run:
+    run = tables.runs.get(run_id) if calls.is_run_id(run_id) else None
+    if run is None:
+        raise Missing("run_unknown", detail="no such run")
+    if run.purged_ms:
+        raise Conflict("run_purged", detail=f"{run_id} was purged")
+    return run
+
+
+def _records(tables: Tables, run_id: str) -> tuple[int, int]:
+    """Numbers of the run's first and last record."""
+    first = last = 0
+    while page := tables.records.query(RecordQuery(after_seq=last, run_id=run_id, limit=RECORDS_PER_READ)):
+        first, last = first or page[0][0], page[-1][0]
+    if not first:
+        raise Conflict("run_unrecorded", detail=f"no record names {run_id}")
+    return first, last
+
+
+def _digest(run: Run, rows: Sequence[StepRow]) -> str:
+    lines = (_step_json(number, row) for number, row in enumerate(rows, start=1))
+    return run_digest(_run_json(run), lines)
+
+
+def _run_json(run: Run) -> bytes:
+    return canonical(
+        {
+            "run_id": run.run_id,
+            "app": run.app,
+            "state": run.state,
+            "attempts": run.attempt,
+            "detail": run.detail,
+            "created": time_text(run.created_ms),
+            "updated": time_text(run.updated_ms),
+            "origin": run.origin,
+            "origin_run": run.origin_run,
+            "origin_step": run.origin_step,
+            "input": sealed_form(run.input),
+            "traceback": sealed_form(run.traceback),
+        }
+    )
+
+
+def _step_json(number: int, row: StepRow) -> bytes:
+    """A step as it lies in the store; of its clear text only the commitments."""
+    where = {
+        "step": number,
+        "step_key": row.step_key,
+        "scope": row.scope,
+        "turn": row.turn,
+        "attempt": row.attempt,
+        "copied": row.attempt <= 0,
+        "created": time_text(row.created_ms),
+    }
+    if isinstance(row, JournalRow):
+        given, gave = sealed_form(row.request), sealed_form(row.reply)
+        took = row.milliseconds
+        return canonical({**where, "kind": "model", "milliseconds": took, "given": given, "gave": gave})
+    return canonical({**where, "kind": "tool", **_call_form(row)})
+
+
+def _call_form(row: LedgerRow) -> dict[str, object]:
+    return {
+        "call_id": row.call_id,
+        "caller": row.caller,
+        "tool": row.tool,
+        "host": row.host,
+        "effect": row.effect,
+        "idempotent": row.idempotent,
+        "definition_sha256": row.definition_sha256,
+        "state": row.state.value,
+        "decision_id": row.decision_id,
+        "reasons": list(row.reasons),
+        "detail": row.detail,
+        "deadline_ms": row.deadline_ms,
+        "gateway": row.gateway,
+        "take": row.take,
+        "host_instance": row.host_instance,
+        "task": row.task,
+        "repeats": row.repeats,
+        "copied_from": row.copied_from,
+        "result_kind": row.result_kind,
+        "error_class": row.error_class,
+        "milliseconds": max(0, row.updated_ms - row.created_ms),
+        "given": sealed_form(row.arguments),
+        "gave": sealed_form(row.result),
+    }
+
+
+def _sealed_of(row: StepRow) -> list[Sealed]:
+    both = (row.request, row.reply) if isinstance(row, JournalRow) else (row.arguments, row.result)
+    return [sealed for sealed in both if sealed is not None]
+
+
+def _payloads(run: Run, rows: Iterable[StepRow]) -> set[str]:
+    sealed = [each for each in (run.input, run.traceback) if each]
+    for row in rows:
+        sealed += _sealed_of(row)
+    return {each.payload_id for each in sealed}
+
+
+def _held_by_relatives(tables: Tables, run: Run) -> set[str]:
+    """Payloads of runs that were made from this one or from a run it was made from, and are not purged."""
+    held: set[str] = set()
+    for other in _relatives(tables, run):
+        if other.run_id != run.run_id and not other.purged_ms:
+            held |= _payloads(other, steps.all_of_run(tables, other.run_id))
+    return held
+
+
+def _relatives(tables: Tables, run: Run) -> Iterator[Run]:
+    """The run's whole family, from its first ancestor down."""
+    first = run
+    while first.origin_run and (parent := tables.runs.get(first.origin_run)) is not None:
+        first = parent
+    waiting = [first]
+    while waiting:
+        one = waiting.pop()
+        yield one
+        branches = tables.runs.branches(one.run_id)
+        if len(branches) >= MAX_BRANCHES:
+            raise Conflict("run_too_long", detail=f"{one.run_id} has {len(branches)} branches or more")
+        waiting += branches

@@ -1,0 +1,267 @@
+"""A new run out of an old one: a fork begins with the old one's first steps, a re-run with none.
+
+Both are an operator's to make, of a run that has ended and belongs to an app of this mesh. The
+old run is read, never changed. A copied step is an answer and no more: a call among them begins
+settled under an id of its own, so nothing can execute it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from meshgate_identities.errors import InvalidSpiffeId
+from meshgate_identities.spiffe_id import SpiffeId
+
+from meshgate_gateway import calls, edits, ledger, runs, steps
+from meshgate_gateway.authenticate import Mesh
+from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted
+from meshgate_gateway.model import JournalRow, LedgerRow, Run
+from meshgate_gateway.payloads import Vault
+from meshgate_gateway.record import Recorder
+from meshgate_gateway.steps import StepRow
+from meshgate_gateway.store import Store, Tables
+
+UNCOUNTED_ATTEMPT = -1  # of a copied step that a person had said not to count
+COUNTS_COPIES = -1  # `trusted_from` of a fork: its copies are of attempt 0
+
+
+@dataclass(frozen=True, slots=True)
+class BranchOrder:
+    """What an operator asks for.
+
+    Attributes:
+        origin: fork or rerun.
+        steps: so many of the old run's steps are copied; 0 for a re-run.
+        edit: as `edits` reads it; empty for none.
+    """
+
+    run_id: str
+    new_run_id: str
+    origin: str
+    steps: int
+    edit: bytes
+    operator: str
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """What came of it, or would.
+
+    Attributes:
+        run: the new run; the old one when nothing was to be made yet.
+        effects: numbers and rows of the old run's calls that may happen again.
+        steps: how many the old run has.
+        given: the input both have.
+    """
+
+    run: Run
+    effects: Sequence[tuple[int, LedgerRow]]
+    steps: int
+    given: bytes
+
+
+def require_ended(tables: Tables, mesh: Mesh, run_id: str) -> Run:
+    """The run, if it ended, belongs to this mesh, and its clear text is there.
+
+    Raises:
+        Missing: no such run.
+        NotPermitted: of an app that this mesh does not have.
+        Conflict: held up, running or purged.
+    """
+    run = tables.runs.get(run_id) if calls.is_run_id(run_id) else None
+    if run is None:
+        raise Missing("run_unknown", detail="no such run")
+    try:
+        kind = mesh.kind_of(SpiffeId.parse(run.app))
+    except InvalidSpiffeId:
+        kind = None
+    if kind not in runs.RUNNERS:
+        raise NotPermitted("run_foreign", detail=f"{run_id} is of {run.app}, which this mesh does not have")
+    if not run.ended:
+        raise Conflict("run_not_ended", detail=f"{run_id} is {run.state}: {run.detail}")
+    if run.purged_ms:
+        raise Conflict("run_purged", detail=f"{run_id} was purged")
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Fork and re-run, without their wire."""
+
+    store: Store
+    vault: Vault
+    recorder: Recorder
+    mesh: Mesh
+    now_ms: Callable[[], int]
+
+    def plan(self, order: BranchOrder) -> Branch:
+        """What `make` would do; nothing is written.
+
+        Raises:
+            Refused: as `make`.
+        """
+        return self.store.read(lambda tables: self._checked(tables, order)[0])
+
+    def make(self, order: BranchOrder) -> Branch:
+        """Stores the new run, durably; somebody has to start it.
+
+        Raises:
+            Missing, NotPermitted, Conflict: the old run is not one to be branched.
+            InvalidRequest: there is no such step, or the edit is none.
+        """
+
+        def work(tables: Tables) -> Branch:
+            found, kept, edit = self._checked(tables, order)
+            run = self._insert(tables, found.run, order, edit)
+            copier = _Copier(self.vault, self.recorder, found.run, run, edit, order.operator)
+            for number, row in enumerate(kept, start=1):
+                copier.copy(tables, number, row)
+            return replace(found, run=run)
+
+        return self.store.write(work)
+
+    def _checked(
+        self, tables: Tables, order: BranchOrder
+    ) -> tuple[Branch, Sequence[StepRow], edits.Edit | None]:
+        _check_shape(order)
+        run = require_ended(tables, self.mesh, order.run_id)
+        rows = steps.all_of_run(tables, order.run_id)
+        if order.steps > len(rows):
+            raise InvalidRequest("from_step_invalid", detail=f"{order.run_id} has {len(rows)} steps")
+        kept = rows[: order.steps]
+        for number, row in enumerate(kept, start=1):
+            if isinstance(row, LedgerRow) and row.state not in ledger.SETTLED:
+                raise Conflict(
+                    "step_not_settled",
+                    call_id=row.call_id,
+                    tool=row.tool,
+                    detail=f"step {number} ({row.call_id}) is {row.state}",
+                )
+        edit = edits.parse(order.edit) if order.edit else None
+        if edit is not None:
+            _check_edit(edit, kept)
+        again = min(order.steps, edit.step) if edit else order.steps
+        given = self.vault.get(tables, run.input) if run.input else b""
+        return Branch(run, steps.effects(rows, after=again), len(rows), given), kept, edit
+
+    def _insert(self, tables: Tables, old: Run, order: BranchOrder, edit: edits.Edit | None) -> Run:
+        now = self.now_ms()
+        run = Run(
+            run_id=order.new_run_id,
+            app=old.app,
+            state="pending",
+            attempt=0,
+            launcher="",
+            created_ms=now,
+            updated_ms=now,
+            heartbeat_ms=now,
+            steps=0,
+            detail="",
+            trusted_from=COUNTS_COPIES if order.origin == "fork" else 0,
+            origin=order.origin,
+            origin_run=old.run_id,
+            origin_step=order.steps,
+            input=old.input,
+        )
+        if not tables.runs.insert(run):
+            raise Conflict("run_taken", detail=f"{run.run_id} is a run already")
+        record = self.recorder.branched(run=run, operator=order.operator, edited=edit.step if edit else 0)
+        tables.records.append(record)
+        return run
+
+
+@dataclass(frozen=True, slots=True)
+class _Copier:
+    """Makes steps of one run steps of another.
+
+    Attributes:
+        twins: ids of calls of the old run, with those of their copies.
+    """
+
+    vault: Vault
+    recorder: Recorder
+    old: Run
+    run: Run
+    edit: edits.Edit | None
+    operator: str
+    twins: dict[str, str] = field(default_factory=dict)
+
+    def copy(self, tables: Tables, number: int, row: StepRow) -> None:
+        """Stores and records one step."""
+        edit = self.edit if self.edit is not None and self.edit.step == number else None
+        copied: StepRow
+        if isinstance(row, JournalRow):
+            copied = self._reply(tables, row, edit)
+            stored = tables.journal.insert(copied)
+        else:
+            copied = self._call(tables, row, edit)
+            stored = tables.calls.insert(copied)
+        if not stored:
+            raise Conflict("step_taken", detail=f"{self.run.run_id} has a step {number} already")
+        record = self.recorder.copied(
+            run=self.run, row=copied, before=row if edit else None, number=number, operator=self.operator
+        )
+        tables.records.append(record)
+
+    def _attempt(self, row: StepRow) -> int:
+        return 0 if row.attempt > self.old.trusted_from else UNCOUNTED_ATTEMPT
+
+    def _reply(self, tables: Tables, row: JournalRow, edit: edits.Edit | None) -> JournalRow:
+        copied = replace(row, run_id=self.run.run_id, attempt=self._attempt(row))
+        if edit is None:
+            return copied
+        reply = edits.edited_reply(self.vault.get(tables, row.reply), edit)
+        return replace(copied, reply=self.vault.put(tables, reply))
+
+    def _call(self, tables: Tables, row: LedgerRow, edit: edits.Edit | None) -> LedgerRow:
+        call_id = calls.call_id(caller=row.caller, run_id=self.run.run_id, step_key=row.step_key)
+        self.twins[row.call_id] = call_id
+        copied = replace(
+            row,
+            call_id=call_id,
+            run_id=self.run.run_id,
+            attempt=self._attempt(row),
+            take=0,
+            host_instance="",
+            gateway=self.recorder.instance(),
+            likeness=self._likeness(tables, row),
+            repeats=self.twins.get(row.repeats, ""),
+            copied_from=row.call_id,
+        )
+        outcome = edit.outcome if edit else None
+        if outcome is None:
+            return copied
+        return replace(
+            copied,
+            state=outcome.state,
+            result=self.vault.put(tables, outcome.data),
+            result_kind=outcome.result_kind,
+            error_class=outcome.error_class,
+        )
+
+    def _likeness(self, tables: Tables, row: LedgerRow) -> str:
+        """So that an equal call of the same task in the new run is its repeat, as it was in the old one."""
+        if not row.likeness or not self.vault.kept(tables, row.arguments):
+            return ""
+        names = (row.caller, self.run.run_id, row.task, row.tool)
+        arguments = self.vault.get(tables, row.arguments)
+        return self.vault.likeness(*(name.encode() for name in names), arguments)
+
+
+def _check_shape(order: BranchOrder) -> None:
+    if not calls.is_run_id(order.new_run_id):
+        raise InvalidRequest("run_id_invalid")
+    if order.origin not in ("fork", "rerun"):
+        raise InvalidRequest("origin_invalid")
+    if (order.origin == "rerun") != (order.steps == 0) or (order.edit and not order.steps):
+        raise InvalidRequest("from_step_invalid", detail="a fork copies one step or more, a re-run none")
+
+
+def _check_edit(edit: edits.Edit, kept: Sequence[StepRow]) -> None:
+    if edit.step > len(kept):
+        raise InvalidRequest("edit_invalid", detail=f"only the {len(kept)} copied steps can be edited")
+    row = kept[edit.step - 1]
+    if isinstance(row, JournalRow) != (edit.reply is not None):
+        wanted = "reply" if isinstance(row, JournalRow) else "result"
+        raise InvalidRequest("edit_invalid", detail=f"step {edit.step} takes a {wanted}")
+    if isinstance(row, LedgerRow) and row.state not in ledger.ANSWERED:
+        raise Conflict("step_not_editable", detail=f"step {edit.step} was {row.state}; that stands")

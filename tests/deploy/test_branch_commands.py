@@ -1,0 +1,167 @@
+"""`runs fork` and `runs rerun`: what is asked of the gateway, of the person, and what is started."""
+
+import base64
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from meshgate_deploy import branch_commands
+from meshgate_deploy.branch_commands import branch, explained, fork, rerun
+from meshgate_deploy.errors import Denied, MeshError, NotFound, UsageError
+
+GIVEN = {"app": "desk", "command": ["python", "main.py", "a b"]}
+REFUND = {"step": 4, "tool": "orders.refund", "effect": "irreversible", "state": "done", "call_id": "c1"}
+
+
+class Mesh:
+    """A mesh whose gateway answers as told, and whose supervisor takes note of what is started."""
+
+    def __init__(self, project: Path) -> None:
+        self.project, self.effects = project, [REFUND]
+        self.given: object = GIVEN
+        self.purged, self.error = "", None
+        self.asked: list[dict] = []
+        self.started: list[dict] = []
+
+    def ask(self, _path, order) -> dict:
+        """What the gateway says."""
+        request = order["request"]
+        self.asked.append(request)
+        if self.error is not None:
+            raise self.error
+        new = request["run_id"] if request.get("dry_run") else request["new_run_id"]
+        return {
+            "run": {"run_id": new, "purged": self.purged}, "effects": self.effects, "steps": 6,
+            "input_json": base64.b64encode(json.dumps(self.given).encode()).decode(),
+        }  # fmt: skip
+
+    def start(self, **order) -> int:
+        """What the supervisor is asked for."""
+        self.started.append(order)
+        return 0
+
+
+@pytest.fixture
+def mesh(tmp_path, monkeypatch) -> Mesh:
+    """In a project of its own, with nobody at the keyboard."""
+    (tmp_path / "meshgate.yaml").touch()
+    made = Mesh(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(branch_commands, "ask_once", made.ask)
+    monkeypatch.setattr("meshgate_deploy.run_client.run_program", made.start)
+    monkeypatch.setattr(sys, "stdin", Terminal(there=False))
+    return made
+
+
+class Terminal:
+    """Standard input, with or without somebody at it."""
+
+    def __init__(self, *, there: bool) -> None:
+        self.there = there
+
+    def isatty(self) -> bool:
+        """Whether somebody can be asked."""
+        return self.there
+
+
+def test_without_a_terminal_effects_need_a_yes(mesh, capsys) -> None:
+    """Usage, nothing made; what may happen again is told on stderr, each with its step."""
+    with pytest.raises(UsageError):
+        fork("run-1", from_step=3)
+    assert [request.get("dry_run") for request in mesh.asked] == [True]
+    assert mesh.started == []
+
+
+def test_a_yes_makes_and_starts_it(mesh) -> None:
+    """The same command, as the same app, under the id that the gateway stored."""
+    fork("run-1", from_step=3, new_id="mine", yes=True)
+    plan, made = mesh.asked
+    assert made == {
+        "run_id": "run-1", "new_run_id": "mine", "origin": "fork", "steps": 3, "edit_json": "",
+    }  # fmt: skip
+    assert plan == {**made, "dry_run": True}
+    (started,) = mesh.started
+    assert (started["run_id"], started["app"], started["command"]) == ("mine", "desk", GIVEN["command"])
+    assert started["detach"] is True
+
+
+def test_without_effects_nobody_is_asked(mesh) -> None:
+    """A re-run of a run that only read; the new id is one of our making."""
+    mesh.effects = []
+    rerun("run-1")
+    assert mesh.asked[1]["origin"] == "rerun"
+    assert mesh.asked[1]["steps"] == 0
+    assert len(mesh.asked[1]["new_run_id"]) == 36
+    assert mesh.started[0]["run_id"] == mesh.asked[1]["new_run_id"]
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_person_decides(mesh, monkeypatch, answer) -> None:
+    """No is the default, and leaves nothing behind."""
+    asked = []
+    monkeypatch.setattr(sys, "stdin", Terminal(there=True))
+    monkeypatch.setattr("typer.confirm", lambda text, **more: asked.append((text, more)) or answer)
+    if answer:
+        rerun("run-1")
+    else:
+        with pytest.raises(MeshError, match="nothing was made"):
+            rerun("run-1")
+    assert asked == [("rerun run-1 all the same?", {"default": False, "err": True})]
+    assert len(mesh.started) == len(mesh.asked) - 1 == int(answer)
+
+
+def test_an_edit_is_handed_over_as_it_is(mesh, tmp_path) -> None:
+    """The gateway reads it; an unreadable or empty file is told apart."""
+    path = tmp_path / "step.json"
+    path.write_bytes(b'{"step": 3}')
+    fork("run-1", from_step=3, edit=path, yes=True)
+    assert base64.b64decode(mesh.asked[1]["edit_json"]) == b'{"step": 3}'
+    with pytest.raises(NotFound):
+        fork("run-1", from_step=3, edit=tmp_path / "nowhere.json", yes=True)
+    path.write_bytes(b"")
+    with pytest.raises(UsageError):
+        fork("run-1", from_step=3, edit=path, yes=True)
+
+
+def test_a_run_that_cannot_be_started_again_is_not_copied(mesh) -> None:
+    """Purged, or without a command: told before anything is made."""
+    mesh.given = {"app": "desk"}
+    with pytest.raises(NotFound):
+        rerun("run-1", yes=True)
+    mesh.purged = "2026-01-01T00:00:00.000Z"
+    with pytest.raises(MeshError, match="was purged"):
+        rerun("run-1", yes=True)
+    assert [request.get("dry_run") for request in mesh.asked] == [True, True]
+
+
+def test_a_run_that_was_made_and_not_started_says_how(mesh, monkeypatch) -> None:
+    """The command that starts it, quoted for a shell."""
+    monkeypatch.setattr("meshgate_deploy.run_client.run_program", refuse)
+    with pytest.raises(MeshError) as caught:
+        branch(None, "run-1", origin="rerun", steps=0, edit=b"", new_id="mine", yes=True)
+    assert caught.value.next_step == "meshgate run --app desk --run-id mine -d -- python main.py 'a b'"
+
+
+def refuse(**_order) -> int:
+    """A supervisor that starts nothing."""
+    raise MeshError("no")
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "said"),
+    [
+        (MeshError("x", why="run_not_ended: run-1 is running: "), MeshError, "run-1 has not ended"),
+        (MeshError("x", why="edit_invalid: step is a number"), UsageError, "the edit cannot be used"),
+        (Denied("x", why="run_foreign: run-1 is of y"), Denied, "belongs to an app"),
+        (NotFound("no such run or call", why="run_unknown: no such run"), NotFound, "no such run"),
+    ],
+)
+def test_a_refusal_is_told_in_words(mesh, given, kind, said) -> None:
+    """With the exit code of its kind, and the gateway's detail as the reason."""
+    mesh.error = given
+    with pytest.raises(MeshError) as caught:
+        rerun("run-1")
+    assert type(caught.value) is kind
+    assert said in caught.value.what
+    assert explained(given, "run-1").why in given.why
