@@ -109,7 +109,7 @@ def _agreed(origin: str, run_id: str, effects: list[dict[str, Any]], *, yes: boo
         return
     if not sys.stdin.isatty():
         raise UsageError(
-            f"{len(effects)} effects may happen again, and there is nobody to ask",
+            "effects may happen again, and there is nobody to ask",
             next_step=f"meshgate runs {origin} {run_id} … --yes",
         )
     if not typer.confirm(f"{origin} {run_id} all the same?", default=False, err=True):

@@ -153,7 +153,11 @@ class Admin:
             run = tables.runs.get(run_id)
             if run is None:
                 raise Missing("run_unknown", detail="no such run")
-            seen = tuple(self._step(tables, row) for row in steps.of_run(tables, run_id))
+            rows = steps.of_run(tables, run_id)
+            if run.purged_ms:  # a fork may still hold some of its clear text; it is not this run's any more
+                seen = tuple(StepView(row, b"", b"") for row in rows)
+            else:
+                seen = tuple(self._step(tables, row) for row in rows)
             run = runs.shown(run, now_ms=self.run_control.now_ms())
             return RunView(run, self._text(tables, run.input), self._text(tables, run.traceback), seen)
 
