@@ -90,6 +90,7 @@ class World:
             "arguments": {"order": "A1", "amount": 20},
             "deadline_ms": 0,
             "untrusted": {},
+            "scope": "5c" * 32,
             **changed,
         }
         arguments = fields.pop("arguments")

@@ -163,6 +163,8 @@ class Hosts:
         after = ledger.settled(row, outcome, sealed, now_ms=self.now_ms())
         _move(tables, row, after)
         tables.records.append(self.recorder.outcome(row=after, by=by, cause=cause))
+        if row.run_id:
+            tables.runs.grow(row.run_id, steps=0, size_bytes=sealed.size_bytes)
         if after.state is State.UNKNOWN:
             runs.park(
                 tables,
@@ -218,12 +220,15 @@ def _owned(tables: Tables, caller: Caller, call_id: str) -> LedgerRow:
 
 
 def _fence(tables: Tables, row: LedgerRow) -> None:
-    """A superseded attempt, or a run that ended, begins nothing new."""
+    """A superseded attempt, one that ended, or a run that ended, begins nothing new."""
     if not row.run_id:
         return
     run = tables.runs.get(row.run_id)
     if run is None or run.ended or run.attempt != row.attempt:
         raise Conflict("attempt_superseded", call_id=row.call_id, tool=row.tool)
+    # What may have begun is seen through: a repeatable tool, under the same key.
+    if not run.launcher and row.state is State.RESERVED:
+        raise Conflict("attempt_ended", call_id=row.call_id, tool=row.tool)
     if run.state == "cancelling" or (run.state in runs.HELD and row.state is State.RESERVED):
         raise Conflict(f"run_{run.state}", call_id=row.call_id, tool=row.tool)
 

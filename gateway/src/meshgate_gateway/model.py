@@ -211,6 +211,9 @@ class Run:
     Attributes:
         trusted_from: steps of older attempts do not count when a divergence is looked for,
             because a person said so.
+        launcher: which process the current attempt is of; empty once that attempt has ended.
+        recorded_steps: model replies and calls so far, of all attempts.
+        recorded_bytes: clear text of these steps.
     """
 
     run_id: str
@@ -224,6 +227,8 @@ class Run:
     steps: int
     detail: str
     trusted_from: int = 0
+    recorded_steps: int = 0
+    recorded_bytes: int = 0
     input: Sealed | None = None
     traceback: Sealed | None = None
 

@@ -16,9 +16,10 @@ from meshgate_gateway import ledger
 from meshgate_gateway.model import AuditRecord, JournalRow, LedgerRow, Run, Sealed, State
 from meshgate_gateway.store import CallQuery, PayloadRow, RecordQuery
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MAX_ROWS = 10_000  # one answer of Admin
 NO_REASONS = "[]"
+ENDED = "'completed', 'failed', 'cancelled'"
 
 _CALL = tuple(field.name for field in fields(LedgerRow))
 _RUN = tuple(field.name for field in fields(Run))
@@ -37,6 +38,7 @@ CREATE INDEX IF NOT EXISTS calls_run ON calls (run_id, created_ms);
 CREATE TABLE IF NOT EXISTS runs ({", ".join(_RUN).replace("run_id", "run_id TEXT PRIMARY KEY", 1)})
   WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS runs_cancelling ON runs (heartbeat_ms) WHERE state = 'cancelling';
+CREATE INDEX IF NOT EXISTS runs_open ON runs (app) WHERE state NOT IN ({ENDED});
 CREATE TABLE IF NOT EXISTS journal ({", ".join(_JOURNAL)}, PRIMARY KEY (run_id, step_key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS journal_scope ON journal (run_id, scope, turn);
 CREATE TABLE IF NOT EXISTS payloads (id TEXT PRIMARY KEY, codec TEXT NOT NULL, salt BLOB NOT NULL,
@@ -56,6 +58,11 @@ _MOVE_CALL = (
 _MOVE_RUN = (
     f"UPDATE runs SET {', '.join(f'{name} = ?' for name in _RUN[1:])} "
     "WHERE run_id = ? AND state = ? AND attempt = ?"
+)
+
+_GROW_RUN = (
+    "UPDATE runs SET recorded_steps = recorded_steps + ?, recorded_bytes = recorded_bytes + ? "
+    "WHERE run_id = ?"
 )
 
 
@@ -205,6 +212,15 @@ class Runs:
         """Compare-and-set on state and attempt."""
         values = [*_run_out(after)[1:], before.run_id, before.state, before.attempt]
         return self._db.execute(_MOVE_RUN, values).rowcount == 1
+
+    def grow(self, run_id: str, *, steps: int, size_bytes: int) -> None:
+        """Adds to what a run has recorded."""
+        self._db.execute(_GROW_RUN, (steps, size_bytes, run_id))
+
+    def open(self, app: str) -> int:
+        """How many runs of an app have not ended."""
+        sql = f"SELECT count(*) FROM runs WHERE app = ? AND state NOT IN ({ENDED})"
+        return int(self._db.execute(sql, (app,)).fetchone()[0])
 
     def list(self, limit: int) -> list[Run]:
         """Newest first."""
