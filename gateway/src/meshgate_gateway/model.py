@@ -78,6 +78,7 @@ class Tool:
     repeat: str
     deadline_seconds: float
     definition_sha256: str
+    reconcile: bool = False
 
     @property
     def repeatable(self) -> bool:
@@ -182,12 +183,17 @@ class LedgerRow:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What execution gave. `data` is the result's bytes, or the failure's one-line message."""
+    """What execution gave. `data` is the result's bytes, or the failure's one-line message.
+
+    Attributes:
+        reconciled: its host looked at the service that the tool acts on, and did not run the tool.
+    """
 
     state: State
     data: bytes
     result_kind: str = ""
     error_class: str = ""
+    reconciled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
