@@ -1,6 +1,7 @@
 """The steps of an activation when one of them fails: the old policy stays, and the message says so."""
 
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,16 @@ class Plane:
         if name in self.fails:
             raise self.fails[name]
 
-    def build(self) -> BundleInfo:
+    def sources(self) -> Any:
+        return nullcontext(self)
+
+    def build(self, sources: object) -> BundleInfo:
+        assert sources is self
         self._step("build")
         return BundleInfo(self.next, f"sha-{self.next}", Path("/b"))
 
-    def test(self) -> int:
+    def test(self, sources: object) -> int:
+        assert sources is self
         self._step("test")
         return 3
 
@@ -198,7 +204,7 @@ def test_one_activation_at_a_time(parts) -> None:
     activation, plane, _, _ = parts
     reached, go_on = threading.Event(), threading.Event()
 
-    def wait() -> int:
+    def wait(_sources: object) -> int:
         reached.set()
         go_on.wait(20)
         return 1

@@ -31,6 +31,8 @@ class FakeCall:
     take: int = 0
     instance: str = ""
     outcome: Any = None
+    reconciles: bool = False
+    reconciled: bool = False
 
 
 @dataclass
@@ -75,24 +77,35 @@ class FakeBroker(broker_pb2_grpc.BrokerServicer):
             if call is None:
                 self._refuse(context, grpc.StatusCode.PERMISSION_DENIED, "call_not_owned", request.call_id)
             repeatable = call.idempotent or call.effect == "read"
+            ambiguous = call.reconciles and call.take > 0 and call.state in ("sent", "unknown")
+            if ambiguous:
+                return self._hand_out(call, request, ambiguous=True)
             if call.state not in ("reserved", "sent") or (call.state == "sent" and not repeatable):
                 again = call.state == "sent" and call.instance == request.host_instance
                 reason = "call_taken" if again else "call_settled"
                 self._refuse(context, grpc.StatusCode.FAILED_PRECONDITION, reason, request.call_id)
-            call.state, call.take, call.instance = "sent", call.take + 1, request.host_instance
-            answer = pb.TakeCallResponse(
-                take=call.take,
-                tool=call.tool,
-                arguments_json=call.arguments,
-                definition_sha256=call.definition_sha256,
-                deadline_unix_ms=int((time.time() + call.deadline_seconds) * 1000),
-                idempotency_key=request.call_id,
-                taken_before=call.take > 1,
-                effect=call.effect,
-                idempotent=call.idempotent,
-            )
+            call.state = "sent"
+            answer = self._hand_out(call, request, ambiguous=False)
         self._maybe_lose("TakeCall", context)
         return answer
+
+    @staticmethod
+    def _hand_out(call, request, *, ambiguous):
+        """The call; one that is held to be lost gets no time to run."""
+        call.take, call.instance = call.take + 1, request.host_instance
+        seconds = call.deadline_seconds if call.state == "sent" else -1
+        return pb.TakeCallResponse(
+            take=call.take,
+            tool=call.tool,
+            arguments_json=call.arguments,
+            definition_sha256=call.definition_sha256,
+            deadline_unix_ms=int((time.time() + seconds) * 1000),
+            idempotency_key=request.call_id,
+            taken_before=call.take > 1,
+            effect=call.effect,
+            idempotent=call.idempotent,
+            ambiguous=ambiguous,
+        )
 
     def FinishCall(self, request, context):  # noqa: N802
         """Settles; the same outcome again is no error."""
@@ -104,7 +117,7 @@ class FakeBroker(broker_pb2_grpc.BrokerServicer):
                 self._refuse(context, grpc.StatusCode.FAILED_PRECONDITION, "take_superseded", request.call_id)
             if call.state in ("done", "failed") and call.outcome != outcome:
                 self._refuse(context, grpc.StatusCode.FAILED_PRECONDITION, "call_settled", request.call_id)
-            call.outcome = outcome
+            call.outcome, call.reconciled = outcome, request.reconciled
             failed = "unknown" if kind == "failure" and outcome.ambiguous else "failed"
             call.state = "done" if kind == "result" else failed
             self.changed.notify_all()

@@ -77,6 +77,7 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
     tracebacks: list[str] = field(default_factory=list)
     journal: dict[str, pb.JournalEntry] = field(default_factory=dict)
     port: int = 0
+    reason: str = "fake_reason"
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -104,7 +105,7 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
         self.called.set()
         reply = self.behave(seen, nth)
         if isinstance(reply, grpc.StatusCode):
-            context.set_trailing_metadata((("meshgate-reason", "fake_reason"),))
+            context.set_trailing_metadata((("meshgate-reason", self.reason),))
             context.abort(reply, "the fake says so")
         if reply.state in (pb.CALL_STATE_DONE, pb.CALL_STATE_FAILED, pb.CALL_STATE_DENIED):
             step = pb.Step(key=request.step_key, scope=request.scope, turn=request.turn, kind="tool")

@@ -44,6 +44,7 @@ CATALOGUE = {
         "orders.lookup": entry(LOOKUP, effect="read"),
         "orders.keyed": entry(AMOUNT, effect="external", idempotent=True),
         "orders.once": entry(AMOUNT, effect="irreversible", repeat="deny"),
+        "orders.booked": entry(AMOUNT, effect="irreversible", reconcile=True),
         "orders.again": entry(AMOUNT, effect="irreversible", repeat="allow"),
         "other.thing": {**entry(LOOKUP), "host": "other"},
     },
@@ -94,6 +95,7 @@ class World:
             "arguments": {"order": "A1", "amount": 20},
             "deadline_ms": 0,
             "untrusted": {},
+            "scope": "5c" * 32,
             **changed,
         }
         arguments = fields.pop("arguments")
@@ -124,7 +126,7 @@ def make_world(kept: SqliteStore | PostgresStore) -> World:
     mesh = Mesh("desk", "desk.example", frozenset(), tools)
     door = Door(verifier=NamedPeers(), mesh=mesh, store=store, recorder=recorder)
     vault, executor, waiters = Vault(key=b"k" * 32), Executor(runtime=runtime), Waiters(limit=4)
-    hosts = Hosts(door, store, vault, recorder, executor, waiters, clock)
+    hosts = Hosts(door, store, vault, recorder, executor, waiters, clock, tools.reconciled)
     runtime.hosts = hosts
     slot = PolicySlot(active=ActivePolicy(policy, "r1", "sha256:0"))
     rooms = Rooms(door, store, slot, vault, recorder, executor, waiters)

@@ -33,6 +33,7 @@ def request(**changed) -> pb.CallToolRequest:
         "step_key": "0" * 32,
         "tool": "orders.refund",
         "arguments_json": b'{"order":"A","amount":5}',
+        "scope": "5c" * 32,
         **changed,
     }
     return pb.CallToolRequest(**fields)
@@ -275,12 +276,12 @@ def test_unavailable_carries_its_reason_and_shows_in_health(wire) -> None:
     assert len(wire.runtime.effects) == 1
 
 
-def test_a_bug_is_internal_without_detail_and_recorded(wire) -> None:
-    """An error we do not know is INTERNAL, says nothing, and nothing ran."""
+def test_a_bug_is_internal_without_detail_and_recorded(wire, caplog) -> None:
+    """An error we do not know is INTERNAL, says nothing, and nothing ran; the log has its class and place."""
     begin(wire)
 
     def bug(_):
-        raise KeyError("secret detail")
+        raise KeyError("secret detail") from ValueError("secret cause")
 
     wire.policy.answer = bug
     assert failure(wire.broker("desk").CallTool, request()) == (
@@ -289,6 +290,9 @@ def test_a_bug_is_internal_without_detail_and_recorded(wire) -> None:
     )
     assert wire.runtime.effects == []
     assert [record["reason"] for record in records(wire, kind="refusal")] == ["internal_error"]
+    assert "secret" not in caplog.text
+    assert "KeyError at test_gateway_wire.py:" in caplog.text
+    assert "caused by ValueError" in caplog.text
 
 
 def test_hosts_take_and_finish_over_the_wire(wire) -> None:

@@ -53,6 +53,19 @@ def refused(method, request) -> tuple[grpc.StatusCode, str]:
     return caught.value.code(), dict(caught.value.trailing_metadata())["meshgate-reason"]
 
 
+def test_cancel_cuts_what_is_open(wire) -> None:
+    """By the operator's word alone: what has not begun never will, what runs has its deadline now."""
+    wire.runtime.held = True
+    waiting, taken = call(wire, "waiting").call_id, call(wire, "taken").call_id
+    wire.broker("orders").TakeCall(pb.TakeCallRequest(call_id=taken, host_instance="i"))
+    before = wire.store.read(lambda tables: tables.calls.get(taken))
+    wire.admin().ControlRun(pb.ControlRunRequest(run_id="run-1", action="cancel", operator="ada"))
+    rows = wire.store.read(lambda tables: [tables.calls.get(call_id) for call_id in (waiting, taken)])
+    assert [row.state.value for row in rows] == ["failed", "sent"]
+    assert rows[0].error_class == "never_started"
+    assert rows[1].deadline_at_ms < before.deadline_at_ms
+
+
 def test_the_journal_comes_in_one_stream(wire) -> None:
     """Two hundred steps, replies and settled calls alike, in the order in which they were made."""
     names = [f"step {number}" for number in range(200)]

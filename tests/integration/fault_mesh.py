@@ -113,7 +113,7 @@ class Mesh:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for name in ("effects", "hold", "gates", "shown"):
+        for name in ("effects", "hold", "gates", "shown", "book"):
             (root / name).mkdir()
         self._log = (root / "up.log").open("w")
         self._up = subprocess.Popen([MESHGATE, "up"], cwd=root, stdout=self._log, stderr=self._log)
@@ -248,6 +248,11 @@ class Mesh:
     def effects(self, order: str) -> list[str]:
         """The keys under which bodies ran for an order."""
         path = self.root / "effects" / order
+        return path.read_text().split() if path.exists() else []
+
+    def booked(self, order: str) -> list[str]:
+        """The keys of an order in the payment book."""
+        path = self.root / "book" / order
         return path.read_text().split() if path.exists() else []
 
     # What a test does to it.

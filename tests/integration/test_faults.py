@@ -166,6 +166,46 @@ def test_a_tool_host_killed_in_mid_tool(mesh) -> None:
         assert row["state"] == "done"
 
 
+def test_a_host_killed_in_mid_tool_looks_into_the_book(mesh) -> None:
+    """Before the entry: it is made now. After it: its receipt is the answer. One entry each, nobody asked."""
+    before, after = "o-book-before", "o-book-after"
+    programs = [("nightly.py", f"{name}-run", f"book:{name}") for name in (before, after)]
+    with mesh.running(*programs) as runs:
+        with mesh.held(before, f"{after}-booked"):
+            for run in runs:
+                run.go()
+            eventually(lambda: mesh.effects(before) and mesh.booked(after), "both bodies are in their middle")
+            assert mesh.booked(before) == []
+            mesh.kill("orders")
+        ended = [run.ended() for run in runs]
+    for result, line in zip(ended, (f"book {before} booked", f"book {after} is in the book"), strict=True):
+        assert result.lines("GOT") == [line], result.output
+    for run, name, begun, by in zip(runs, (before, after), (2, 1), ("", "reconcile "), strict=True):
+        ((_, row),) = mesh.calls(run).items()
+        assert row["state"] == "done"
+        assert mesh.booked(name) == [row["call_id"]]
+        assert mesh.effects(name) == [row["call_id"]] * begun
+        assert mesh.kinds(row["call_id"]) == ["decision", "take", "take", "outcome"]
+        (outcome,) = mesh.records(kind="outcome", call_id=row["call_id"])
+        assert outcome["settled_by"] == f"{by}spiffe://faults.example/ns/faults/orders"
+
+
+def test_a_host_that_comes_back_too_late_looks_into_the_book(mesh) -> None:
+    """Past its deadline the run waits; the host that comes back settles it, and the run goes on by itself."""
+    order = "o-book-late"
+    with mesh.running(("nightly.py", "late-run", f"book:{order}")) as (run,):
+        with mesh.held("start", f"{order}-booked"):
+            run.go()
+            eventually(lambda: mesh.booked(order), "its body is in its middle")
+            mesh.kill("orders")
+            call_id = mesh.held_up(run)
+        ended = run.ended()
+    assert ended.lines("GOT") == [f"book {order} is in the book"], ended.output
+    assert mesh.booked(order) == mesh.effects(order) == [call_id]
+    states = [r["state"] for r in mesh.records(kind="outcome", call_id=call_id)]
+    assert states == ["unknown", "done"]
+
+
 def test_a_gateway_killed_between_decision_and_dispatch(mesh) -> None:
     """Recorded and never handed to Dapr: its sidecar is stopped first, and killed with it."""
     with mesh.running(("nightly.py", "decided", "pay:o-decided")) as (run,):

@@ -5,6 +5,7 @@ import sys
 import textwrap
 import threading
 import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
 import pytest
@@ -114,3 +115,29 @@ def start(broker, tmp_path):
 @pytest.fixture
 def limits():
     return Limits
+
+
+class _Bank(BaseHTTPRequestHandler):
+    def do_POST(self):
+        """Remembers the key."""
+        self.server.keys.append(self.headers["Idempotency-Key"])
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"refunded")
+
+    def log_message(self, *_):
+        """Nothing."""
+
+
+@pytest.fixture
+def bank():
+    """A service that remembers the keys of its requests."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Bank)
+    server.keys = []
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join(20)

@@ -1,6 +1,6 @@
 """`meshgate policy activate`: the project's policies put in force without a restart, or not at all.
 
-Steps: check and build; test; a second OPA, started cold; samples and listing; the gateway switches
+Steps: read once; check and build; test; a second OPA, started cold; samples and listing; the gateway switches
 between two decisions; the OPA before is stopped. Whatever fails before the switch leaves the old policy.
 """
 
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from meshgate_deploy.errors import DependencyUnavailable, MeshError
 from meshgate_deploy.policy_plane import Listing, Policy, PolicyPlane
+from meshgate_deploy.policy_sources import Sources
 from meshgate_deploy.services import Services
 
 ANSWER_SECONDS = 20.0  # a gateway that was killed is back in 3 s
@@ -62,13 +63,13 @@ class Activation:
             raise DependencyUnavailable("another activation is under way", next_step="try again")
         try:
             before = self._in_force()
-            with self._told(before):
-                return self._activate(before, dry_run=dry_run, say=say)
+            with self._told(before), self._plane.sources() as sources:
+                return self._activate(before, sources, dry_run=dry_run, say=say)
         finally:
             self._one.release()
 
-    def _activate(self, before: Policy, *, dry_run: bool, say: Say) -> dict[str, Any]:
-        built = self._plane.build()
+    def _activate(self, before: Policy, sources: Sources, *, dry_run: bool, say: Say) -> dict[str, Any]:
+        built = self._plane.build(sources)
         say(f"checked: revision {built.revision}")
         result: dict[str, Any] = {
             "status": "unchanged", "revision": {"old": before.revision, "new": built.revision},
@@ -76,7 +77,7 @@ class Activation:
         }  # fmt: skip
         if built.revision == before.revision:
             return result
-        say(f"tested: {self._plane.test()} tests of the project are green")
+        say(f"tested: {self._plane.test(sources)} tests of the project are green")
         with self._started(self._plane.engine(built)) as started:
             policy = self._plane.rehearse(started, self._tools)
             say("rehearsed: a second OPA answers, the listing is computed")

@@ -70,4 +70,5 @@ def _entry(tool: str, definition: Mapping[str, Any], rule: ToolRule) -> dict[str
         "repeat": rule.repeat or ("allow" if rule.effect == "read" else "same"),
         "deadline_seconds": rule.deadline_seconds or DEFAULT_DEADLINE_SECONDS,
         "definition_sha256": definition["definition_sha256"],
+        "reconcile": rule.reconcile is not None,
     }

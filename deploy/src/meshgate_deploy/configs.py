@@ -62,7 +62,11 @@ def toolhost(manifest: Manifest, state: State, host: str, *, target: str, sideca
     part = manifest.toolhosts[host]
     rules = {name: rule for name, rule in manifest.tools.items() if name.startswith(f"{host}.")}
     overrides = {
-        name: {"deadline_seconds": rule.deadline_seconds, "max_result_bytes": rule.max_result_bytes}
+        name: {
+            "deadline_seconds": rule.deadline_seconds,
+            "max_result_bytes": rule.max_result_bytes,
+            "reconcile": rule.reconcile,
+        }
         for name, rule in rules.items()
     }
     return {

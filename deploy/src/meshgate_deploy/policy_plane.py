@@ -4,9 +4,10 @@ Each bundle has an OPA of its own, started cold on a socket of its own with toke
 gateway is started with follows from `active` alone, so one that ends and comes back asks the right engine.
 """
 
-import contextlib
+import hashlib
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
@@ -16,16 +17,38 @@ from meshgate_policies import bundle, listing, rego_tests
 from meshgate_policies import opa as opa_server
 from meshgate_policies.bundle import BundleInfo
 from meshgate_policies.command import Command as Opa
-from meshgate_policies.errors import PolicyInvalid, PolicyUnavailable
+from meshgate_policies.errors import PolicyUnavailable
 from meshgate_policies.policy_input import CallerInput
 
-from meshgate_deploy.errors import DependencyUnavailable, PolicyProblems, Problem, UsageError
+from meshgate_deploy import policy_sources
+from meshgate_deploy.errors import DependencyUnavailable, PolicyProblems, Problem
 from meshgate_deploy.manifest import Manifest
+from meshgate_deploy.policy_sources import Sources, told
 from meshgate_deploy.processes import Command
 from meshgate_deploy.services import Service, Start
 from meshgate_deploy.state import State, new_token, write_private
 
 Listing = Mapping[str, Sequence[str]]
+
+
+def _unchanged(built: BundleInfo) -> None:
+    """An OPA that starts, or starts again, reads the bundle from disk: it must be the one that was built.
+
+    Raises:
+        DependencyUnavailable: it is not, or is gone; no engine is better than another policy.
+    """
+    try:
+        found = hashlib.sha256(built.path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DependencyUnavailable(
+            f"the bundle of policy {built.revision} is gone", why=str(error)
+        ) from error
+    if found != built.sha256:
+        raise DependencyUnavailable(
+            f"the bundle of policy {built.revision} was changed on disk",
+            why=f"{built.path} has digest {found[:12]}…, not {built.sha256[:12]}…",
+            next_step="meshgate down, then meshgate up",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,33 +103,40 @@ class PolicyPlane:
         for left in (self._state.generated / "policy").glob("*/"):
             rmtree(left, ignore_errors=True)
 
-    def build(self) -> BundleInfo:
-        """Checks the project's policies as they are now and packs them.
+    def sources(self) -> AbstractContextManager[Sources]:
+        """The project's policies as they are now, for `build` and `test` alike."""
+        written = self._state.project / self._manifest.policies
+        return policy_sources.read(written, private=self._state.generated / "policy")
+
+    def build(self, sources: Sources) -> BundleInfo:
+        """Checks policies and packs them.
 
         Raises:
             PolicyProblems: with file, line, and what to write instead.
             DependencyUnavailable: OPA cannot be run.
         """
-        with _told():
+        with told(sources):
             return bundle.build(
-                user_policies=self._state.project / self._manifest.policies,
+                user_policies=sources.folder,
                 data=policy_data(self._manifest),
                 out_dir=self._state.generated / "policy",
                 opa=self._opa,
             )
 
-    def test(self) -> int:
+    def test(self, sources: Sources) -> int:
         """Runs the Rego tests; returns how many of the project's there are.
 
         Raises:
             PolicyProblems: a test is red.
             DependencyUnavailable: OPA cannot be run.
         """
-        folder = self._state.project / self._manifest.policies
-        with _told():
-            report = rego_tests.run_tests(self._opa, folder, data=policy_data(self._manifest))
+        with told(sources):
+            report = rego_tests.run_tests(self._opa, sources.folder, data=policy_data(self._manifest))
         if report.red:
-            raise PolicyProblems([Problem(p.file, p.line, p.message, p.fix) for p in report.red])
+            named = sources.named
+            raise PolicyProblems(
+                [Problem(named(p.file), p.line, named(p.message), p.fix) for p in report.red]
+            )
         return len(report.project)
 
     def engine(self, built: BundleInfo) -> Policy:
@@ -130,6 +160,7 @@ class PolicyPlane:
             return True
 
         def prepare(_fresh: bool) -> Start:  # noqa: FBT001 - the shape of Service.prepare
+            _unchanged(built)
             socket.unlink(missing_ok=True)
             command = Command(
                 name="opa", argv=tuple(process.argv()), env=process.env(), cwd=self._state.project,
@@ -155,7 +186,7 @@ class PolicyPlane:
             DependencyUnavailable: the engine gave no answer.
         """
         callers = [self._caller(app) for app in self._manifest.agents]
-        with _told():
+        with told():
             opa_server.probe_callers(
                 socket_path=policy.socket, gateway_token=policy.gateway_token, callers=callers
             )
@@ -188,22 +219,6 @@ def policy_data(manifest: Manifest) -> dict[str, object]:
         "apps": {app: {"kind": kind} for app, kind in manifest.agents.items()},
         "tools": {name: {"effect": rule.effect} for name, rule in manifest.tools.items()},
     }
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """The policy layer's failures in the command line's form."""
-    try:
-        yield
-    except PolicyUnavailable as error:
-        raise DependencyUnavailable("OPA did not take the policies", why=str(error)) from error
-    except PolicyInvalid as error:
-        if not error.problems:
-            raise UsageError(
-                "the policies cannot be activated", why=str(error), next_step="meshgate policy check"
-            ) from error
-        problems = [Problem(p.file, p.line, p.message, p.fix) for p in error.problems]
-        raise PolicyProblems(problems) from error
 
 
 def _known(tool: str, entry: Mapping[str, Any]) -> listing.KnownTool:

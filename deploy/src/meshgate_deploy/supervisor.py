@@ -207,7 +207,8 @@ class Supervisor:
 
     def _start_opa(self) -> None:
         self._policies.clean()
-        self._first = self._policies.engine(self._policies.build())
+        with self._policies.sources() as sources:
+            self._first = self._policies.engine(self._policies.build(sources))
         self._services.start(self._first.service)
 
     def _start_host(self, host: str) -> None:

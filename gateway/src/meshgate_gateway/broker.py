@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from meshgate_gateway import calls, journal, ledger, repeats, runs
 from meshgate_gateway.answers import OPEN, answer_of
 from meshgate_gateway.authenticate import Door
+from meshgate_gateway.bounds import DEFAULT_BOUNDS, Bounds
 from meshgate_gateway.catalogue import Catalogue
 from meshgate_gateway.decide import Allow, Decision, Deny, decide, permit_of, policy_input
 from meshgate_gateway.errors import (
@@ -94,11 +95,12 @@ class Broker:
         catalogue: Catalogue,
         now_ms: Callable[[], int],
         wait_seconds: float = WAIT_SECONDS,
+        bounds: Bounds = DEFAULT_BOUNDS,
     ) -> None:
         self._rooms = rooms
         self._catalogue = catalogue
         self._now_ms = now_ms
-        self._wait_seconds = wait_seconds
+        self._wait_seconds, self._bounds = wait_seconds, bounds
         self._validators = {name: validator(tool) for name, tool in catalogue.tools.items()}
 
     def handle(self, presented: Presented, request: CallRequest) -> Answer:
@@ -168,7 +170,7 @@ class Broker:
             raise InvalidRequest("step_key_invalid")
         if not calls.is_untrusted(request.untrusted):
             raise InvalidRequest("untrusted_invalid")
-        if not all(calls.is_scope(place) for place in (request.scope, request.task) if place):
+        if not calls.is_place(request, in_run=in_run):
             raise InvalidRequest("step_place_invalid")
         call_id = calls.call_id(caller=caller.spiffe_id, run_id=request.run_id, step_key=request.step_key)
         tool = self._catalogue.tools.get(request.tool)
@@ -235,7 +237,7 @@ class Broker:
 
     def _fence(self, tables: Tables, asked: _Asked) -> None:
         if asked.request.run_id:
-            runs.require(
+            runs.acting(
                 tables,
                 caller=asked.caller,
                 run_id=asked.request.run_id,
@@ -299,7 +301,7 @@ class Broker:
         )
         if first is not None:
             row = repeats.judged(row, call.tool, first)
-        tables.calls.insert(row)
+        self._bounds.add_call(tables, row)
         tables.records.append(self._decision_record(asked, verdict, row))
         if row.state in ledger.ANSWERED:
             tables.records.append(self._rooms.recorder.outcome(row=row, by="gateway", cause="repeat"))
@@ -362,7 +364,7 @@ class Broker:
             row = replace(
                 self._row(tables, asked, decision_id), reasons=(refused.reason,), detail=refused.where
             )
-            tables.calls.insert(row)
+            self._bounds.add_call(tables, row)
             tables.records.append(self._rooms.recorder.denied_unasked(caller=asked.caller, row=row))
             return row
 

@@ -9,20 +9,22 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jsonschema
 import rfc8785
 from jsonschema.protocols import Validator
 
-from meshgate_gateway.model import Tool
+from meshgate_gateway.model import CallRequest, Tool
 
 MAX_ARGUMENTS_BYTES = 262_144  # 1/16 of gRPC's default 4 MiB receive limit
 MAX_DEPTH = 32  # nested lists and objects; real tools stay below 10
 MAX_MEMBERS = 10_000  # keys and items in all; bounds the work of validation
 MAX_INTEGER = 2**53 - 1  # the largest whole number every JSON reader holds exactly (RFC 7493 §2.2)
 MAX_KEY_CHARACTERS = 256
+MAX_TURN = 2**31 - 1
 MAX_UNTRUSTED = 16
 MAX_UNTRUSTED_CHARACTERS = 200  # a role; it goes into records as it is
 
@@ -94,6 +96,12 @@ def is_scope(text: str) -> bool:
     return _SCOPE.match(text) is not None
 
 
+def is_place(request: CallRequest, *, in_run: bool) -> bool:
+    """True when a call says where it stands. Inside a run it has a scope: divergence is looked for there."""
+    places = [place for place in (request.scope, request.task) if place]
+    return (bool(request.scope) or not in_run) and all(map(is_scope, places)) and request.turn <= MAX_TURN
+
+
 def is_untrusted(labels: Mapping[str, str]) -> bool:
     """True when what a caller says of itself is small and well-formed. It is never believed."""
     return len(labels) <= MAX_UNTRUSTED and all(
@@ -115,7 +123,7 @@ def parse_arguments(raw: bytes, tool: Tool, validator: Validator) -> Arguments:
         raise ArgumentsRefused("arguments_invalid", "$: a key that the tool does not have")
     error = jsonschema.exceptions.best_match(validator.iter_errors(value))
     if error is not None:
-        raise ArgumentsRefused("arguments_invalid", _where(error))
+        raise ArgumentsRefused("arguments_invalid", _where(error, value, tool.schema))
     canonical = rfc8785.dumps(value)
     if len(canonical) > MAX_ARGUMENTS_BYTES:
         raise ArgumentsRefused("arguments_too_large")
@@ -132,12 +140,38 @@ def _unknown_key(value: Mapping[str, object], schema: Mapping[str, object]) -> b
     return not composed and any(key not in known for key in value)
 
 
-def _where(error: jsonschema.ValidationError) -> str:
+def _where(error: jsonschema.ValidationError, value: object, schema: Mapping[str, object]) -> str:
     rule = error.validator if isinstance(error.validator, str) else ""
     expected = error.validator_value if rule in ("type", "enum", "minimum", "maximum") else ""
     if rule == "required" and isinstance(error.validator_value, list) and isinstance(error.instance, dict):
         expected = ", ".join(str(key) for key in error.validator_value if key not in error.instance)
-    return f"{error.json_path}: {rule} {expected}".strip()[:200]
+    return f"{_path(error.absolute_path, value, _declared(schema))}: {rule} {expected}".strip()[:200]
+
+
+def _path(steps: Iterable[str | int], value: Any, declared: frozenset[str]) -> str:
+    """Where in the arguments. A key that the schema does not name is clear text: its position stands."""
+    path = "$"
+    for step in steps:
+        named = isinstance(step, int) or step in declared
+        position = step if isinstance(step, int) else list(value).index(step)
+        path += f".{step}" if named and isinstance(step, str) else f"[{'' if named else 'key '}{position}]"
+        value = value[step]
+    return path
+
+
+def _declared(schema: object) -> frozenset[str]:
+    """Every name under a `properties` of the schema; who reads records may read the schema."""
+    names: set[str] = set()
+    waiting = [schema]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Mapping):
+            properties = part.get("properties")
+            names.update(properties if isinstance(properties, Mapping) else ())
+            waiting.extend(part.values())
+        elif isinstance(part, list):
+            waiting.extend(part)
+    return frozenset(names)
 
 
 def parse_strict(raw: bytes) -> object:

@@ -20,6 +20,11 @@ class Catalogue:
     tools: Mapping[str, Tool]
     apps: Mapping[str, Kind]
 
+    @property
+    def reconciled(self) -> frozenset[str]:
+        """Tools whose hosts can find out what came of a call."""
+        return frozenset(name for name, tool in self.tools.items() if tool.reconcile)
+
 
 def parse(text: bytes) -> Catalogue:
     """Reads the catalogue.
@@ -56,4 +61,5 @@ def _tool(name: str, entry: Mapping[str, object]) -> Tool:
         repeat=repeat,
         deadline_seconds=float(str(entry.get("deadline_seconds") or DEFAULT_DEADLINE_SECONDS)),
         definition_sha256=str(entry["definition_sha256"]),
+        reconcile=entry.get("reconcile") is True,
     )

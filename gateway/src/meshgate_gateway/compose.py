@@ -66,7 +66,16 @@ class Gateway:
         door = Door(verifier=parts.verifier, mesh=mesh, store=parts.store, recorder=self.recorder)
         executor = Executor(runtime=parts.runtime)
         waiters = Waiters(limit=threads // 2)
-        self.hosts = Hosts(door, parts.store, vault, self.recorder, executor, waiters, parts.now_ms)
+        self.hosts = Hosts(
+            door,
+            parts.store,
+            vault,
+            self.recorder,
+            executor,
+            waiters,
+            parts.now_ms,
+            mesh.catalogue.reconciled,
+        )
         self.broker = Broker(
             rooms=Rooms(door, parts.store, parts.policy, vault, self.recorder, executor, waiters),
             catalogue=mesh.catalogue,

@@ -197,6 +197,7 @@ class _Copier:
             stored = tables.calls.insert(copied)
         if not stored:
             raise Conflict("step_taken", detail=f"{self.run.run_id} has a step {number} already")
+        tables.runs.grow(self.run.run_id, steps=1, size_bytes=_size_bytes(copied))
         record = self.recorder.copied(
             run=self.run, row=copied, before=row if edit else None, number=number, operator=self.operator
         )
@@ -245,6 +246,12 @@ class _Copier:
         names = (row.caller, self.run.run_id, row.task, row.tool)
         arguments = self.vault.get(tables, row.arguments)
         return self.vault.likeness(*(name.encode() for name in names), arguments)
+
+
+def _size_bytes(row: StepRow) -> int:
+    """Clear text of a step, as its run's bounds count it."""
+    texts = (row.request, row.reply) if isinstance(row, JournalRow) else (row.arguments, row.result)
+    return sum(text.size_bytes for text in texts if text is not None)
 
 
 def _check_shape(order: BranchOrder) -> None:

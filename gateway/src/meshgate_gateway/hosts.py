@@ -24,10 +24,15 @@ MAX_NAME_CHARACTERS = 128
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A call handed to its host: the bytes that were decided on."""
+    """A call handed to its host: the bytes that were decided on.
+
+    Attributes:
+        ambiguous: an earlier take may have begun; the host reconciles before it runs anything.
+    """
 
     row: LedgerRow
     arguments: bytes
+    ambiguous: bool = False
 
     @property
     def taken_before(self) -> bool:
@@ -37,7 +42,11 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """TakeCall and FinishCall without their wire."""
+    """TakeCall and FinishCall without their wire.
+
+    Attributes:
+        reconciles: tools whose hosts can find out what came of a call.
+    """
 
     door: Door
     store: Store
@@ -46,6 +55,7 @@ class Hosts:
     executor: Executor
     waiters: Waiters
     now_ms: Callable[[], int]
+    reconciles: frozenset[str] = frozenset()
 
     def take(self, presented: Presented, *, call_id: str, host_instance: str) -> Taken:
         """Moves a call reserved -> sent, durably, and hands out its exact arguments.
@@ -67,6 +77,8 @@ class Hosts:
 
     def _take(self, tables: Tables, caller: Caller, call_id: str, instance: str) -> Taken | Refused:
         row = _owned(tables, caller, call_id)
+        if row.tool in self.reconciles and _perhaps_begun(row, instance):
+            return self._to_reconcile(tables, caller, row, instance)
         if row.state not in (State.RESERVED, State.SENT):
             raise Conflict("call_settled", call_id=call_id, tool=row.tool, detail=f"it is {row.state}")
         _fence(tables, row)
@@ -78,6 +90,14 @@ class Hosts:
         _move(tables, row, after)
         tables.records.append(self.recorder.take(caller=caller, row=after))
         return Taken(after, self.vault.get(tables, row.arguments))
+
+    def _to_reconcile(self, tables: Tables, caller: Caller, row: LedgerRow, instance: str) -> Taken:
+        """Hands out a question. Only what is not held to be lost, in a live attempt, may still begin."""
+        may_run = row.state is State.SENT and not _fenced(tables, row)
+        after = ledger.asked_again(row, host_instance=instance, now_ms=self.now_ms(), may_run=may_run)
+        _move(tables, row, after)
+        tables.records.append(self.recorder.take(caller=caller, row=after, ambiguous=True))
+        return Taken(after, self.vault.get(tables, row.arguments), ambiguous=True)
 
     def _ambiguous(self, tables: Tables, row: LedgerRow) -> Conflict:
         """It may have begun elsewhere and must not run twice: nobody knows, until somebody says."""
@@ -114,10 +134,17 @@ class Hosts:
             raise Conflict(
                 "take_superseded", call_id=call_id, tool=row.tool, detail=f"take {take}, now {row.take}"
             )
+        if outcome.reconciled and row.tool not in self.reconciles:
+            raise Conflict("not_reconciled", call_id=call_id, tool=row.tool, detail="it has no reconcile")
+        if outcome.reconciled and row.state is outcome.state is State.UNKNOWN:
+            return row.state  # asked once more, and still nobody knows
         if outcome.state is State.UNKNOWN and row.effect == "read":
             outcome = replace(outcome, state=State.FAILED)  # nothing can have been changed
         if row.state in ledger.SETTLED or row.state is outcome.state:
             return self._again(tables, row, outcome)
+        if outcome.reconciled:
+            by = f"reconcile {caller.spiffe_id}"
+            return self._settle(tables, row, outcome, by=by, cause="reconciled").state
         return self._settle(tables, row, outcome, by=caller.spiffe_id).state
 
     def _again(self, tables: Tables, row: LedgerRow, outcome: Outcome) -> State:
@@ -163,6 +190,8 @@ class Hosts:
         after = ledger.settled(row, outcome, sealed, now_ms=self.now_ms())
         _move(tables, row, after)
         tables.records.append(self.recorder.outcome(row=after, by=by, cause=cause))
+        if row.run_id:
+            tables.runs.grow(row.run_id, steps=0, size_bytes=sealed.size_bytes)
         if after.state is State.UNKNOWN:
             runs.park(
                 tables,
@@ -217,15 +246,32 @@ def _owned(tables: Tables, caller: Caller, call_id: str) -> LedgerRow:
     return row
 
 
+def _perhaps_begun(row: LedgerRow, instance: str) -> bool:
+    """Nobody knows what came of an earlier take. A first take whose answer was lost began nothing."""
+    if row.state is State.UNKNOWN:
+        return True
+    elsewhere = row.host_instance != instance or row.take > 1
+    return row.state is State.SENT and not row.repeatable and elsewhere
+
+
 def _fence(tables: Tables, row: LedgerRow) -> None:
-    """A superseded attempt, or a run that ended, begins nothing new."""
+    """A superseded attempt, one that ended, or a run that ended, begins nothing new."""
+    if reason := _fenced(tables, row):
+        raise Conflict(reason, call_id=row.call_id, tool=row.tool)
+
+
+def _fenced(tables: Tables, row: LedgerRow) -> str:
+    run = tables.runs.get(row.run_id) if row.run_id else None
     if not row.run_id:
-        return
-    run = tables.runs.get(row.run_id)
+        return ""
     if run is None or run.ended or run.attempt != row.attempt:
-        raise Conflict("attempt_superseded", call_id=row.call_id, tool=row.tool)
+        return "attempt_superseded"
+    # What may have begun is seen through: a repeatable tool, under the same key.
+    if not run.launcher and row.state is State.RESERVED:
+        return "attempt_ended"
     if run.state == "cancelling" or (run.state in runs.HELD and row.state is State.RESERVED):
-        raise Conflict(f"run_{run.state}", call_id=row.call_id, tool=row.tool)
+        return f"run_{run.state}"
+    return ""
 
 
 def _move(tables: Tables, before: LedgerRow, after: LedgerRow) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from meshgate_gateway import calls, runs, steps
 from meshgate_gateway.authenticate import Door
+from meshgate_gateway.bounds import DEFAULT_BOUNDS, Bounds
 from meshgate_gateway.errors import Conflict, InvalidRequest
 from meshgate_gateway.model import AuditRecord, Caller, JournalRow, LedgerRow, Presented, Run, State, Step
 from meshgate_gateway.payloads import Vault
@@ -16,7 +17,6 @@ from meshgate_gateway.record import Recorder
 from meshgate_gateway.store import CallQuery, Store, Tables
 
 MAX_STEP_BYTES = 3_145_728  # request and reply together; below gRPC's default 4 MiB with room for the rest
-MAX_TURN = 2**31 - 1
 PAGE = 64  # entries decrypted per read
 PAGE_BYTES = 4_194_304  # of clear text per read: one entry may be 3 MiB from a few stored bytes
 ANSWERS = (State.DONE, State.FAILED, State.DENIED)
@@ -52,7 +52,7 @@ def check_step(step: Step, *, kind: str) -> None:
     """
     if not calls.is_step_key(step.key, in_run=True):
         raise InvalidRequest("step_key_invalid")
-    if not calls.is_scope(step.scope) or not 0 <= step.turn <= MAX_TURN:
+    if not calls.is_scope(step.scope) or not 0 <= step.turn <= calls.MAX_TURN:
         raise InvalidRequest("step_place_invalid")
     if step.kind != kind:
         raise InvalidRequest("step_kind_invalid")
@@ -67,6 +67,7 @@ class Journal:
     vault: Vault
     recorder: Recorder
     now_ms: Callable[[], int]
+    bounds: Bounds = DEFAULT_BOUNDS
 
     def append(  # noqa: PLR0913 - the message's own fields
         self,
@@ -82,12 +83,12 @@ class Journal:
         """Records a model's reply durably. The same reply again is no error.
 
         Raises:
-            Conflict: superseded, another reply under that key, or a tool's key.
+            Conflict: superseded, another reply under that key, a tool's key, or the run is full.
             InvalidRequest: a step of the wrong shape or size.
         """
 
         def work(tables: Tables, caller: Caller) -> None:
-            run = runs.require(tables, caller=caller, run_id=run_id, attempt=attempt)
+            run = runs.acting(tables, caller=caller, run_id=run_id, attempt=attempt)
             earlier = tables.journal.get(run_id, step.key)
             if earlier is not None:
                 if self.vault.matches(tables, earlier.reply, reply):
@@ -99,6 +100,7 @@ class Journal:
             other = diverged(tables, run, step)
             if other is not None:
                 tables.records.append(self._difference(run, step, other))
+            self.bounds.add_step(tables, run, len(request) + len(reply))
             put = self.vault.put
             row = JournalRow(
                 run_id=run_id,
@@ -148,7 +150,7 @@ class Journal:
         def serve(caller: Caller) -> tuple[Sequence[JournalRow], Sequence[LedgerRow]]:
             def work(tables: Tables) -> tuple[Sequence[JournalRow], Sequence[LedgerRow]]:
                 if attempt:
-                    runs.require(tables, caller=caller, run_id=run_id, attempt=attempt)
+                    runs.acting(tables, caller=caller, run_id=run_id, attempt=attempt)
                 elif runs.owned(tables, caller=caller, run_id=run_id).purged_ms:
                     raise Conflict("run_purged", detail=run_id)
                 return tables.journal.of_run(run_id), settled_calls(tables, run_id)

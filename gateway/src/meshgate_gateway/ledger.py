@@ -3,7 +3,7 @@
 (new)    -> reserved | denied | done, failed (a repeat: the first call's outcome)
 (copy)   -> done | failed | denied, of another run's call: never anything that could be executed
 reserved -> sent (TakeCall) | failed: never_started (sweeper, cancel) | denied (second verdict)
-sent     -> sent (a repeatable tool taken again) | done | failed | unknown
+sent     -> sent (a repeatable tool taken again, or one that is to be reconciled) | done | failed | unknown
 unknown  -> done | failed (late FinishCall, reconcile, a person)
 """
 
@@ -60,6 +60,19 @@ def taken(row: LedgerRow, *, host_instance: str, now_ms: int) -> LedgerRow:
         host_instance=host_instance,
         deadline_at_ms=now_ms + row.deadline_ms,
         updated_ms=now_ms,
+    )
+
+
+def asked_again(row: LedgerRow, *, host_instance: str, now_ms: int, may_run: bool) -> LedgerRow:
+    """The row of a call whose host is to find out what came of it: the state stays, the take is the next.
+
+    What had not begun may begin now when `may_run`; else its deadline has passed.
+    """
+    if row.state not in (State.SENT, State.UNKNOWN):
+        raise RuntimeError(f"nobody asks what came of a call that is {row.state}")
+    deadline = now_ms + row.deadline_ms if may_run else min(row.deadline_at_ms, now_ms)
+    return replace(
+        row, take=row.take + 1, host_instance=host_instance, deadline_at_ms=deadline, updated_ms=now_ms
     )
 
 

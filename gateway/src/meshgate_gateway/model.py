@@ -78,6 +78,7 @@ class Tool:
     repeat: str
     deadline_seconds: float
     definition_sha256: str
+    reconcile: bool = False
 
     @property
     def repeatable(self) -> bool:
@@ -186,12 +187,17 @@ class LedgerRow:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What execution gave. `data` is the result's bytes, or the failure's one-line message."""
+    """What execution gave. `data` is the result's bytes, or the failure's one-line message.
+
+    Attributes:
+        reconciled: its host looked at the service that the tool acts on, and did not run the tool.
+    """
 
     state: State
     data: bytes
     result_kind: str = ""
     error_class: str = ""
+    reconciled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +228,9 @@ class Run:
         origin_run: the run that it came from; empty for one that was started.
         origin_step: so many steps of that run were copied.
         purged_ms: when its clear text was deleted; 0 while it is there.
+        launcher: which process the current attempt is of; empty once that attempt has ended.
+        recorded_steps: model replies and calls so far, of all attempts.
+        recorded_bytes: clear text of these steps.
     """
 
     run_id: str
@@ -239,6 +248,8 @@ class Run:
     origin_run: str = ""
     origin_step: int = 0
     purged_ms: int = 0
+    recorded_steps: int = 0
+    recorded_bytes: int = 0
     input: Sealed | None = None
     traceback: Sealed | None = None
 

@@ -120,7 +120,7 @@ class Recorder:
         body = {"peer": address, "method": method, "reason": reason, "detail": detail[:500]}
         return self._made("authentication", body)
 
-    def take(self, *, caller: Caller, row: LedgerRow) -> AuditRecord:
+    def take(self, *, caller: Caller, row: LedgerRow, ambiguous: bool = False) -> AuditRecord:
         """A tool host fetched a call: from here on its effect may have begun."""
         body = {
             **_who(caller),
@@ -130,6 +130,7 @@ class Recorder:
             "run_id": row.run_id,
             "take": row.take,
             "host_instance": row.host_instance,
+            **({"ambiguous": True} if ambiguous else {}),
         }
         return self._made("take", body)
 

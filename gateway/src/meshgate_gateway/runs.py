@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from meshgate_gateway import calls
 from meshgate_gateway.authenticate import Door
+from meshgate_gateway.bounds import DEFAULT_BOUNDS, Bounds
 from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted
 from meshgate_gateway.model import AuditRecord, Caller, Kind, Presented, Run, State
 from meshgate_gateway.payloads import Vault
@@ -46,6 +47,19 @@ def require(tables: Tables, *, caller: Caller, run_id: str, attempt: int) -> Run
         raise Conflict("run_ended", detail=f"{run_id} is {run.state}")
     if run.attempt == 0 or run.attempt != attempt:
         raise Conflict("attempt_superseded", detail=f"{run_id}: attempt {attempt}, now {run.attempt}")
+    return run
+
+
+def acting(tables: Tables, *, caller: Caller, run_id: str, attempt: int) -> Run:
+    """The run, for a step of its current attempt. One that has ended makes none, also before the next begins.
+
+    Raises:
+        Missing: as `require`.
+        Conflict: as `require`, or the attempt has ended.
+    """
+    run = require(tables, caller=caller, run_id=run_id, attempt=attempt)
+    if not run.launcher:
+        raise Conflict("attempt_ended", detail=f"{run_id}: attempt {attempt}")
     return run
 
 
@@ -125,6 +139,7 @@ class Runs:
     vault: Vault
     recorder: Recorder
     now_ms: Callable[[], int]
+    bounds: Bounds = DEFAULT_BOUNDS
 
     def start(self, presented: Presented, *, run_id: str, input_json: bytes) -> Run:
         """An app starts a run of itself; the same id again is the same run."""
@@ -149,6 +164,7 @@ class Runs:
             return self._same(tables, run, input_json)
         now = self.now_ms()
         sealed = self.vault.put(tables, input_json) if input_json else None
+        self.bounds.check_open(tables, caller.spiffe_id)
         run = Run(run_id, caller.spiffe_id, "pending", 0, "", now, now, now, 0, "", input=sealed)
         tables.runs.insert(run)
         tables.records.append(note(self.recorder, "run_started", run))
@@ -214,14 +230,19 @@ class Runs:
         detail: str,
         traceback: bytes = b"",
     ) -> Run:
-        """The current attempt is over, the run is not. A run that is held up stays so."""
+        """The current attempt is over, the run is not. A run that is held up stays so.
+
+        From here on the attempt makes no step; its launcher may still say that it lives, and end the run.
+        """
 
         def work(tables: Tables, caller: Caller) -> Run:
             run = require(tables, caller=caller, run_id=run_id, attempt=attempt)
+            over = replace(run, launcher="")
             if run.state in HELD or (state == "paused" and run.state != "pausing"):
-                return run
+                tables.runs.move(run, over)
+                return over
             ends = "paused" if run.state == "pausing" else state
-            after = replace(run, state=ends, detail=detail[:MAX_DETAIL_CHARACTERS], updated_ms=self.now_ms())
+            after = replace(over, state=ends, detail=detail[:MAX_DETAIL_CHARACTERS], updated_ms=self.now_ms())
             return self._moved(tables, run, self._with(tables, after, traceback), "attempt_ended")
 
         def serve(caller: Caller) -> Run:

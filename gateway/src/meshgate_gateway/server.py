@@ -1,9 +1,11 @@
 """The wire: threaded gRPC over mTLS, and one total table from failures to statuses."""
 
 import logging
+import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -22,6 +24,7 @@ MAX_MESSAGE_BYTES = 4_194_304  # gRPC's default, written down
 MAX_CONNECTION_AGE_MS = 300_000  # an expired certificate is looked at again within five minutes
 CONNECTION_GRACE_MS = 10_000  # five times the longest wait of a handler
 REASON_KEY = "meshgate-reason"
+MAX_CAUSES, MAX_FRAMES = 4, 8  # of one failure in the log
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +56,18 @@ def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
         if isinstance(error, kind):
             return code, reason
     return grpc.StatusCode.INTERNAL, "internal_error"
+
+
+def place_of(error: BaseException) -> str:
+    """Class and place of a failure and of its causes. Never its message."""
+    told: list[str] = []
+    seen: BaseException | None = error
+    while seen is not None and len(told) < MAX_CAUSES:
+        frames = traceback.extract_tb(seen.__traceback__)[-MAX_FRAMES:]
+        lines = " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(frames))
+        told.append(f"{type(seen).__qualname__} at {lines or 'no place'}")
+        seen = seen.__cause__ or seen.__context__
+    return "; caused by ".join(told)
 
 
 def presented(context: grpc.ServicerContext) -> Presented:
@@ -127,7 +142,7 @@ class Server:
             code, reason = status_of(error)
             failure = error
         if code is grpc.StatusCode.INTERNAL:
-            _log.error("internal error", exc_info=failure)
+            _log.error("internal error: %s", place_of(failure))  # its message may hold clear text
         if isinstance(failure, errors.Unavailable):
             self._on_fault(reason)
         context.set_trailing_metadata(((REASON_KEY, reason),))

@@ -93,6 +93,12 @@ class RunTable(Protocol):
     def move(self, before: Run, after: Run) -> bool:
         """Compare-and-set on state and attempt."""
 
+    def grow(self, run_id: str, *, steps: int, size_bytes: int) -> None:
+        """Adds to what a run has recorded. A `Run` read before it in this transaction is out of date."""
+
+    def open(self, app: str) -> int:
+        """How many runs of an app have not ended."""
+
     def list(self, limit: int) -> Sequence[Run]:
         """Newest first."""
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from meshgate_toolhost import definitions, loader, settings
+from meshgate_toolhost import definitions, loader, reconcile, settings
 from meshgate_toolhost.errors import LedgerUnavailable, SettingsInvalid, SidecarUnavailable, ToolNotLoadable
 from meshgate_toolhost.model import LoadedTool
 from meshgate_toolhost.settings import Settings
@@ -88,11 +88,12 @@ def load_tools(config: Settings, stack: ExitStack) -> Mapping[str, LoadedTool]:
     tools = loader.load_all(
         host=config.app, written=config.tools, project_root=config.project_root, withheld=config.withheld
     )
-    if config.mcp is None:
-        return tools
-    from meshgate_toolhost import mcp_server
+    if config.mcp is not None:
+        from meshgate_toolhost import mcp_server
 
-    return {**tools, **mcp_server.load(host=config.app, command=config.mcp.command, stack=stack)}
+        tools = {**tools, **mcp_server.load(host=config.app, command=config.mcp.command, stack=stack)}
+    named = {name: one.reconcile for name, one in config.tool_overrides.items() if one.reconcile}
+    return reconcile.load(tools, named, project_root=config.project_root)
 
 
 def _run(config: Settings, tools: Mapping[str, LoadedTool], stop: threading.Event) -> None:

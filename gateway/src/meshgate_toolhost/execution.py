@@ -60,6 +60,11 @@ class Execution:
             self._abandoned = self._outcome is None
             return self._outcome
 
+    @property
+    def running(self) -> bool:
+        """Whether the body has not come to its end."""
+        return not self._done.is_set()
+
     def _run(self) -> None:
         outcome = contextvars.Context().run(_outcome, self._job)
         with self._lock:

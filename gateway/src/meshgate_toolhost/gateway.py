@@ -68,12 +68,16 @@ class GrpcGateway:
             taken_before=answer.taken_before,
             effect=answer.effect,
             idempotent=answer.idempotent,
+            ambiguous=answer.ambiguous,
         )
 
     def finish(self, finished: Finished) -> None:
         """See Gateway."""
         request = pb.FinishCallRequest(
-            call_id=finished.call_id, take=finished.take, host_instance=finished.instance
+            call_id=finished.call_id,
+            take=finished.take,
+            host_instance=finished.instance,
+            reconciled=finished.reconciled,
         )
         outcome = finished.outcome
         if outcome is None:

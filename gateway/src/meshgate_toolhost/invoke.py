@@ -8,15 +8,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from meshgate_toolhost import definitions, results
+from meshgate_toolhost import definitions, reconcile, results
 from meshgate_toolhost.delivery import Delivery
 from meshgate_toolhost.errors import CallRefused, GatewayUnavailable, LedgerUnavailable
 from meshgate_toolhost.execution import Execution, Job, parse_arguments
 from meshgate_toolhost.finished import FinishedLedger
 from meshgate_toolhost.gateway import Gateway
-from meshgate_toolhost.model import Failure, Finished, LoadedTool, Outcome, TakenCall
+from meshgate_toolhost.model import Failure, Finished, LoadedTool, Outcome, Result, TakenCall
 
 TAKE_PATIENCE_SECONDS = 20.0  # a gateway that restarts is back within; else Dapr delivers again
 FIRST_PAUSE_SECONDS = 0.05
@@ -72,6 +72,7 @@ class Invoker:
         self._clock = clock
         self._lock = threading.Lock()
         self._under_way: dict[str, threading.Event] = {}
+        self._abandoned: dict[str, Execution] = {}  # bodies that went on past their deadline
         self._stop = threading.Event()
 
     def close(self) -> None:
@@ -100,9 +101,12 @@ class Invoker:
             mine.set()
 
     def _serve(self, call_id: str) -> None:
+        if self._goes_on(call_id):
+            return
         self._finished.check()
         known = self._finished.get(call_id)
-        if known is not None and known.outcome is not None and self._delivery.deliver(known):
+        own = known.outcome if known is not None else None
+        if known is not None and own is not None and self._delivery.deliver(known) and not _doubtful(own):
             return
         # Asked even when the call is known to be over: it is the gateway that records a replay.
         try:
@@ -110,8 +114,60 @@ class Invoker:
         except CallRefused as error:
             _log.warning("call.refused", extra={"call_id": call_id, "reason": error.reason})
             return
-        outcome = self._known_outcome(known) if known is not None else self._run(call)
+        if call.ambiguous:
+            self._reconcile(call, known)
+        elif known is not None:
+            self._settle(call, self._known_outcome(known))
+        else:
+            self._run_and_settle(call)
+
+    def _goes_on(self, call_id: str) -> bool:
+        """Whether the body is under way past its deadline: what it gives in the end settles the call."""
+        body = self._abandoned.get(call_id)
+        if body is not None and not body.running:
+            self._abandoned.pop(call_id, None)
+        return body is not None and body.running
+
+    def _run_and_settle(self, call: TakenCall) -> None:
+        outcome = self._run(call)
+        if _doubtful(outcome) and self._goes_on(call.call_id):
+            found = self._ask(call)  # nothing but a result is believed
+            if isinstance(found, Result):
+                self._told(call, found)
+                return
         self._settle(call, outcome)
+
+    def _reconcile(self, call: TakenCall, known: Finished | None) -> None:
+        """An earlier take may have begun: first what we wrote down ourselves, then what `reconcile` says."""
+        own = known.outcome if known is not None else None
+        if own is not None and not _doubtful(own):
+            self._settle(call, own)
+            return
+        found = self._ask(call)
+        if found is not None:
+            self._told(call, found)
+        elif call.deadline_unix_ms / 1000 > self._clock():
+            self._run_and_settle(replace(call, taken_before=False))
+        else:
+            self._told(call, Failure("not_begun", "it had not begun when its deadline had passed"))
+
+    def _ask(self, call: TakenCall) -> Outcome | None:
+        """What the tool's `reconcile` says; None: it has not begun, and will not by itself."""
+        served = self._tools.get(call.tool)
+        if served is None:
+            return reconcile.UNKNOWN
+        try:
+            arguments = parse_arguments(call.arguments_json)
+        except ValueError:
+            return reconcile.UNKNOWN
+        return reconcile.ask(
+            Job(call, served.tool, arguments, served.limits.max_result_bytes, self._withheld)
+        )
+
+    def _told(self, call: TakenCall, found: Outcome) -> None:
+        self._delivery.deliver_or_keep(
+            Finished(call.call_id, call.take, self._instance, found, reconciled=True)
+        )
 
     def _take(self, call_id: str, *, fresh: bool) -> TakenCall:
         pause = FIRST_PAUSE_SECONDS
@@ -158,13 +214,19 @@ class Invoker:
             seconds = min(seconds, served.limits.deadline_seconds)
         if seconds <= 0:
             return Failure("timeout", "its deadline had passed before it began")
-        execution = Execution(job, on_late=lambda outcome: self._settle(call, outcome))
+        execution = Execution(job, on_late=lambda outcome: self._late(call, outcome))
         execution.start()
         outcome = execution.wait(seconds)
         if outcome is not None:
             return outcome
+        if served.tool.reconcile is not None:
+            self._abandoned[call.call_id] = execution
         _log.warning("tool.timeout", extra={"call_id": call.call_id, "tool": call.tool})
         return Failure("timeout", "no answer before its deadline", ambiguous=call.effect != "read")
+
+    def _late(self, call: TakenCall, outcome: Outcome) -> None:
+        self._settle(call, outcome)
+        self._abandoned.pop(call.call_id, None)
 
     def _verified(self, call: TakenCall) -> Job | Failure:
         """Nothing runs that is not exactly what was decided on."""
@@ -190,3 +252,8 @@ class Invoker:
             # The effect has happened: the gateway must still hear of it.
             _log.error("ledger.unavailable", extra={"call_id": call.call_id, "error": str(error)})
         self._delivery.deliver_or_keep(finished)
+
+
+def _doubtful(outcome: Outcome) -> bool:
+    """Whether it says that nobody knows."""
+    return isinstance(outcome, Failure) and outcome.ambiguous

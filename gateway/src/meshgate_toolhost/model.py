@@ -26,6 +26,7 @@ class LoadedTool:
         result_schema: JSON Schema of the result, if the tool declares one.
         identity: what `tool_identity.describe` says of the live object.
         run: validates the arguments and runs the body; blocks; may hang.
+        reconcile: takes key and arguments and says what came of a call; see `reconcile`.
     """
 
     tool_id: str
@@ -34,6 +35,7 @@ class LoadedTool:
     result_schema: Schema | None
     identity: dict[str, str]
     run: Callable[[Arguments], object]
+    reconcile: Callable[[str, Arguments], object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class TakenCall:
         arguments_json: the exact bytes that were decided on.
         deadline_unix_ms: when the gateway stops waiting.
         taken_before: an earlier take may have begun.
+        ambiguous: the same, and the tool's `reconcile` is to be asked before anything runs.
     """
 
     call_id: str
@@ -57,6 +60,7 @@ class TakenCall:
     taken_before: bool
     effect: str
     idempotent: bool
+    ambiguous: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +95,11 @@ class Finished:
 
     Attributes:
         outcome: None once it was delivered; the gateway has it then.
+        reconciled: found out by `reconcile`. Not kept in the ledger: after a crash it is asked again.
     """
 
     call_id: str
     take: int
     instance: str
     outcome: Outcome | None
+    reconciled: bool = False

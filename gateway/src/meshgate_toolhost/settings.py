@@ -40,10 +40,11 @@ class McpSettings(_Strict):
 
 
 class ToolOverride(_Strict):
-    """Limits of one tool; None means the default."""
+    """Limits of one tool, None means the default; and the function that finds out what came of a call."""
 
     deadline_seconds: float | None = Field(default=None, gt=0)
     max_result_bytes: int | None = Field(default=None, gt=0)
+    reconcile: str | None = None
 
 
 class _File(_Strict):

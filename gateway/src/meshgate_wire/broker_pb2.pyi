@@ -91,7 +91,7 @@ class TakeCallRequest(_message.Message):
     def __init__(self, call_id: _Optional[str] = ..., host_instance: _Optional[str] = ...) -> None: ...
 
 class TakeCallResponse(_message.Message):
-    __slots__ = ("take", "tool", "arguments_json", "definition_sha256", "deadline_unix_ms", "idempotency_key", "taken_before", "effect", "idempotent")
+    __slots__ = ("take", "tool", "arguments_json", "definition_sha256", "deadline_unix_ms", "idempotency_key", "taken_before", "effect", "idempotent", "ambiguous")
     TAKE_FIELD_NUMBER: _ClassVar[int]
     TOOL_FIELD_NUMBER: _ClassVar[int]
     ARGUMENTS_JSON_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +101,7 @@ class TakeCallResponse(_message.Message):
     TAKEN_BEFORE_FIELD_NUMBER: _ClassVar[int]
     EFFECT_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENT_FIELD_NUMBER: _ClassVar[int]
+    AMBIGUOUS_FIELD_NUMBER: _ClassVar[int]
     take: int
     tool: str
     arguments_json: bytes
@@ -110,21 +111,24 @@ class TakeCallResponse(_message.Message):
     taken_before: bool
     effect: str
     idempotent: bool
-    def __init__(self, take: _Optional[int] = ..., tool: _Optional[str] = ..., arguments_json: _Optional[bytes] = ..., definition_sha256: _Optional[str] = ..., deadline_unix_ms: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., taken_before: _Optional[bool] = ..., effect: _Optional[str] = ..., idempotent: _Optional[bool] = ...) -> None: ...
+    ambiguous: bool
+    def __init__(self, take: _Optional[int] = ..., tool: _Optional[str] = ..., arguments_json: _Optional[bytes] = ..., definition_sha256: _Optional[str] = ..., deadline_unix_ms: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., taken_before: _Optional[bool] = ..., effect: _Optional[str] = ..., idempotent: _Optional[bool] = ..., ambiguous: _Optional[bool] = ...) -> None: ...
 
 class FinishCallRequest(_message.Message):
-    __slots__ = ("call_id", "take", "host_instance", "result", "failure")
+    __slots__ = ("call_id", "take", "host_instance", "result", "failure", "reconciled")
     CALL_ID_FIELD_NUMBER: _ClassVar[int]
     TAKE_FIELD_NUMBER: _ClassVar[int]
     HOST_INSTANCE_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    RECONCILED_FIELD_NUMBER: _ClassVar[int]
     call_id: str
     take: int
     host_instance: str
     result: ToolResult
     failure: ToolFailure
-    def __init__(self, call_id: _Optional[str] = ..., take: _Optional[int] = ..., host_instance: _Optional[str] = ..., result: _Optional[_Union[ToolResult, _Mapping]] = ..., failure: _Optional[_Union[ToolFailure, _Mapping]] = ...) -> None: ...
+    reconciled: bool
+    def __init__(self, call_id: _Optional[str] = ..., take: _Optional[int] = ..., host_instance: _Optional[str] = ..., result: _Optional[_Union[ToolResult, _Mapping]] = ..., failure: _Optional[_Union[ToolFailure, _Mapping]] = ..., reconciled: _Optional[bool] = ...) -> None: ...
 
 class ToolResult(_message.Message):
     __slots__ = ("kind", "data")

@@ -35,6 +35,18 @@ def pay(order: str) -> str:
     return f"{order} paid"
 
 
+def book(order: str) -> str:
+    """Pay by an entry in the payment book, which a test can hold before and after it."""
+    from meshgate_toolhost.context import idempotency_key
+
+    _effect(order)
+    with (HERE / "book" / order).open("a") as file:
+        file.write(f"{idempotency_key()}\n")
+    while (HERE / "hold" / f"{order}-booked").exists():
+        time.sleep(POLL_SECONDS)
+    return f"{order} booked"
+
+
 def broken(order: str) -> str:
     """Raise."""
     _effect(order)

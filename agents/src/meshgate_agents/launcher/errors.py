@@ -5,6 +5,7 @@ LauncherError
 ├── GatewayUnavailable   no verdict came; asking again with the same key is right
 ├── AttemptEnded         this attempt cannot go on; the text is for a person, never for a model
 │   ├── RunHeld          the run waits for a person or for an outcome, or it is paused
+│   ├── RunFull           it holds as much as a run may; it fails, and its journal is kept
 │   ├── RunOver          the run has ended, or another attempt has taken it over
 │   └── Differs          a replay asks for a step that the journal does not hold
 └── PeerRefused          a process that is no descendant of ours came to the socket
@@ -43,6 +44,10 @@ class RunHeld(AttemptEnded):
 
 class RunOver(AttemptEnded):
     """Nothing is left for this launcher to do in this run."""
+
+
+class RunFull(AttemptEnded):
+    """The run reached a bound of the gateway: no further attempt would come further."""
 
 
 class Differs(AttemptEnded):

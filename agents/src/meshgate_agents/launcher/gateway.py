@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import grpc
 from meshgate_wire import broker_pb2, broker_pb2_grpc
 
-from meshgate_agents.launcher.errors import AttemptEnded, GatewayUnavailable, RunHeld, RunOver
+from meshgate_agents.launcher.errors import AttemptEnded, GatewayUnavailable, RunFull, RunHeld, RunOver
 
 T = TypeVar("T")
 
@@ -22,6 +22,7 @@ MAX_TRACEBACK_BYTES = 65_536
 JOURNAL_TIMEOUT_SECONDS = 120.0  # a run of thousands of steps; one of 200 takes well under a second
 HELD = {"run_waiting", "run_paused", "run_pausing", "run_diverged", "run_cancelling"}
 OVER = {"run_ended", "attempt_superseded", "run_unknown", "run_changed_input"}
+FULL = {"run_steps_limit", "run_bytes_limit"}
 
 ASK_AGAIN = {
     grpc.StatusCode.UNAVAILABLE,
@@ -211,8 +212,8 @@ def _translate(error: Any) -> NoReturn:
     reason = str(metadata.get("meshgate-reason", code.name.lower()))
     if code in ASK_AGAIN:
         raise GatewayUnavailable(reason=reason, detail=detail) from error
-    kind = RunHeld if reason in HELD else RunOver if reason in OVER else AttemptEnded
-    raise kind(f"the gateway refused this attempt ({reason}): {detail}") from error
+    kinds = {**dict.fromkeys(HELD, RunHeld), **dict.fromkeys(OVER, RunOver), **dict.fromkeys(FULL, RunFull)}
+    raise kinds.get(reason, AttemptEnded)(f"the gateway refused this attempt ({reason}): {detail}") from error
 
 
 def _entries(messages: Any) -> Iterator[Entry]:

@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from meshgate_agents.launcher import environment
-from meshgate_agents.launcher.errors import AttemptEnded, GatewayUnavailable, LauncherError, RunHeld, RunOver
+from meshgate_agents.launcher.errors import (
+    AttemptEnded,
+    GatewayUnavailable,
+    LauncherError,
+    RunFull,
+    RunHeld,
+    RunOver,
+)
 from meshgate_agents.launcher.gateway import End, Gateway, until_available
 from meshgate_agents.launcher.session import Attempt, Session
 from meshgate_agents.launcher.settings import Settings
@@ -221,6 +228,8 @@ class Launch:
 
     def _again(self, played: _Played) -> int | None:
         """After a crash: marks the run as restarting and rests; the exit status when it is given up."""
+        if isinstance(played.ending.fatal, RunFull):
+            return self._end(played, "failed", played.cause)
         self._crashes += 1
         crashes, limit = self._crashes, self._settings.attempts
         if crashes >= limit:

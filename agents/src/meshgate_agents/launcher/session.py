@@ -30,6 +30,7 @@ FIRST_FRAME_SECONDS = 10.0  # a peer that connects and stays silent is dropped
 PAUSED_POLL_SECONDS = 0.2
 HEX_DIGITS = 64
 MAX_TURN = 2**31 - 1
+MAX_CONVERSATIONS = 512  # at once; each is a thread. A crew's worst is a call per item of kickoff_for_each
 MAX_MILLISECONDS = 2**31 - 1
 
 
@@ -76,6 +77,7 @@ class Session:
         self.crash = ("", "")  # class and traceback of an uncaught exception
         self.vitals = Vitals()
         self._listener: socket.socket | None = None
+        self._conversations = threading.BoundedSemaphore(MAX_CONVERSATIONS)
 
     @property
     def reports(self) -> int:
@@ -147,7 +149,9 @@ class Session:
             path.parent.rmdir()
 
     def _serve(self, listener: socket.socket) -> None:
+        """Takes connections while there is room; who comes later waits in the kernel's queue."""
         while True:
+            self._conversations.acquire()
             try:
                 connection, _ = listener.accept()
             except OSError:
@@ -156,6 +160,12 @@ class Session:
 
     def _converse(self, connection: socket.socket) -> None:
         """One request, one answer."""
+        try:
+            self._conversed(connection)
+        finally:
+            self._conversations.release()
+
+    def _conversed(self, connection: socket.socket) -> None:
         with connection:
             try:
                 pid = admit(connection)
@@ -194,13 +204,13 @@ class Session:
 
     def _step(self, operation: str, request: Message, step: Step) -> Message:
         """Answers from the journal, or does it. A live model call is under way until its reply is told."""
-        if operation in ("reply", "gave_up"):
+        if operation in ("reply", "gave_up") and self._live_steps:
             return self._model_ended(operation, request, step)
         entry = self._journal.get(step.key)
         if entry is not None:
             return self._replay(operation, entry)
         if not self._live_steps:
-            raise Differs(_described(operation, request, step))
+            raise Differs(_described(operation, request, step))  # a reply too: nothing is written
         self._begun(step)
         if operation == "model":
             return {"state": "live"}
@@ -317,7 +327,7 @@ def _message(answer: Answer) -> Message:
 
 def _described(operation: str, request: Message, step: Step) -> str:
     """A step that the journal does not hold, for a person."""
-    if operation == "model":
+    if operation != "call":
         return f"a model call at turn {step.turn} of scope {step.scope[:12]}"
     return f"a call of {_word(request, 'name')!r} at turn {step.turn} of scope {step.scope[:12]}"
 

@@ -103,9 +103,12 @@ class Supervisor:
 
     def _wait(self, child: "subprocess.Popen[bytes]") -> int:
         kill_at: float | None = None
+        ended = False
         while True:
             status = _reaped(child)
             if status is not None:
+                if not ended:
+                    self._hear_what_came_before()
                 return status
             if kill_at is not None and time.monotonic() > kill_at:
                 _signal_group(child.pid, signal.SIGKILL)
@@ -114,6 +117,7 @@ class Supervisor:
             except queue.Empty:
                 continue
             if event == _ENDED:
+                ended = True
                 continue
             if isinstance(event, AttemptEnded):
                 self._fatal = self._fatal or event
@@ -122,6 +126,15 @@ class Supervisor:
                 self._cancelled = True
                 kill_at = kill_at or time.monotonic() + GRACE_SECONDS
                 _signal_group(child.pid, event)
+
+    def _hear_what_came_before(self) -> None:
+        """The child was reaped before its end was told: what was said until then is why it ended."""
+        with contextlib.suppress(queue.Empty):
+            while (event := self._events.get_nowait()) != _ENDED:
+                if isinstance(event, AttemptEnded):
+                    self._fatal = self._fatal or event
+                else:
+                    self._cancelled = True
 
 
 def _spawn(command: Sequence[str], env: Mapping[str, str]) -> "subprocess.Popen[bytes]":

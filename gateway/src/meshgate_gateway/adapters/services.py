@@ -14,7 +14,7 @@ from meshgate_gateway.broker import Broker
 from meshgate_gateway.catalogue import Catalogue
 from meshgate_gateway.errors import Unavailable
 from meshgate_gateway.hosts import Hosts
-from meshgate_gateway.journal import Entry, Journal
+from meshgate_gateway.journal import Journal
 from meshgate_gateway.model import Outcome, Presented, State
 from meshgate_gateway.policy import PolicyPlace
 from meshgate_gateway.record import VERSION
@@ -86,16 +86,16 @@ class RunsServicer(services.RunsServicer):
         entries = self._guard(context, lambda peer: self._opened(peer, request))
         try:
             while (entry := self._guard(context, lambda _: next(entries, None))) is not None:
-                yield wire.entry(entry)
+                yield entry
         finally:
             self._streams.release()
 
-    def _opened(self, peer: Presented, request: pb.ReadJournalRequest) -> Iterator[Entry]:
+    def _opened(self, peer: Presented, request: pb.ReadJournalRequest) -> Iterator[pb.JournalEntry]:
         """A stream holds a thread until it is read to its end, so only a few may be open."""
         if not self._streams.acquire(blocking=False):
             raise Unavailable("journal_busy", detail=f"{MAX_STREAMS} journals are being read")
         try:
-            return self._journal.read(peer, run_id=request.run_id, attempt=request.attempt)
+            return map(wire.entry, self._journal.read(peer, run_id=request.run_id, attempt=request.attempt))
         except BaseException:
             self._streams.release()
             raise

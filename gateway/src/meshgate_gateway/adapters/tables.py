@@ -20,6 +20,7 @@ from meshgate_gateway.store import CallQuery, InstanceTable, PayloadRow, RecordQ
 MAX_ROWS = 10_000  # one answer of Admin
 CHECKED_TAIL = 256  # records whose links are checked when the store is opened again
 _NO_REASONS = "[]"
+ENDED = "'completed', 'failed', 'cancelled'"
 
 CALL = tuple(field.name for field in fields(LedgerRow))
 RUN = tuple(field.name for field in fields(Run))
@@ -67,6 +68,10 @@ _INSERT_RUN = _insert("runs", RUN)
 _INSERT_STEP = _insert("journal", JOURNAL)
 _MOVE_CALL = _update("calls", CALL, "state = ? AND take = ?")
 _MOVE_RUN = _update("runs", RUN, "state = ? AND attempt = ?")
+_GROW_RUN = (
+    "UPDATE runs SET recorded_steps = recorded_steps + ?, recorded_bytes = recorded_bytes + ? "
+    "WHERE run_id = ?"
+)
 _SELECT_CALL = f"SELECT {', '.join(CALL)} FROM calls"
 _SELECT_RUN = f"SELECT {', '.join(RUN)} FROM runs"
 _SELECT_STEP = f"SELECT {', '.join(JOURNAL)} FROM journal"
@@ -230,6 +235,15 @@ class Runs:
         sql = f"{_SELECT_RUN} ORDER BY created_ms DESC LIMIT ?"
         rows = self._db.execute(sql, (max(1, min(limit, MAX_ROWS)),))
         return [_run_in(row) for row in rows.fetchall()]
+
+    def grow(self, run_id: str, *, steps: int, size_bytes: int) -> None:
+        """Adds to what a run has recorded."""
+        self._db.execute(_GROW_RUN, (steps, size_bytes, run_id))
+
+    def open(self, app: str) -> int:
+        """How many runs of an app have not ended."""
+        sql = f"SELECT count(*) FROM runs WHERE app = ? AND state NOT IN ({ENDED})"
+        return int(self._db.execute(sql, (app,)).fetchone()[0])
 
     def branches(self, run_id: str) -> Sequence[Run]:
         """Runs that were made from this one."""

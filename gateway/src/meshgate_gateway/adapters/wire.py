@@ -90,6 +90,7 @@ def taken(taken: Taken) -> pb.TakeCallResponse:
         taken_before=taken.taken_before,
         effect=row.effect,
         idempotent=row.idempotent,
+        ambiguous=taken.ambiguous,
     )
 
 
@@ -97,10 +98,12 @@ def outcome(message: pb.FinishCallRequest) -> Outcome | None:
     """What a host reports; None when it says nothing, or a kind we do not know."""
     which = message.WhichOneof("outcome")
     if which == "result" and message.result.kind in _KIND_NAMES:
-        return Outcome(State.DONE, message.result.data, _KIND_NAMES[message.result.kind])
+        kind = _KIND_NAMES[message.result.kind]
+        return Outcome(State.DONE, message.result.data, kind, reconciled=message.reconciled)
     if which == "failure":
         failed = State.UNKNOWN if message.failure.ambiguous else State.FAILED
-        return Outcome(failed, message.failure.message.encode(), "", message.failure.error_class)
+        text, error_class = message.failure.message.encode(), message.failure.error_class
+        return Outcome(failed, text, "", error_class, reconciled=message.reconciled)
     return None
 
 

@@ -6,6 +6,8 @@ allow contains "orders.keyed"
 
 allow contains "orders.pay"
 
+allow contains "orders.book"
+
 allow contains "orders.broken"
 
 allow contains "orders.big"

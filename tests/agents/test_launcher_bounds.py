@@ -1,0 +1,117 @@
+"""What a launcher does at its bounds, and when two things come at once."""
+
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from meshgate_agents.child.framing import receive, send
+from meshgate_agents.launcher import session as sessions
+from meshgate_agents.launcher import supervise
+from meshgate_agents.launcher.errors import Differs, RunHeld
+from meshgate_agents.launcher.gateway import Entry
+from meshgate_agents.launcher.session import Attempt, Session
+from meshgate_agents.launcher.supervise import Supervisor
+from meshgate_agents.launcher.tools import ToolMap
+
+PROGRAM = str(Path(__file__).parent / "project" / "durable.py")
+STEP = {"key": "ab" * 32, "scope": "cd" * 32, "turn": 0}
+
+
+class Remembering:
+    """A gateway that must not be asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda **_: self.asked.append(name)
+
+
+def made(gateway: Any, **more: Any) -> Session:
+    """A session without a launcher."""
+    return Session(
+        gateway=gateway, tools=ToolMap(entries=()), attempt=Attempt("run-1", 1), unavailable_seconds=1.0,
+        on_end=lambda _: None, note=lambda _: None, **{"journal": (), **more},
+    )  # fmt: skip
+
+
+def eventually(check: Any, seconds: float = 20.0) -> None:
+    """Polls until it holds."""
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "did not come to pass"
+        time.sleep(0.01)
+
+
+def test_a_session_holds_so_many_conversations(tmp_path, monkeypatch) -> None:
+    """A child that connects without end gets no further thread; one that ends makes room."""
+    admitted: list[int] = []
+    monkeypatch.setattr(sessions, "MAX_CONVERSATIONS", 2)
+    monkeypatch.setattr(sessions, "admit", lambda _: admitted.append(1) or os.getpid())
+    session = made(Remembering())
+    path = str(session.listen(tmp_path))
+    peers = [socket.socket(socket.AF_UNIX) for _ in range(6)]
+    try:
+        for peer in peers:
+            peer.connect(path)
+        eventually(lambda: len(admitted) == 2 and session._conversations._value == 0)
+        send(peers[5], {"op": "alive"})
+        for silent in peers[:4]:
+            silent.close()
+        peers[5].settimeout(20)
+        assert receive(peers[5]) == {"state": "ok"}
+    finally:
+        for peer in peers:
+            peer.close()
+        session.close()
+
+
+@pytest.mark.parametrize("operation", ["reply", "gave_up"])
+def test_a_replay_writes_no_reply(operation) -> None:
+    """Neither of a step that it holds, nor of one that it does not: a difference, or a broken journal."""
+    gateway = Remembering()
+    session = made(gateway, live_steps=False)
+    with pytest.raises(Differs):
+        session._answer({"op": operation, "step": STEP, "reply": "{}"}, 1)
+    held = made(gateway, live_steps=False, journal=[Entry(key=STEP["key"], reply=b"{}", answer=None)])
+    assert held._answer({"op": "model", "step": STEP}, 1)["state"] == "recorded"
+    with pytest.raises(sessions.AttemptEnded):
+        held._answer({"op": operation, "step": STEP, "reply": "{}"}, 1)
+    assert gateway.asked == []
+
+
+@pytest.mark.parametrize("first", ["reason", "end"])
+def test_a_reason_that_came_before_the_end_is_heard(monkeypatch, first) -> None:
+    """The child is reaped before the queue is read: what was said until then counts, later words do not."""
+    supervisor, spawn = Supervisor(), supervise._spawn
+    held = RunHeld("the run waits")
+
+    def spawned(command: Any, env: Any) -> Any:
+        child = spawn(command, env)
+        if first == "end":
+            supervisor._events.put(supervise._ENDED)
+        supervisor.end(held)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        return child
+
+    monkeypatch.setattr(supervise, "_spawn", spawned)
+    ending = supervisor.run(command=[sys.executable, "-c", "raise SystemExit(3)"], env={})
+    assert (ending.status, ending.fatal) == (3, held if first == "reason" else None)
+
+
+def test_a_full_run_fails_with_its_reason(desk) -> None:
+    """No further attempt would come further: one attempt, the gateway's word in the run's end."""
+    desk.gateway.behave = lambda _seen, _nth: grpc.StatusCode.FAILED_PRECONDITION
+    desk.gateway.reason = "run_steps_limit"
+    ended = desk.run(sys.executable, PROGRAM, "native", backoff_seconds=0.05)
+    assert ended.status == 125
+    ((state, detail),) = desk.gateway.finished
+    assert state == "failed"
+    assert "run_steps_limit" in detail
+    assert desk.gateway.ended == []
+    assert desk.gateway.journal  # what was recorded stays
