@@ -25,7 +25,8 @@ BASE = (
 TERMINAL = ("TERM", "COLORTERM", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR")
 # What a run takes from the shell that asks for it: a program means the same with `meshgate run --`
 # before it as without, whichever environment the mesh was started in.
-ASKED = (*TERMINAL, *PLACES, "PYTHONPATH")
+# `MESHGATE_RUNNER` is a folder: how a DurableRunner in the asking program speaks to its inner process.
+ASKED = (*TERMINAL, *PLACES, "PYTHONPATH", "MESHGATE_RUNNER")
 FIXED = {"PYTHON_DOTENV_DISABLED": "1"}  # importing CrewAI loads any `.env` it finds upward
 _LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*$")
 

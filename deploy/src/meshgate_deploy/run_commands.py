@@ -205,7 +205,7 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 def _step(number: int, row: dict[str, Any]) -> dict[str, Any]:
     kind = row["step"]["kind"]
     return {
-        "nr": number, "attempt": int(row["attempt"]), "kind": kind, "what": row["tool"] or "model",
+        "nr": number, "attempt": int(row["attempt"]), "kind": kind, "what": row["tool"] or kind,
         "state": row["state"], "copied": row["copied"], "ms": int(row["milliseconds"]),
         "call_id": row["call_id"],
         "decision_id": row["decision_id"], "step_key": row["step"]["key"], "created": row["created"],

@@ -25,6 +25,11 @@ MAX_MEMBERS = 10_000  # keys and items in all; bounds the work of validation
 MAX_INTEGER = 2**53 - 1  # the largest whole number every JSON reader holds exactly (RFC 7493 §2.2)
 MAX_KEY_CHARACTERS = 256
 MAX_TURN = 2**31 - 1
+# Two steps that a run has at most once: a runner in the agent's program writes them like model steps.
+RUN_STEPS = {
+    hashlib.sha256(len(name).to_bytes(8, "big") + name).hexdigest(): kind
+    for name, kind in ((b"meshgate.run.input", "input"), (b"meshgate.run.result", "result"))
+}
 MAX_UNTRUSTED = 16
 MAX_UNTRUSTED_CHARACTERS = 200  # a role; it goes into records as it is
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from . import progress
 from .arguments import BadArguments, canonical
 from .channel import Channel, end_process
 from .framing import Message
@@ -59,6 +60,7 @@ class Broker:
         """
         answer = self._channel.ask(prepared.request)
         state = answer.get("state")
+        progress.step(kind="tool", what=prepared.request["name"], replayed=bool(answer.get("replayed")))
         if state == "done":
             result = answer["result"]
             return result if answer["kind"] == "text" else json.loads(result)

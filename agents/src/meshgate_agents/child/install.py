@@ -51,7 +51,7 @@ def _report(channel: "Channel") -> None:
     import importlib.metadata
     import platform
 
-    from . import vitals
+    from . import progress, vitals
     from .scopes import set_program
     from .step_keys import digest
 
@@ -65,6 +65,7 @@ def _report(channel: "Channel") -> None:
         }
     )
     set_program(str(answer["program"]))
+    progress.begun(int(answer.get("attempt", 0)))
     vitals.begin(channel)
 
 

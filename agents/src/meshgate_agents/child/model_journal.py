@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from . import progress
 from .channel import Channel, end_process
 from .framing import Message
 from .replies import NoForm, decode, encode
@@ -72,6 +73,11 @@ class ModelCall:
         head = [kind, _json(settings), _json(self.given.get("tools")), _json(schema)]
         return digest(part.encode("utf-8", "surrogatepass") for part in [*head, *self.messages])
 
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return str(getattr(self.model, "model", ""))
+
     def raised(self) -> None:
         """The model gave no reply: trying again is the same step."""
         self.scope.uncount("model", str(self.step["turn"]), self._digest)
@@ -85,7 +91,7 @@ class ModelCall:
             same += 1
         self.scope.shown = digests
         return {
-            "model": str(getattr(self.model, "model", "")),
+            "model": self.name,
             "messages_before": same,
             "messages": [json.loads(message) for message in self.messages[same:]],
         }
@@ -109,6 +115,7 @@ class ModelJournal:
             end_process(f"the journal has no usable reply for this step: {error}")
         call.request()  # what is new in the next prompt is counted from here
         _restore(call, entry["trace"], reply)
+        progress.step(kind="model", what=call.name, replayed=True)
         return (reply,)
 
     def gave_up(self, call: ModelCall) -> None:
@@ -132,6 +139,7 @@ class ModelJournal:
                 "milliseconds": milliseconds,
             }
         )
+        progress.step(kind="model", what=call.name, replayed=False)
 
 
 @contextlib.contextmanager

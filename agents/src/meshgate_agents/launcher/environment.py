@@ -32,6 +32,7 @@ def switches(*, settings: Settings, socket_path: Path) -> dict[str, str]:
         **OFF,
         "CREWAI_STORAGE_DIR": settings.env.get("CREWAI_STORAGE_DIR", str(storage)),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(SITE_FOLDER), inherited))),
+        "MESHGATE_APP": settings.app,
         "MESHGATE_SOCKET": str(socket_path),
         "MESHGATE_PROJECT_ROOT": str(settings.project_root),  # so that paths in tools compare equal
     }

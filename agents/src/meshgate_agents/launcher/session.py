@@ -252,7 +252,7 @@ class Session:
             return {"state": "recorded", "reply": entry.reply.decode("utf-8", "surrogatepass")}
         if operation == "call" and entry.answer is not None:
             self._finished(replayed=True)
-            return _message(entry.answer)
+            return {**_message(entry.answer), "replayed": True}
         raise AttemptEnded(f"the journal holds another kind of step under the key {entry.key[:16]}")
 
     def _reply(self, request: Message, step: Step) -> Message:
@@ -288,7 +288,7 @@ class Session:
             f"pid {pid} imports CrewAI {_word(request, 'crewai')} on Python {_word(request, 'python')}; "
             "its tool calls are brokered"
         )
-        return {"state": "ok", "program": f"{program} {nth}"}
+        return {"state": "ok", "program": f"{program} {nth}", "attempt": self._attempt.number}
 
     def _call(self, request: Message, step: Step) -> Message:
         identity = request.get("identity")

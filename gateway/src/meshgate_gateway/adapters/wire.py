@@ -8,6 +8,7 @@ from meshgate_wire import broker_pb2 as pb
 from meshgate_gateway.admin import RunView, StepView
 from meshgate_gateway.answers import answer_of
 from meshgate_gateway.archive import Part
+from meshgate_gateway.calls import RUN_STEPS
 from meshgate_gateway.catalogue import Catalogue
 from meshgate_gateway.history import Branch, BranchOrder
 from meshgate_gateway.hosts import Taken
@@ -186,19 +187,33 @@ def run_view(view: RunView) -> pb.ShowRunResponse:
     """A run with its steps, as many as fit into one message."""
     shown = pb.ShowRunResponse(run=run_row(view.run), input_json=view.given, traceback=view.traceback)
     size = len(view.given) + len(view.traceback)
+    ends = [step for step in view.steps if step.row.step_key in RUN_STEPS]
+    size += sum(_shown_bytes(step) for step in ends)  # they are shown in any case
     for step in view.steps:
-        size += len(step.given) + len(step.gave) + 256
+        if step in ends:
+            shown.steps.append(_step_row(step))
+            continue
+        size += _shown_bytes(step)
         if size > MAX_SHOWN_BYTES:
             shown.cut = True
-            break
+            continue
         shown.steps.append(_step_row(step))
     return shown
+
+
+def _shown_bytes(step: StepView) -> int:
+    return len(step.given) + len(step.gave) + 256
 
 
 def _step_row(view: StepView) -> pb.StepRow:
     row = view.row
     call = row if isinstance(row, LedgerRow) else None
-    step = pb.Step(key=row.step_key, scope=row.scope, turn=row.turn, kind="tool" if call else "model")
+    step = pb.Step(
+        key=row.step_key,
+        scope=row.scope,
+        turn=row.turn,
+        kind="tool" if call else RUN_STEPS.get(row.step_key, "model"),
+    )
     return pb.StepRow(
         step=step,
         attempt=max(0, row.attempt),
