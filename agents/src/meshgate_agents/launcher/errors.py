@@ -6,6 +6,7 @@ LauncherError
 ├── AttemptEnded         this attempt cannot go on; the text is for a person, never for a model
 │   ├── RunHeld          the run waits for a person or for an outcome, or it is paused
 │   ├── RunOver          the run has ended, or another attempt has taken it over
+│   ├── Stopping         this process ends; the run goes on in another
 │   └── Differs          a replay asks for a step that the journal does not hold
 └── PeerRefused          a process that is no descendant of ours came to the socket
 """
@@ -43,6 +44,10 @@ class RunHeld(AttemptEnded):
 
 class RunOver(AttemptEnded):
     """Nothing is left for this launcher to do in this run."""
+
+
+class Stopping(AttemptEnded):
+    """The process that plays the run is told to end. The run is not."""
 
 
 class Differs(AttemptEnded):
