@@ -9,6 +9,7 @@ from meshgate_policies.judge import INVALID, judge
 
 from meshgate_gateway import runs
 from meshgate_gateway.authenticate import Door
+from meshgate_gateway.drive import Drive, Order
 from meshgate_gateway.errors import (
     InvalidRequest,
     ListingMismatch,
@@ -77,6 +78,7 @@ class RunView:
     run: Run
     given: bytes
     traceback: bytes
+    result: bytes
     steps: tuple[StepView, ...]
 
 
@@ -93,6 +95,7 @@ class Admin:
     run_control: runs.Runs
     hosts: Hosts
     vault: Vault
+    drive: Drive
 
     def _enter(self, presented: Presented, method: str, serve: Callable[[Caller], T]) -> T:
         def only_operators(caller: Caller) -> T:
@@ -153,7 +156,8 @@ class Admin:
             given = self.vault.get(tables, run.input) if run.input else b""
             steps = tuple(self._step(tables, row) for row in rows)
             run = runs.shown(run, now_ms=self.run_control.now_ms())
-            return RunView(run, given, self._text(tables, run.traceback), steps)
+            traceback, result = self._text(tables, run.traceback), self._text(tables, run.result)
+            return RunView(run, given, traceback, result, steps)
 
         return self._enter(presented, "ShowRun", lambda _: self.store.read(work))
 
@@ -167,6 +171,10 @@ class Admin:
         if sealed is None or not self.vault.kept(tables, sealed):
             return b""
         return self.vault.get(tables, sealed)
+
+    def start(self, presented: Presented, order: Order, *, operator: str) -> Run:
+        """Orders a run of an app."""
+        return self._enter(presented, "StartRun", lambda _: self.drive.order(order, operator=operator[:128]))
 
     def control(self, presented: Presented, *, run_id: str, action: str, operator: str) -> Run:
         """Cancels, pauses, resumes a run, or decides on one that waits."""

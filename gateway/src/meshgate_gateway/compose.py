@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import grpc
 
@@ -12,6 +13,7 @@ from meshgate_gateway.admin import SAMPLE, Admin
 from meshgate_gateway.authenticate import Door, Mesh, Verifier
 from meshgate_gateway.broker import WAIT_SECONDS, Broker, Rooms
 from meshgate_gateway.catalogue import Catalogue
+from meshgate_gateway.drive import Drive, RunRuntime
 from meshgate_gateway.errors import StoreUnavailable
 from meshgate_gateway.execute import Executor, ToolRuntime, Waiters
 from meshgate_gateway.health import Health
@@ -29,13 +31,17 @@ from meshgate_gateway.sweeper import Sweeper
 _log = logging.getLogger(__name__)
 
 
+class Runtime(ToolRuntime, RunRuntime, Protocol):
+    """Delivers calls to tool hosts and runs to their apps."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Everything with a second implementation."""
 
     store: Store
     policy: PolicySlot
-    runtime: ToolRuntime
+    runtime: Runtime
     verifier: Verifier
     now_ms: Callable[[], int]
     open_policy: Callable[[PolicyPlace], ActivePolicy]
@@ -72,6 +78,7 @@ class Gateway:
             now_ms=parts.now_ms,
             wait_seconds=wait_seconds,
         )
+        self.drive = Drive(parts.store, vault, self.recorder, parts.runtime, mesh, parts.now_ms)
         self.sweeper = Sweeper(parts.store, self.hosts, executor, parts.now_ms)
         self.health = Health(
             probes={**self._own_probes(), **(probes or {})},
@@ -100,6 +107,7 @@ class Gateway:
             run_control=runs,
             hosts=self.hosts,
             vault=vault,
+            drive=self.drive,
         )
         return Services(
             lambda guard: BrokerServicer(guard=guard, broker=self.broker, hosts=self.hosts, catalogue=tools),
@@ -151,5 +159,6 @@ class Gateway:
                 if not self.instance.renew():
                     _log.warning("another gateway took this name", extra={"name_lost": self.instance.name})
                 self.sweeper.sweep()
+                self.drive.sweep()
             except StoreUnavailable as error:
                 self.health.fault(error.reason)

@@ -211,6 +211,8 @@ class Run:
     Attributes:
         trusted_from: steps of older attempts do not count when a divergence is looked for,
             because a person said so.
+        driven: the worker of its app plays it; else a launcher that somebody started.
+        result: what it gave, one JSON value, where its program tells.
     """
 
     run_id: str
@@ -224,8 +226,10 @@ class Run:
     steps: int
     detail: str
     trusted_from: int = 0
+    driven: bool = False
     input: Sealed | None = None
     traceback: Sealed | None = None
+    result: Sealed | None = None
 
     @property
     def ended(self) -> bool:

@@ -95,6 +95,9 @@ class RunTable(Protocol):
     def list(self, limit: int) -> Sequence[Run]:
         """Newest first."""
 
+    def driven(self, limit: int) -> Sequence[Run]:
+        """Runs that a worker should be at, those longest without a change first."""
+
     def cancelling(self, *, silent_since_ms: int) -> Sequence[Run]:
         """Runs to be cancelled whose last heartbeat is older, at most MAX_ROWS."""
 

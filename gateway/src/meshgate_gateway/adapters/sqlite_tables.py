@@ -16,12 +16,13 @@ from meshgate_gateway import ledger
 from meshgate_gateway.model import AuditRecord, JournalRow, LedgerRow, Run, Sealed, State
 from meshgate_gateway.store import CallQuery, PayloadRow, RecordQuery
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MAX_ROWS = 10_000  # one answer of Admin
 NO_REASONS = "[]"
 
 _CALL = tuple(field.name for field in fields(LedgerRow))
 _RUN = tuple(field.name for field in fields(Run))
+_RUN_SEALED = ("input", "traceback", "result")
 _JOURNAL = tuple(field.name for field in fields(JournalRow))
 
 SCHEMA = f"""
@@ -37,6 +38,8 @@ CREATE INDEX IF NOT EXISTS calls_run ON calls (run_id, created_ms);
 CREATE TABLE IF NOT EXISTS runs ({", ".join(_RUN).replace("run_id", "run_id TEXT PRIMARY KEY", 1)})
   WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS runs_cancelling ON runs (heartbeat_ms) WHERE state = 'cancelling';
+CREATE INDEX IF NOT EXISTS runs_driven ON runs (updated_ms)
+  WHERE driven = 1 AND state IN ('pending', 'running', 'restarting');
 CREATE TABLE IF NOT EXISTS journal ({", ".join(_JOURNAL)}, PRIMARY KEY (run_id, step_key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS journal_scope ON journal (run_id, scope, turn);
 CREATE TABLE IF NOT EXISTS payloads (id TEXT PRIMARY KEY, codec TEXT NOT NULL, salt BLOB NOT NULL,
@@ -97,12 +100,15 @@ def _step_in(values: Sequence[object]) -> JournalRow:
 
 
 def _run_out(run: Run) -> list[object]:
-    return [*(getattr(run, name) for name in _RUN[:-2]), _sealed_out(run.input), _sealed_out(run.traceback)]
+    return [_sealed_out(getattr(run, name)) if name in _RUN_SEALED else getattr(run, name) for name in _RUN]
 
 
 def _run_in(values: Sequence[object]) -> Run:
-    fields_in = dict(zip(_RUN[:-2], values[:-2], strict=True))
-    return Run(**fields_in, input=_sealed_in(values[-2]), traceback=_sealed_in(values[-1]))  # type: ignore[arg-type]
+    row = dict(zip(_RUN, values, strict=True))
+    for name in _RUN_SEALED:
+        row[name] = _sealed_in(row[name])  # type: ignore[arg-type]
+    row["driven"] = bool(row["driven"])
+    return Run(**row)  # type: ignore[arg-type]
 
 
 class Records:
@@ -212,6 +218,14 @@ class Runs:
             "SELECT * FROM runs ORDER BY created_ms DESC LIMIT ?", (max(1, min(limit, MAX_ROWS)),)
         )
         return [_run_in(row) for row in rows]
+
+    def driven(self, limit: int) -> Sequence[Run]:
+        """Runs that a worker should be at, those longest without a change first."""
+        sql = (
+            "SELECT * FROM runs WHERE driven = 1 AND state IN ('pending', 'running', 'restarting') "
+            "ORDER BY updated_ms LIMIT ?"
+        )
+        return [_run_in(row) for row in self._db.execute(sql, (limit,))]
 
     def cancelling(self, *, silent_since_ms: int) -> Sequence[Run]:
         """Runs to be cancelled whose last heartbeat is older."""

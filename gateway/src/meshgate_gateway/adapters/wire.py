@@ -1,6 +1,7 @@
 """Protobuf to core types and back; nothing else of the gateway sees a message."""
 
 import json
+import uuid
 from collections.abc import Sequence
 
 from meshgate_wire import broker_pb2 as pb
@@ -8,6 +9,7 @@ from meshgate_wire import broker_pb2 as pb
 from meshgate_gateway.admin import RunView, StepView
 from meshgate_gateway.answers import answer_of
 from meshgate_gateway.catalogue import Catalogue
+from meshgate_gateway.drive import Order
 from meshgate_gateway.hosts import Taken
 from meshgate_gateway.journal import Entry
 from meshgate_gateway.model import Answer, CallRequest, LedgerRow, Outcome, ResultKind, Run, State, Step, Tool
@@ -118,6 +120,18 @@ def tools(tools: Sequence[Tool], catalogue: Catalogue) -> pb.ListToolsResponse:
     )
 
 
+def order(message: pb.AdminStartRunRequest) -> Order:
+    """What an operator wants run."""
+    return Order(
+        app=message.app,
+        run_id=message.run_id or uuid.uuid4().hex,
+        input_json=message.input_json,
+        command=tuple(message.command),
+        cwd=message.cwd,
+        env=dict(message.env),
+    )
+
+
 def run_row(run: Run) -> pb.RunRow:
     """A run as the operator sees it."""
     return pb.RunRow(
@@ -135,7 +149,8 @@ def run_row(run: Run) -> pb.RunRow:
 def run_view(view: RunView) -> pb.ShowRunResponse:
     """A run with its steps, as many as fit into one message."""
     shown = pb.ShowRunResponse(run=run_row(view.run), input_json=view.given, traceback=view.traceback)
-    size = len(view.given) + len(view.traceback)
+    shown.result = view.result
+    size = len(view.given) + len(view.traceback) + len(view.result)
     for step in view.steps:
         size += len(step.given) + len(step.gave) + 256
         if size > MAX_SHOWN_BYTES:
