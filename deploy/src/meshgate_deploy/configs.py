@@ -1,5 +1,8 @@
 """The configuration file of each process of ours. Builds values, starts nothing."""
 
+import json
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,6 +115,39 @@ def launcher(  # noqa: PLR0913 - what one run is made of
         "stall_seconds": runner.stall_seconds,
         "replay": replay,
     }
+
+
+def worker(  # noqa: PLR0913 - what one worker is made of
+    manifest: Manifest,
+    state: State,
+    app: str,
+    *,
+    target: str,
+    sidecar: str,
+    definitions: Mapping[str, Mapping[str, Any]],
+    env: Mapping[str, str],
+) -> dict[str, Any]:
+    """An app's worker: a launcher's for any run, what the app runs by itself, and its sidecar."""
+    crew = manifest.crews.get(app)
+    if crew is None:
+        command = list(manifest.programs[app].run)
+    else:
+        python = shutil.which("python", path=env.get("PATH", "")) or sys.executable
+        command = [python, "-m", "meshgate_kickoff", crew.crew]
+    return {
+        **launcher(manifest, state, app, target=target, definitions=definitions, env=env, run_id=None),
+        "command": command,
+        "dapr": _sidecar(state, app, sidecar),
+        "ready_file": str(ready_file(state, app)),
+    }
+
+
+def playing(state: State, app: str) -> list[str]:
+    """The runs that an app's worker says it plays."""
+    try:
+        return [str(run) for run in json.loads(ready_file(state, app).read_bytes())["runs"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def module(python: str, name: str, config: Path, *more: str) -> Sequence[str]:

@@ -133,6 +133,21 @@ class MeshServices:
             dns_names=(gateway_dns_name(trust_domain=manifest.trust_domain, mesh=manifest.mesh),),
         )  # fmt: skip
 
+    def worker(self, app: str, definitions: Mapping[str, Mapping[str, Any]]) -> Service:
+        """The worker that plays an app's runs, once the tools are known."""
+        return self._ours(
+            app,
+            "meshgate_agents.worker",
+            lambda: configs.worker(
+                self._manifest, self._state, app,
+                target=self.gateway_target, sidecar=self.sidecars[app].address, definitions=definitions,
+                env=self._environment.for_agent(self._manifest, app, {}),
+            ),
+            env=self._environment.base,
+            ready=configs.ready_file(self._state, app).exists,
+            death_signal=signal.SIGTERM,  # it ends its programs before it goes
+        )  # fmt: skip
+
     def _ours(  # noqa: PLR0913 - what tells one process of ours from another
         self,
         app: str,
@@ -142,6 +157,7 @@ class MeshServices:
         env: Callable[[], dict[str, str]],
         ready: Callable[[], bool],
         dns_names: tuple[str, ...] = (),
+        death_signal: signal.Signals = signal.SIGKILL,
     ) -> Service:
         path = self._state.generated / f"{app}.json"
 
@@ -150,7 +166,7 @@ class MeshServices:
             write_private(path, json.dumps(config(), indent=2).encode())
             argv = configs.module(sys.executable, module, path)
             return Start(
-                command=self._command(app, argv, env()),
+                command=replace(self._command(app, argv, env()), death_signal=death_signal),
                 ready=ready,
                 spiffe_id=SpiffeId.parse(self._manifest.spiffe_id(app)),
                 dns_names=dns_names,

@@ -18,15 +18,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from meshgate_agents.launcher.launch import uuid7
 from meshgate_identities.authority import DevelopmentAuthority
 from meshgate_identities.workload_api import WorkloadApiServer
 
 from meshgate_deploy import catalogue, configs, dapr_plane, generate, manifest_checks, probes, runtime
 from meshgate_deploy.activation import Activation
 from meshgate_deploy.admin_client import Operator
-from meshgate_deploy.control import ControlServer, Send
+from meshgate_deploy.control import STREAMS, ControlServer, Send
 from meshgate_deploy.enrolment import RENEW_SECONDS, Enroller
-from meshgate_deploy.environment import Environment
+from meshgate_deploy.environment import Environment, carried
 from meshgate_deploy.errors import (
     Cancelled,
     DependencyUnavailable,
@@ -38,7 +39,7 @@ from meshgate_deploy.manifest import Manifest, load
 from meshgate_deploy.mesh_services import MeshServices
 from meshgate_deploy.policy_plane import PolicyPlane
 from meshgate_deploy.processes import Processes, become_subreaper, clean_leftovers, reap_orphans
-from meshgate_deploy.runs import Order, Runs
+from meshgate_deploy.runs import Order, Runs, choose_app
 from meshgate_deploy.runtime import RuntimeBinaries
 from meshgate_deploy.services import Service, Services
 from meshgate_deploy.state import State, prepare_state, write_private
@@ -174,7 +175,15 @@ class Supervisor:
             ]
         )
         self._write_catalogue()
-        services.start(mesh.gateway(self._policies.place))
+        self._together(
+            [
+                partial(services.start, mesh.gateway(self._policies.place)),
+                *(
+                    partial(self._start, partial(mesh.worker, app, self._runs.definitions))
+                    for app in manifest.agents
+                ),
+            ]
+        )
         self._await_hosts()
         services.watch()
         self._probe()
@@ -290,7 +299,7 @@ class Supervisor:
             raise UsageError(f"the supervisor knows no {operation!r}")
 
     def _status(self) -> dict[str, Any]:
-        rows = [*self._services.rows, *self._runs.rows]
+        rows = [*map(self._shown, self._services.rows), *self._runs.rows]
         return {
             "ready": self._ready.is_set(),
             "mesh": self.manifest.mesh, "trust_domain": self.manifest.trust_domain,
@@ -298,10 +307,31 @@ class Supervisor:
             "apps": [{"name": app, "spiffe_id": self.manifest.spiffe_id(app)} for app in self.manifest.apps],
         }  # fmt: skip
 
+    def _shown(self, row: dict[str, object]) -> dict[str, object]:
+        """A worker's row says what it plays."""
+        playing = configs.playing(self.state, str(row["name"])) if row["name"] in self.manifest.agents else []
+        return row if row["detail"] or not playing else {**row, "detail": "plays " + ", ".join(playing)}
+
+    def _start_order(self, request: dict[str, Any]) -> dict[str, Any]:
+        """A detached run is the worker's, so it needs neither the asker nor this supervisor."""
+        command = tuple(map(str, request["command"]))
+        app = choose_app(self.manifest, request.get("app"), command)
+        answer = self._operator.call(
+            "StartRun",
+            {
+                "app": app, "run_id": request.get("run_id") or uuid7(), "command": command,
+                "cwd": str(request["cwd"]), "env": carried(request.get("asker") or {}),
+            },
+        )  # fmt: skip
+        return {"run_id": answer["run"]["run_id"], "app": app}
+
     def _run_order(
         self, request: dict[str, Any], descriptors: list[int], connection: socket.socket, send: Send
     ) -> None:
-        streams = (descriptors[0], descriptors[1], descriptors[2]) if len(descriptors) == 3 else None  # noqa: PLR2004
+        if len(descriptors) != STREAMS:
+            send(self._start_order(request))
+            return
+        streams = (descriptors[0], descriptors[1], descriptors[2])
         order = Order(
             app=request.get("app"), run_id=request.get("run_id"), command=tuple(map(str, request["command"])),
             cwd=Path(request["cwd"]), asker=dict(request.get("asker") or {}), streams=streams,
@@ -309,9 +339,6 @@ class Supervisor:
         )  # fmt: skip
         running = self._runs.start(order)
         send({"run_id": running.run_id, "app": running.app, "pid": running.child.pid})
-        if streams is None:
-            threading.Thread(target=self._runs.wait, args=(running,), daemon=True).start()
-            return
         threading.Thread(target=self._forward, args=(connection, running.signal), daemon=True).start()
         send({"exit": self._runs.wait(running)})
 
