@@ -1,5 +1,6 @@
 """Runs that a worker plays: whatever dies under them, they go on at their step. A file counts effects."""
 
+import contextlib
 import json
 import os
 import signal
@@ -37,10 +38,10 @@ def meshgate(mesh: Mesh, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([MESHGATE, *arguments], cwd=mesh.root, capture_output=True, text=True, check=False)
 
 
-def begin(mesh: Mesh, run_id: str, *wanted: str) -> None:
+def begin(mesh: Mesh, run_id: str, *wanted: str, app: str = "nightly") -> None:
     """Orders a run of the program and tells at once."""
     given = json.dumps({"wanted": list(wanted)})
-    done = meshgate(mesh, "runs", "start", "nightly", "--run-id", run_id, "--input", given)
+    done = meshgate(mesh, "runs", "start", app, "--run-id", run_id, "--input", given)
     assert (done.returncode, done.stdout.strip()) == (0, run_id), done.stderr
 
 
@@ -137,6 +138,29 @@ def back(mesh: Mesh, name: str, pid: int) -> bool:
     return row["pid"] not in (None, pid) and row["state"] == "ready"
 
 
+def test_the_other_replica_takes_over(mesh) -> None:
+    """The worker that plays a run dies with its sidecar and is not let up again: the other one goes on."""
+    with mesh.held("o-replica-2"):
+        begin(mesh, "replica", "pay:o-replica-1", "pay:o-replica-2", app="twice")
+        eventually(lambda: mesh.effects("o-replica-2"), "its second call is under way")
+        (lost,) = [row["name"] for row in processes(mesh) if "replica" in row["detail"]]
+        (other,) = {"twice", "twice.2"} - {lost}
+        mesh.kill(lost)
+        mesh.kill(f"dapr-{lost}")
+
+        def taken_over() -> bool:
+            rows = {row["name"]: row for row in processes(mesh)}
+            if rows[lost]["pid"] is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(rows[lost]["pid"], signal.SIGKILL)
+            return "replica" in rows[other]["detail"]
+
+        eventually(taken_over, f"{other} plays it")
+    run = over(mesh, "replica")
+    assert (run["state"], int(run["attempt"]) > 1) == ("completed", True), log(mesh, other)
+    once(mesh, "replica", "o-replica-1", "o-replica-2")
+
+
 def test_a_detached_run_outlives_its_terminal(mesh) -> None:
     """`run -d` is the worker's: from its own folder and with its own command, until it ends by itself."""
     folder = mesh.root / "elsewhere"
@@ -160,11 +184,19 @@ def test_a_paused_run_is_resumed_by_its_worker(mesh) -> None:
         begin(mesh, "pause", "pay:o-pause-1", "pay:o-pause-2")
         eventually(lambda: mesh.effects("o-pause-1"), "its first call is under way")
         assert meshgate(mesh, "runs", "pause", "pause").returncode == 0
+        heartbeats(mesh, "pause", 2)  # by then its worker knows
     eventually(lambda: shown(mesh, "pause")["state"] == "paused", "it is paused")
     assert mesh.effects("o-pause-2") == []
     assert meshgate(mesh, "runs", "resume", "pause").returncode == 0
     assert over(mesh, "pause")["state"] == "completed"
     once(mesh, "pause", "o-pause-1", "o-pause-2")
+
+
+def heartbeats(mesh: Mesh, run_id: str, count: int) -> None:
+    """Waits until a run's worker has spoken to the gateway that often."""
+    for _ in range(count):
+        before = shown(mesh, run_id)["updated"]
+        eventually(lambda before=before: shown(mesh, run_id)["updated"] != before, "a heartbeat")
 
 
 def test_a_cancelled_run_ends(mesh) -> None:
@@ -177,29 +209,21 @@ def test_a_cancelled_run_ends(mesh) -> None:
     assert mesh.effects("o-cancel-2") == []
 
 
-def test_down_and_up_in_the_middle(mesh) -> None:
-    """Everything ends and begins anew: the run goes on at its step by itself."""
-    with mesh.held("o-down-2"):
-        begin(mesh, "down", "pay:o-down-1", "pay:o-down-2")
-        eventually(lambda: mesh.effects("o-down-2"), "its second call is under way")
-    eventually(lambda: mesh.records(kind="outcome") and settled(mesh, "down") == 2, "both are settled")
-    mesh.again()
-    run = over(mesh, "down")
-    assert (run["state"], int(run["attempt"]) > 1) == ("completed", True), log(mesh, "nightly")
-    once(mesh, "down", "o-down-1", "o-down-2")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["down", "supervisor killed"])
+def test_everything_ends_in_the_middle(mesh, number) -> None:
+    """`meshgate down`, or the death of what keeps it: after the next `up` the run goes on at its step."""
+    name = f"all-{number:d}"
+    with mesh.held(name):
+        begin(mesh, name, f"pay:o-{name}-1", f"wait:{name}", f"pay:o-{name}-2")
+        eventually(lambda: settled(mesh, name) == 1, "its first call is settled")
+        mesh.again(number)
+        eventually(lambda: shown(mesh, name)["attempt"] != "1", "another attempt has begun")
+        assert mesh.effects(f"o-{name}-2") == []
+    run = over(mesh, name)
+    assert (run["state"], run["attempt"]) == ("completed", "2"), log(mesh, "nightly")
+    once(mesh, name, f"o-{name}-1", f"o-{name}-2")
     assert mesh.ask("VerifyRecords")["verified"]
 
 
 def settled(mesh: Mesh, run_id: str) -> int:
     return sum(row["state"] == "done" for row in mesh.ask("ListCalls", run_id=run_id)["calls"])
-
-
-def test_a_killed_supervisor_takes_no_run_with_it(mesh) -> None:
-    """SIGKILL of what keeps the mesh: the next `up` goes on with the run."""
-    with mesh.held("o-super-1"):
-        begin(mesh, "super", "lookup:o-super-1", "pay:o-super-2")
-        eventually(lambda: mesh.effects("o-super-1"), "its first call is under way")
-        mesh.again(signal.SIGKILL)
-    run = over(mesh, "super")
-    assert (run["state"], int(run["attempt"]) > 1) == ("completed", True), log(mesh, "nightly")
-    assert len(mesh.effects("o-super-2")) == 1

@@ -122,12 +122,13 @@ def worker(  # noqa: PLR0913 - what one worker is made of
     state: State,
     app: str,
     *,
+    name: str,
     target: str,
     sidecar: str,
     definitions: Mapping[str, Mapping[str, Any]],
     env: Mapping[str, str],
 ) -> dict[str, Any]:
-    """An app's worker: a launcher's for any run, what the app runs by itself, and its sidecar."""
+    """One of an app's workers: a launcher's for any run, what the app runs by itself, and its own sidecar."""
     crew = manifest.crews.get(app)
     if crew is None:
         command = list(manifest.programs[app].run)
@@ -137,15 +138,15 @@ def worker(  # noqa: PLR0913 - what one worker is made of
     return {
         **launcher(manifest, state, app, target=target, definitions=definitions, env=env, run_id=None),
         "command": command,
-        "dapr": _sidecar(state, app, sidecar),
-        "ready_file": str(ready_file(state, app)),
+        "dapr": _sidecar(state, name, sidecar),
+        "ready_file": str(ready_file(state, name)),
     }
 
 
-def playing(state: State, app: str) -> list[str]:
-    """The runs that an app's worker says it plays."""
+def playing(state: State, name: str) -> list[str]:
+    """The runs that a worker says it plays."""
     try:
-        return [str(run) for run in json.loads(ready_file(state, app).read_bytes())["runs"]]
+        return [str(run) for run in json.loads(ready_file(state, name).read_bytes())["runs"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

@@ -168,9 +168,10 @@ class Supervisor:
                 self._start_opa,
                 *(partial(self._start_host, host) for host in manifest.toolhosts),
                 *(
-                    partial(self._start, partial(mesh.sidecar, app))
+                    partial(self._start, partial(mesh.sidecar, app, name))
                     for app in manifest.apps
                     if app not in manifest.toolhosts
+                    for name in manifest.replicas(app)
                 ),
             ]
         )
@@ -179,8 +180,9 @@ class Supervisor:
             [
                 partial(services.start, mesh.gateway(self._policies.place)),
                 *(
-                    partial(self._start, partial(mesh.worker, app, self._runs.definitions))
+                    partial(self._start, partial(mesh.worker, app, name, self._runs.definitions))
                     for app in manifest.agents
+                    for name in manifest.replicas(app)
                 ),
             ]
         )
@@ -309,7 +311,9 @@ class Supervisor:
 
     def _shown(self, row: dict[str, object]) -> dict[str, object]:
         """A worker's row says what it plays."""
-        playing = configs.playing(self.state, str(row["name"])) if row["name"] in self.manifest.agents else []
+        name = str(row["name"])
+        worker = name.partition(".")[0] in self.manifest.agents
+        playing = configs.playing(self.state, name) if worker else []
         return row if row["detail"] or not playing else {**row, "detail": "plays " + ", ".join(playing)}
 
     def _start_order(self, request: dict[str, Any]) -> dict[str, Any]:
