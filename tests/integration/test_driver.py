@@ -138,6 +138,18 @@ def back(mesh: Mesh, name: str, pid: int) -> bool:
     return row["pid"] not in (None, pid) and row["state"] == "ready"
 
 
+def test_a_stopped_worker_is_killed_and_its_run_goes_on(mesh) -> None:
+    """SIGSTOP: it neither works nor ends, until the supervisor sees to it."""
+    with mesh.held("o-stop-2"):
+        begin(mesh, "stop", "pay:o-stop-1", "pay:o-stop-2")
+        eventually(lambda: mesh.effects("o-stop-2"), "its second call is under way")
+        with mesh.stopped("nightly") as pid:
+            eventually(lambda: back(mesh, "nightly", pid), "it was killed and started again")
+    run = over(mesh, "stop")
+    assert (run["state"], run["attempt"]) == ("completed", "2"), log(mesh, "nightly")
+    once(mesh, "stop", "o-stop-1", "o-stop-2")
+
+
 def test_the_other_replica_takes_over(mesh) -> None:
     """The worker that plays a run dies with its sidecar and is not let up again: the other one goes on."""
     with mesh.held("o-replica-2"):
