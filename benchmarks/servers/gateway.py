@@ -39,14 +39,17 @@ class AlwaysYes:
 
 
 class NoRuntime:
-    """Implements `execute.ToolRuntime`: delivers nothing."""
+    """Implements `compose.Runtime`: delivers nothing."""
 
     def dispatch(self, call_id: str, host: str, *, fresh: bool = False) -> None:
         """Nothing."""
 
+    def start_run(self, run_id: str, app: str, *, attempt: int) -> None:
+        """Nothing."""
+
 
 @dataclass
-class HostInProcess:
+class HostInProcess(NoRuntime):
     """Implements `execute.ToolRuntime`: takes, runs and settles on the caller's thread."""
 
     presented: Presented

@@ -261,7 +261,7 @@ def test_a_cancelled_run_seen_by_the_heartbeat_ends_the_child(desk, start, monke
 
 
 def test_a_foreign_process_is_refused(desk, start):
-    """This test is the launcher's parent, not its descendant: it gets no answer and no call is made."""
+    """This test is the launcher's parent, not a process of the run: it gets no answer and no call is made."""
     process = start(sys.executable, "-c", "import time; time.sleep(300)", expects_report=False)
     path = wait_for(lambda: next((desk.tmp / "s").glob("a*/s"), None), "the socket exists")
     request = json.dumps({"op": "call", "identity": {}, "step": {}}).encode()
@@ -276,7 +276,7 @@ def test_a_foreign_process_is_refused(desk, start):
     assert answer == b""
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=DEADLINE_SECONDS)
-    assert "is no descendant of this launcher" in err
+    assert "is no process of this run" in err
     assert desk.gateway.seen == []
 
 

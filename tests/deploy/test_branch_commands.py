@@ -1,4 +1,4 @@
-"""`runs fork` and `runs rerun`: what is asked of the gateway, of the person, and what is started."""
+"""`runs fork` and `runs rerun`: what is asked of the gateway, of the person."""
 
 import base64
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from meshgate_deploy import branch_commands
-from meshgate_deploy.branch_commands import branch, explained, fork, rerun
+from meshgate_deploy.branch_commands import explained, fork, rerun
 from meshgate_deploy.errors import Denied, MeshError, NotFound, UsageError
 
 GIVEN = {"app": "desk", "command": ["python", "main.py", "a b"]}
@@ -15,14 +15,13 @@ REFUND = {"step": 4, "tool": "orders.refund", "effect": "irreversible", "state":
 
 
 class Mesh:
-    """A mesh whose gateway answers as told, and whose supervisor takes note of what is started."""
+    """A mesh whose gateway answers as told."""
 
     def __init__(self, project: Path) -> None:
         self.project, self.effects = project, [REFUND]
         self.given: object = GIVEN
         self.purged, self.error = "", None
         self.asked: list[dict] = []
-        self.started: list[dict] = []
 
     def ask(self, _path, order) -> dict:
         """What the gateway says."""
@@ -36,11 +35,6 @@ class Mesh:
             "input_json": base64.b64encode(json.dumps(self.given).encode()).decode(),
         }  # fmt: skip
 
-    def start(self, **order) -> int:
-        """What the supervisor is asked for."""
-        self.started.append(order)
-        return 0
-
 
 @pytest.fixture
 def mesh(tmp_path, monkeypatch) -> Mesh:
@@ -49,7 +43,6 @@ def mesh(tmp_path, monkeypatch) -> Mesh:
     made = Mesh(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(branch_commands, "ask_once", made.ask)
-    monkeypatch.setattr("meshgate_deploy.run_client.run_program", made.start)
     monkeypatch.setattr(sys, "stdin", Terminal(there=False))
     return made
 
@@ -70,20 +63,18 @@ def test_without_a_terminal_effects_need_a_yes(mesh, capsys) -> None:
     with pytest.raises(UsageError):
         fork("run-1", from_step=3)
     assert [request.get("dry_run") for request in mesh.asked] == [True]
-    assert mesh.started == []
 
 
-def test_a_yes_makes_and_starts_it(mesh) -> None:
-    """The same command, as the same app, under the id that the gateway stored."""
+def test_a_yes_makes_it(mesh, capsys) -> None:
+    """Under the id that the gateway stored, to be played where we are; the id is all that stdout gets."""
     fork("run-1", from_step=3, new_id="mine", yes=True)
     plan, made = mesh.asked
     assert made == {
         "run_id": "run-1", "new_run_id": "mine", "origin": "fork", "steps": 3, "edit_json": "",
+        "cwd": str(mesh.project),
     }  # fmt: skip
     assert plan == {**made, "dry_run": True}
-    (started,) = mesh.started
-    assert (started["run_id"], started["app"], started["command"]) == ("mine", "desk", GIVEN["command"])
-    assert started["detach"] is True
+    assert capsys.readouterr().out == "mine\n"
 
 
 def test_without_effects_nobody_is_asked(mesh) -> None:
@@ -93,7 +84,6 @@ def test_without_effects_nobody_is_asked(mesh) -> None:
     assert mesh.asked[1]["origin"] == "rerun"
     assert mesh.asked[1]["steps"] == 0
     assert len(mesh.asked[1]["new_run_id"]) == 36
-    assert mesh.started[0]["run_id"] == mesh.asked[1]["new_run_id"]
 
 
 @pytest.mark.parametrize("answer", [True, False])
@@ -108,7 +98,7 @@ def test_a_person_decides(mesh, monkeypatch, answer) -> None:
         with pytest.raises(MeshError, match="nothing was made"):
             rerun("run-1")
     assert asked == [("rerun run-1 all the same?", {"default": False, "err": True})]
-    assert len(mesh.started) == len(mesh.asked) - 1 == int(answer)
+    assert len(mesh.asked) - 1 == int(answer)
 
 
 def test_an_edit_is_handed_over_as_it_is(mesh, tmp_path) -> None:
@@ -122,30 +112,6 @@ def test_an_edit_is_handed_over_as_it_is(mesh, tmp_path) -> None:
     path.write_bytes(b"")
     with pytest.raises(UsageError):
         fork("run-1", from_step=3, edit=path, yes=True)
-
-
-def test_a_run_that_cannot_be_started_again_is_not_copied(mesh) -> None:
-    """Purged, or without a command: told before anything is made."""
-    mesh.given = {"app": "desk"}
-    with pytest.raises(NotFound):
-        rerun("run-1", yes=True)
-    mesh.purged = "2026-01-01T00:00:00.000Z"
-    with pytest.raises(MeshError, match="was purged"):
-        rerun("run-1", yes=True)
-    assert [request.get("dry_run") for request in mesh.asked] == [True, True]
-
-
-def test_a_run_that_was_made_and_not_started_says_how(mesh, monkeypatch) -> None:
-    """The command that starts it, quoted for a shell."""
-    monkeypatch.setattr("meshgate_deploy.run_client.run_program", refuse)
-    with pytest.raises(MeshError) as caught:
-        branch(None, "run-1", origin="rerun", steps=0, edit=b"", new_id="mine", yes=True)
-    assert caught.value.next_step == "meshgate run --app desk --run-id mine -d -- python main.py 'a b'"
-
-
-def refuse(**_order) -> int:
-    """A supervisor that starts nothing."""
-    raise MeshError("no")
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,7 @@
 """A mesh with two agents and one tool host, and what an attacker on it holds."""
 
 import contextlib
-import re
 import sqlite3
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -28,7 +25,7 @@ PROJECT = {
         trustDomain: desk.example
         programs:
           nightly: {run: [python, nightly.py]}
-          weekly: {run: [python, nightly.py, weekly]}
+          weekly: {run: [python, waiting.py]}
         toolhosts:
           orders:
             tools: [desk_tools:refund, desk_tools:slow]
@@ -67,6 +64,13 @@ PROJECT = {
             while not (HERE / ("go-" + order)).exists():
                 time.sleep(0.05)
             return done
+    """,
+    "waiting.py": """
+        import pathlib
+        import time
+
+        while not pathlib.Path("go-victim").exists():
+            time.sleep(0.05)
     """,
     "nightly.py": """
         import sys
@@ -197,19 +201,14 @@ def actor(app: str, kind: str, name: str, reminder: str = "run-activity") -> Tar
 
 
 @contextmanager
-def worker_of(attacked: Attacked, app: str) -> Iterator[None]:
-    """A worker that runs in an agent's app, so that there is something to reach."""
-    port = attacked.mesh.flag(f"dapr-{app}", "dapr-grpc-port")
-    script = Path(dapr_wire.__file__).with_name("victim_worker.py")
-    process = subprocess.Popen(
-        [sys.executable, str(script), port, str(attacked.root / "effects")],
-        env={"DAPR_API_TOKEN": attacked.mesh.secret(f"{app}.dapr-api"), "PATH": "/usr/bin:/bin"},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def at_work(attacked: Attacked, app: str, run_id: str) -> Iterator[None]:
+    """A run of an agent's app that its worker plays until the block ends."""
+    gate = attacked.root / f"go-{run_id}"
+    gate.unlink(missing_ok=True)
+    started = attacked.mesh.command("runs", "start", app, "--run-id", run_id)
+    assert started.returncode == 0, started.stderr
     try:
-        assert process.stdout is not None
-        assert re.search(r"^ready$", process.stdout.readline())
+        eventually(lambda: attacked.mesh.asked("runs", "show", run_id)["attempt"] > 0, "it is at work")
         yield
     finally:
-        process.kill()
-        process.communicate()
+        gate.touch()

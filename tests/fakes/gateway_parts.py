@@ -72,6 +72,7 @@ class HostRuntime:
     waiting: list[tuple[str, str]] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     instance: str = "instance-1"
+    started: list[tuple[str, str, int]] = field(default_factory=list)
     hosts: Any = None
     present: Callable[[str], Presented] = peer
 
@@ -84,6 +85,11 @@ class HostRuntime:
             threading.Thread(target=self.run, args=(call_id, host), daemon=True).start()
         else:
             self.run(call_id, host)
+
+    def start_run(self, run_id: str, app: str, *, attempt: int) -> None:
+        if self.away:
+            raise RuntimeUnavailable(detail="stopped by the test")
+        self.started.append((run_id, app, attempt))
 
     def deliver_all(self) -> None:
         waiting, self.waiting = self.waiting, []

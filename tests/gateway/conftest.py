@@ -66,6 +66,9 @@ class Clock:
         return self.ms
 
 
+GIVEN = b'{"app":"desk","command":["true"]}'  # as a launcher at a terminal tells it
+
+
 @dataclass
 class World:
     """Everything a test turns."""
@@ -110,7 +113,7 @@ class World:
         return self.store.read(lambda tables: tables.calls.get(call_id))
 
     def begin(self, app: str = "desk", run_id: str = "run-1", launcher: str = "l1") -> None:
-        self.runs.start(peer(app), run_id=run_id, input_json=b"{}")
+        self.runs.start(peer(app), run_id=run_id, input_json=GIVEN)
         self.runs.start_attempt(peer(app), run_id=run_id, launcher=launcher)
 
 

@@ -475,11 +475,11 @@ def test_a_fork_keeps_what_it_shares(wire, tmp_path) -> None:
     for run_id in ("fork-1", "again"):
         asking(wire)("ControlRun", {"run_id": run_id, "action": "cancel"})
     done = purge(wire, without_export=True)
-    assert (done["deleted"], done["shared"]) == (3, 7)
+    assert (done["deleted"], done["shared"]) == (4, 6)
     shown = asking(wire)("ShowRun", {"run_id": "run-1"})["steps"]
     assert {row["input"] + row["output"] for row in shown} == {""}
     assert export(wire, tmp_path / "fork.tar.gz", "fork-1").steps == 3
     done = purge(wire, "fork-1", without_export=True)
-    assert (done["deleted"], done["shared"]) == (6, 1)
+    assert (done["deleted"], done["shared"]) == (7, 0)
     assert purge(wire, "again", without_export=True)["deleted"] == 1
     assert kept(wire) == 0

@@ -70,7 +70,6 @@ def made(world, **changed):
     """Makes it, and begins its first attempt."""
     branch = world.history.make(order(**changed))
     run_id = branch.run.run_id
-    world.runs.start(peer("desk"), run_id=run_id, input_json=b"{}")
     world.runs.start_attempt(peer("desk"), run_id=run_id, launcher="l1")
     return branch
 
@@ -166,7 +165,7 @@ def test_a_rerun_begins_with_nothing(world) -> None:
     worked(world)
     branch = made(world, new_run_id="again", origin="rerun", steps=0)
     assert rows(world, "again") == []
-    assert branch.given == b"{}"
+    assert json.loads(branch.given)["command"] == ["true"]
     assert [(number, row.tool) for number, row in branch.effects] == [(4, "orders.refund")]
     assert world.records("copy") == []
 
@@ -419,3 +418,27 @@ def test_a_fork_of_a_fork_holds_what_both_did(world) -> None:
     assert [row.attempt for row in copied] == [0] * 4
     assert copied[3].copied_from == rows(world, "fork-1")[3].call_id
     assert world.run("fork-2").origin_run == "fork-1"
+
+
+def test_a_branch_is_for_its_apps_worker(world) -> None:
+    """Told at once to the app, with what a worker needs: the command, and where it runs."""
+    worked(world)
+    branch = world.history.make(order(cwd="/desk"))
+    assert branch.run.driven
+    given = world.store.read(lambda tables: world.vault.get(tables, branch.run.input))
+    assert json.loads(given) == {"app": "desk", "command": ["true"], "cwd": "/desk", "env": {}}
+    world.runs.start_attempt(peer("desk"), run_id="fork-1", launcher="l")
+    finish(world, "fork-1")
+    again = world.history.make(order(run_id="fork-1", new_run_id="fork-2", origin="rerun", steps=0))
+    assert again.run.input == branch.run.input
+
+
+def test_a_run_that_does_not_say_what_it_ran_is_not_branched(world) -> None:
+    """Nothing could be started; nothing is left behind."""
+    world.runs.start(peer("desk"), run_id="odd", input_json=b"[]")
+    world.runs.start_attempt(peer("desk"), run_id="odd", launcher="l")
+    world.runs.finish(peer("desk"), run_id="odd", attempt=1, state="completed", detail="")
+    with pytest.raises(Conflict) as caught:
+        world.history.make(order(run_id="odd", origin="rerun", steps=0))
+    assert caught.value.reason == "run_without_command"
+    assert world.run("fork-1") is None

@@ -244,7 +244,9 @@ def test_only_the_operator_is_served_by_admin(wire) -> None:
         code, reason = failure(wire.admin(app).Status, pb.StatusRequest())
         assert code is grpc.StatusCode.PERMISSION_DENIED
         assert reason in ("admin_not_permitted", "caller_unknown")
-    assert len(records(wire, kind="refusal")) == 4
+        ordered = failure(wire.admin(app).StartRun, pb.AdminStartRunRequest(app="nightly", run_id="r"))
+        assert ordered == (code, reason)
+    assert len(records(wire, kind="refusal")) == 8
 
 
 def test_an_unknown_method_is_recorded(wire) -> None:

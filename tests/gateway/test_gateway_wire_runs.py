@@ -16,7 +16,8 @@ def wire(tmp_path: Path):
     made = serve(tmp_path, CATALOGUE)
     made.await_serving(True)
     runs = made.runs("desk")
-    runs.StartRun(pb.StartRunRequest(run_id="run-1", input_json=b"{}"))
+    given = b'{"app":"desk","command":["true"]}'
+    runs.StartRun(pb.StartRunRequest(run_id="run-1", input_json=given))
     runs.StartAttempt(pb.StartAttemptRequest(run_id="run-1", launcher_instance="l1"))
     yield made
     made.close()
@@ -159,7 +160,7 @@ def test_an_operator_forks_and_nobody_else(wire) -> None:
     """The app itself may not; a refusal tells the operator what an app is not told."""
     append(wire, "step")
     assert call(wire, "refund").state == pb.CALL_STATE_DONE
-    admin = wire.admin()
+    admin, given = wire.admin(), b'{"app":"desk","command":["true"]}'
     with pytest.raises(grpc.RpcError) as caught:
         admin.BranchRun(branch())
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
@@ -173,7 +174,7 @@ def test_an_operator_forks_and_nobody_else(wire) -> None:
     assert (plan.run.run_id, plan.steps, [row.step for row in plan.effects]) == ("run-1", 2, [2])
     made = admin.BranchRun(branch())
     assert (made.run.run_id, made.run.origin, made.run.origin_run) == ("fork-1", "fork", "run-1")
-    assert (made.run.origin_step, made.run.state, made.input_json) == (1, "pending", b"{}")
+    assert (made.run.origin_step, made.run.state, made.input_json) == (1, "pending", given)
     (row,) = admin.ShowRun(pb.ShowRunRequest(run_id="fork-1")).steps
     assert (row.copied, row.attempt, row.state) == (True, 0, "replied")
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from fakes.attacked_mesh import MESH, PROJECT, Attacked, worker_of
+from fakes.attacked_mesh import MESH, PROJECT, Attacked, at_work
 from fakes.dapr_wire import Enrolled
 from fakes.live_mesh import LiveMesh
 
@@ -30,6 +30,6 @@ def certificate(attacked: Attacked) -> Enrolled:
 
 @pytest.fixture(scope="module")
 def victim(attacked: Attacked) -> Iterator[None]:
-    """The other agent at work: its app has a worker and a workflow that waits."""
-    with worker_of(attacked, "weekly"):
+    """The other agent at work: its worker plays a run, so its workflow waits for that."""
+    with at_work(attacked, "weekly", "victim"):
         yield

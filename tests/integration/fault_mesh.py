@@ -42,11 +42,11 @@ POLL_SECONDS = 0.02
 REPEATED = {"call_settled", "call_taken", "call_unknown"}  # Dapr delivers at least once, and says so late
 
 
-def eventually(check: Callable[[], Any], what: str) -> Any:
+def eventually(check: Callable[[], Any], what: str, *, seconds: float = PATIENCE_SECONDS) -> Any:
     """Polls until `check` gives something true, and returns it."""
-    end = time.monotonic() + PATIENCE_SECONDS
+    end = time.monotonic() + seconds
     while not (found := check()):
-        assert time.monotonic() < end, f"not within {PATIENCE_SECONDS} s: {what}"
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
         time.sleep(POLL_SECONDS)
     return found
 
@@ -119,21 +119,33 @@ class Mesh:
         self._up = subprocess.Popen([MESHGATE, "up"], cwd=root, stdout=self._log, stderr=self._log)
 
     @classmethod
-    def start(cls, root: Path) -> "Mesh":
+    def start(cls, root: Path, desk: Path = DESK) -> "Mesh":
         """Copies the project and brings its mesh up."""
-        shutil.copytree(DESK, root, dirs_exist_ok=True)
+        shutil.copytree(desk, root, dirs_exist_ok=True)
         shutil.copy(SCRIPTED, root)
         made = cls(root)
-        log = root / "up.log"
         try:
-            eventually(
-                lambda: made._up.poll() is not None or "the mesh is up" in log.read_text(), "the mesh is up"
-            )
-            assert made._up.poll() is None, log.read_text()
+            made._await()
         except BaseException:
             made.close()
             raise
         return made
+
+    def _await(self) -> None:
+        log = self.root / "up.log"
+        eventually(
+            lambda: self._up.poll() is not None or "the mesh is up" in log.read_text(), "the mesh is up"
+        )
+        assert self._up.poll() is None, log.read_text()
+
+    def again(self, number: int = signal.SIGTERM) -> None:
+        """Ends its supervisor with a signal and brings it up again."""
+        self._up.send_signal(number)
+        self._up.wait(PATIENCE_SECONDS)
+        self._log.close()
+        self._log = (self.root / "up.log").open("w")
+        self._up = subprocess.Popen([MESHGATE, "up"], cwd=self.root, stdout=self._log, stderr=self._log)
+        self._await()
 
     def close(self) -> None:
         """Takes it down."""

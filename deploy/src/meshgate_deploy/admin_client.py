@@ -14,25 +14,34 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_der_private_key,
 )
-from google.protobuf import json_format
+from google.protobuf import json_format, message_factory
 from meshgate_identities.authority import DevelopmentAuthority
 from meshgate_identities.spiffe_id import SpiffeId
 from meshgate_identities.tls import gateway_dns_name
 from meshgate_wire import broker_pb2, broker_pb2_grpc
 
-from meshgate_deploy.errors import Denied, DependencyUnavailable, MeshError, NotFound
+from meshgate_deploy.errors import Denied, DependencyUnavailable, MeshError, NotFound, UsageError
 from meshgate_deploy.manifest import Manifest
 
 SVID_LIFE = timedelta(minutes=10)
 CALL_SECONDS = 10.0
+_REFUSED: dict[str, tuple[type[MeshError], str, str]] = {
+    "app_unknown": (NotFound, "the mesh has no crew or program of that name", "meshgate ps"),
+    "run_changed_input": (MeshError, "that run exists, with another app or input", "another --run-id"),
+    "run_id_invalid": (UsageError, "a run id is 1 to 64 of A-Z a-z 0-9 . _ -", "another --run-id"),
+    "input_not_json": (UsageError, "the input is no JSON", "--input '{...}' or --input @FILE"),
+    "input_not_an_object": (UsageError, "a crew's input is a JSON object", '--input \'{"topic": "…"}\''),
+    "input_too_large": (UsageError, "the input is larger than 1 MiB", "pass a reference to it"),
+}
 METHODS = (
     "Status", "QueryRecords", "ListRuns", "ListCalls", "ActivatePolicy", "VerifyRecords", "ShowRun",
-    "ControlRun", "ResolveCall", "BranchRun", "ExportRun", "PurgeRun",
+    "ControlRun", "ResolveCall", "StartRun", "BranchRun", "ExportRun", "PurgeRun",
 )  # fmt: skip
 SIGNED = (
     "ControlRun",
     "ResolveCall",
     "ActivatePolicy",
+    "StartRun",
     "BranchRun",
     "ExportRun",
     "PurgeRun",
@@ -59,7 +68,7 @@ class Operator:
             raise Denied(f"the gateway has no operator method {method!r}")
         if method in SIGNED:
             request = {**request, "operator": _person()}
-        message = json_format.ParseDict(request, getattr(broker_pb2, f"{method}Request")())
+        message = json_format.ParseDict(request, _request(method))
         with self._channel() as channel:
             try:
                 answer = getattr(broker_pb2_grpc.AdminStub(channel), method)(message, timeout=CALL_SECONDS)
@@ -85,6 +94,12 @@ class Operator:
         return grpc.secure_channel(self._target(), credentials, options=options)
 
 
+def _request(method: str) -> Any:
+    """An empty message of the method's own kind."""
+    service = broker_pb2.DESCRIPTOR.services_by_name["Admin"]
+    return message_factory.GetMessageClass(service.methods_by_name[method].input_type)()
+
+
 def _person() -> str:
     """Who commands this mesh: the control socket admits the supervisor's own user only."""
     uid = os.getuid()
@@ -98,6 +113,9 @@ def _person() -> str:
 def _mapped(method: str, error: grpc.RpcError) -> Exception:
     code = error.code() if isinstance(error, grpc.Call) else None
     details = str(error.details()) if isinstance(error, grpc.Call) else str(error)
+    if details in _REFUSED:
+        kind, what, next_step = _REFUSED[details]
+        return kind(what, next_step=next_step)
     if code is grpc.StatusCode.NOT_FOUND:
         return NotFound("no such run or call", why=details, next_step="meshgate runs list")
     if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):

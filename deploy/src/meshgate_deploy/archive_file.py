@@ -29,8 +29,8 @@ Run {run_id}, exported from meshgate. This archive holds clear text: keep it as 
                 HMAC-SHA-256(salt, bytes)
   texts.jsonl   where each clear text lies in text/, and the salt that belongs to it; `file` is null where
                 the text itself was never kept
-  text/         input, traceback, and for step 7 text/0007-given (prompt or arguments) and text/0007-gave
-                (reply or result)
+  text/         input, traceback, result, and for step 7 text/0007-given (prompt or arguments) and
+                text/0007-gave (reply or result)
   audit.jsonl   the records from the run's first to its last. Records of other runs in between are here
                 too: without them the chain could not be followed. None of them holds clear text
   export.json   digests of all these files, of run and steps, of the manifest as it was when this was
@@ -135,7 +135,7 @@ class _Parts:
         """
         run = json.loads(self.run_json)
         given = {text["payload"]: text for text in self.first["texts"]}
-        for name in ("input", "traceback"):
+        for name in ("input", "traceback", "result"):
             if run[name] is not None:
                 yield _text(f"text/{name}", given[run[name]["payload"]])
         following = int(self.first["next_step"])

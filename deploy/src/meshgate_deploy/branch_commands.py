@@ -1,7 +1,6 @@
 """`meshgate runs fork|rerun`: a new run out of one that ended."""
 
 import base64
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ import typer
 from meshgate_deploy.cli_output import note
 from meshgate_deploy.control import ask_once
 from meshgate_deploy.errors import MeshError, NotFound, UsageError
-from meshgate_deploy.run_commands import Project, RunId, started_as
+from meshgate_deploy.run_commands import Project, RunId
 from meshgate_deploy.state import find_project, open_state
 
 MAX_EDIT_BYTES = 262_144  # the gateway reads no more
@@ -41,8 +40,8 @@ def fork(  # noqa: PLR0913 - one option per field
 ) -> None:
     """Start a new run that has the first steps of one that ended, and goes its own way behind them.
 
-    The new run's id is printed; the old one is not changed. Run it from the folder that the run was
-    started from.
+    The new run's id is printed; the old one is not changed. The app's worker plays it; a
+    command that was begun at a terminal runs in the folder where you are.
     """
     branch(project, run_id, origin="fork", steps=from_step, edit=_read(edit), new_id=new_id, yes=yes)
 
@@ -50,8 +49,8 @@ def fork(  # noqa: PLR0913 - one option per field
 def rerun(run_id: RunId, *, new_id: NewId = None, yes: Yes = False, project: Project = None) -> None:
     """Start a new run with the same command as one that ended, from its beginning.
 
-    The new run's id is printed; the old one is not changed. Run it from the folder that the run was
-    started from.
+    The new run's id is printed; the old one is not changed. The app's worker plays it; a
+    command that was begun at a terminal runs in the folder where you are.
     """
     branch(project, run_id, origin="rerun", steps=0, edit=b"", new_id=new_id, yes=yes)
 
@@ -65,32 +64,14 @@ def branch(  # noqa: PLR0913 - what both commands have
     folder = project.resolve() if project else find_project(Path.cwd())
     request = {
         "run_id": run_id, "new_run_id": new_id or uuid7(), "origin": origin, "steps": steps,
-        "edit_json": base64.b64encode(edit).decode(),
+        "edit_json": base64.b64encode(edit).decode(), "cwd": str(Path.cwd()),
     }  # fmt: skip
     plan = _ask(folder, {**request, "dry_run": True})
-    app, command = started_as(run_id, plan)
     _agreed(origin, run_id, plan["effects"], yes=yes)
     made = _ask(folder, request)["run"]
     note(f"{origin} of {run_id}" + (f" behind step {steps} of {plan['steps']}" if steps else ""))
-    begin(folder, app=app, run_id=made["run_id"], command=command)
-
-
-def begin(folder: Path, *, app: str, run_id: str, command: list[str]) -> None:
-    """Starts a run that is in the store, and prints its id; the one place that knows how.
-
-    Raises:
-        MeshError: it is there and was not started.
-    """
-    from meshgate_deploy.run_client import run_program
-
-    try:
-        run_program(project=folder, app=app, run_id=run_id, command=command, detach=True, say=note)
-    except MeshError as error:
-        raise MeshError(
-            f"{run_id} was made, but not started: {error.what}",
-            why=error.why,
-            next_step=f"meshgate run --app {app} --run-id {run_id} -d -- {shlex.join(command)}",
-        ) from error
+    typer.echo(made["run_id"])
+    note(f"next: meshgate runs watch {made['run_id']}")
 
 
 def _agreed(origin: str, run_id: str, effects: list[dict[str, Any]], *, yes: bool) -> None:
@@ -127,6 +108,7 @@ def _ask(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
 # Reason of the gateway: what happened, and the next command.
 _REASONS = {
     "run_not_ended": ("{run} has not ended", "meshgate runs watch {run}, or meshgate runs cancel {run}"),
+    "run_without_command": ("{run} does not say what it ran", "meshgate runs show {run}"),
     "run_purged": ("the clear text of {run} was purged", "meshgate runs show {run}"),
     "run_foreign": ("{run} belongs to an app that this mesh does not have", "meshgate runs list"),
     "run_taken": ("there is a run with that id already", "another --run-id, or none"),

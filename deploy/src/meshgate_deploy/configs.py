@@ -1,5 +1,8 @@
 """The configuration file of each process of ours. Builds values, starts nothing."""
 
+import json
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -119,6 +122,40 @@ def launcher(  # noqa: PLR0913 - what one run is made of
         "stall_seconds": runner.stall_seconds,
         "replay": replay,
     }
+
+
+def worker(  # noqa: PLR0913 - what one worker is made of
+    manifest: Manifest,
+    state: State,
+    app: str,
+    *,
+    name: str,
+    target: str,
+    sidecar: str,
+    definitions: Mapping[str, Mapping[str, Any]],
+    env: Mapping[str, str],
+) -> dict[str, Any]:
+    """One of an app's workers: a launcher's for any run, what the app runs by itself, and its own sidecar."""
+    crew = manifest.crews.get(app)
+    if crew is None:
+        command = list(manifest.programs[app].run)
+    else:
+        python = shutil.which("python", path=env.get("PATH", "")) or sys.executable
+        command = [python, "-m", "meshgate_kickoff", crew.crew]
+    return {
+        **launcher(manifest, state, app, target=target, definitions=definitions, env=env, run_id=None),
+        "command": command,
+        "dapr": _sidecar(state, name, sidecar),
+        "ready_file": str(ready_file(state, name)),
+    }
+
+
+def playing(state: State, name: str) -> list[str]:
+    """The runs that a worker says it plays."""
+    try:
+        return [str(run) for run in json.loads(ready_file(state, name).read_bytes())["runs"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def module(python: str, name: str, config: Path, *more: str) -> Sequence[str]:

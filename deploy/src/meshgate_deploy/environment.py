@@ -31,6 +31,11 @@ FIXED = {"PYTHON_DOTENV_DISABLED": "1"}  # importing CrewAI loads any `.env` it 
 _LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*$")
 
 
+def carried(asker: Mapping[str, str]) -> dict[str, str]:
+    """Of the asker's shell, what its program needs also when the asker is gone: not the terminal's looks."""
+    return {name: str(asker[name]) for name in ASKED if name in asker and name not in TERMINAL}
+
+
 class Environment:
     """The variables known to the supervisor: its environment over the project's `.env`."""
 

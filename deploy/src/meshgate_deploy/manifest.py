@@ -55,6 +55,9 @@ class _Runner(_Part):
     stall_seconds: float = Field(
         default=1800, alias="stallSeconds", gt=0, description="without a finished step; then a new attempt"
     )
+    replicas: int = Field(
+        default=1, ge=1, le=8, description="workers, each with a sidecar; a run is played by one of them"
+    )
 
 
 class Crew(_Runner):
@@ -149,6 +152,12 @@ class Manifest(_Part):
     def apps(self) -> tuple[str, ...]:
         """Every app with a sidecar, the gateway first."""
         return ("gateway", *self.toolhosts, *self.agents)
+
+    def replicas(self, app: str) -> tuple[str, ...]:
+        """The names of an app's workers: the app's own, then `app.2` and so on. No app's name has a dot."""
+        runner = self.crews.get(app) or self.programs.get(app)
+        count = runner.replicas if runner else 1
+        return (app, *(f"{app}.{number}" for number in range(2, count + 1)))
 
     def variables(self, app: str) -> tuple[str, ...]:
         """The variables named for an app."""

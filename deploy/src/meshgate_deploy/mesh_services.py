@@ -41,6 +41,7 @@ class MeshServices:
         self._environment, self._enroller = environment, enroller
         self.plane = Plane(manifest.mesh, manifest.trust_domain, "", "", "", "")
         self.sidecars: dict[str, Invocation] = {}
+        self._replicas: dict[str, Invocation] = {}
         self.gateway_target = f"{LOOPBACK}:{free_ports(1)[0]}"
 
     def sentry(self) -> Service:
@@ -75,9 +76,10 @@ class MeshServices:
         """Takes over Sentry's root, once Sentry is up."""
         self.plane = replace(self.plane, trust_anchors=(self._state.dapr_ca / "ca.crt").read_text())
 
-    def sidecar(self, app: str) -> Service:
-        """An app's sidecar."""
-        api_token = new_token(dapr_plane.api_token_file(self._state, app))
+    def sidecar(self, app: str, name: str = "") -> Service:
+        """An app's sidecar, or with a replica's name that one's: another process of the same app."""
+        name = name or app
+        api_token = new_token(dapr_plane.api_token_file(self._state, name))
 
         def invoke(ports: list[int]) -> Invocation:
             self.enrol(app)
@@ -86,11 +88,16 @@ class MeshServices:
             )
             # In its environment only, in no file.
             made = replace(made, env={**made.env, **self._environment.for_sidecar(self._manifest)})
-            self.sidecars[app] = made
+            (self.sidecars if name == app else self._replicas)[name] = made
             return made
 
-        prepare = self._dapr(f"dapr-{app}", 4, invoke, api_token)
-        return Service(f"dapr-{app}", prepare, self._enroller.app_id(app))
+        prepare = self._dapr(f"dapr-{name}", 4, invoke, api_token)
+        return Service(f"dapr-{name}", prepare, self._enroller.app_id(app))
+
+    @property
+    def all_sidecars(self) -> dict[str, Invocation]:
+        """By name, those of replicas too."""
+        return self.sidecars | self._replicas
 
     def enrol(self, app: str) -> None:
         """Writes a fresh enrolment token for an app's sidecar."""
@@ -135,6 +142,22 @@ class MeshServices:
             dns_names=(gateway_dns_name(trust_domain=manifest.trust_domain, mesh=manifest.mesh),),
         )  # fmt: skip
 
+    def worker(self, app: str, name: str, definitions: Mapping[str, Mapping[str, Any]]) -> Service:
+        """A worker that plays an app's runs, once the tools are known."""
+        return self._ours(
+            app,
+            "meshgate_agents.worker",
+            lambda: configs.worker(
+                self._manifest, self._state, app, name=name, definitions=definitions,
+                target=self.gateway_target, sidecar=self.all_sidecars[name].address,
+                env=self._environment.for_agent(self._manifest, app, {}),
+            ),
+            env=self._environment.base,
+            ready=configs.ready_file(self._state, name).exists,
+            name=name,
+            death_signal=signal.SIGTERM,  # it ends its programs before it goes
+        )  # fmt: skip
+
     def _ours(  # noqa: PLR0913 - what tells one process of ours from another
         self,
         app: str,
@@ -144,21 +167,24 @@ class MeshServices:
         env: Callable[[], dict[str, str]],
         ready: Callable[[], bool],
         dns_names: tuple[str, ...] = (),
+        death_signal: signal.Signals = signal.SIGKILL,
+        name: str = "",
     ) -> Service:
-        path = self._state.generated / f"{app}.json"
+        name = name or app
+        path = self._state.generated / f"{name}.json"
 
         def prepare(_fresh: bool) -> Start:  # noqa: FBT001 - the shape of Service.prepare
-            configs.ready_file(self._state, app).unlink(missing_ok=True)
+            configs.ready_file(self._state, name).unlink(missing_ok=True)
             write_private(path, json.dumps(config(), indent=2).encode())
             argv = configs.module(sys.executable, module, path)
             return Start(
-                command=self._command(app, argv, env()),
+                command=replace(self._command(name, argv, env()), death_signal=death_signal),
                 ready=ready,
                 spiffe_id=SpiffeId.parse(self._manifest.spiffe_id(app)),
                 dns_names=dns_names,
             )
 
-        return Service(app, prepare, self._manifest.spiffe_id(app))
+        return Service(name, prepare, self._manifest.spiffe_id(app))
 
     def _dapr(
         self, name: str, ports: int, invoke: Callable[[list[int]], Invocation], token: str = ""

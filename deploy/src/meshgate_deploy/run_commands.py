@@ -25,6 +25,30 @@ RunId = Annotated[str, typer.Argument(metavar="RUN")]
 OutputOption = Annotated[Output, OUTPUT]
 
 
+@app.command()
+def start(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A crew or program of the manifest.")],
+    *,
+    given: Annotated[
+        str, typer.Option("--input", help="One JSON value, or @FILE; for a crew its inputs, an object.")
+    ] = "",
+    run_id: Annotated[
+        str, typer.Option("--run-id", help="The same id and input again is the same run.")
+    ] = "",
+    project: Project = None,
+) -> None:
+    """Start a run of what the manifest names. The app's worker plays it; its output goes to the app's log."""
+    from meshgate_agents.launcher.launch import uuid7
+
+    data = _given(given, "--input")
+    if given:
+        _check_json(data, "--input")
+    request = {"app": name, "run_id": run_id or uuid7(), "input_json": base64.b64encode(data).decode()}
+    run = _plain(_ask(_state(project), "StartRun", request)["run"])
+    typer.echo(run["run_id"])
+    note(f"{run['state']}; next: meshgate runs watch {run['run_id']}, or meshgate logs -f {name}")
+
+
 @app.command("list")
 def list_runs(
     *,
@@ -51,12 +75,15 @@ def show_run(
         **_plain(found["run"]),
         "input": _text(found["input_json"]),
         "traceback": _text(found["traceback"]),
+        "result": _text(found["result"]),
     }
     rows = [_step(number, row) for number, row in enumerate(found["steps"], start=1)]
     if output is not Output.table:
         show(rows if steps else [run], output, columns=(), whole={**run, "steps": rows} if steps else run)
         return
     show([run], output, columns=COLUMNS)
+    if run["result"]:
+        typer.echo("\n" + run["result"])
     if run["traceback"]:
         typer.echo("\n" + run["traceback"].rstrip())
     if steps:
@@ -154,9 +181,9 @@ def resolve(
         return
     if as_ not in ("done", "failed"):
         raise UsageError(f"--as {as_!r}", next_step="--as done | failed (a call), continue | fail (a run)")
-    data = _given(result)
+    data = _given(result, "--result")
     if as_json:
-        _check_json(data)
+        _check_json(data, "--result")
     request = {
         "call_id": name, "state": as_, "result": base64.b64encode(data).decode(),
         "kind": "RESULT_KIND_JSON" if as_json else "RESULT_KIND_TEXT",
@@ -257,17 +284,17 @@ def _one_line(text: str) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
 
 
-def _given(result: str) -> bytes:
-    if not result.startswith("@"):
-        return result.encode()
+def _given(text: str, option: str) -> bytes:
+    if not text.startswith("@"):
+        return text.encode()
     try:
-        return Path(result[1:]).read_bytes()
+        return Path(text[1:]).read_bytes()
     except OSError as error:
-        raise NotFound(f"{result[1:]} cannot be read", why=str(error)) from error
+        raise NotFound(f"the file of {option} cannot be read", why=str(error)) from error
 
 
-def _check_json(data: bytes) -> None:
+def _check_json(data: bytes, option: str) -> None:
     try:
         json.loads(data)
-    except ValueError as error:
-        raise UsageError("--result is no JSON", why=str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{option} is no JSON", why=str(error)) from error

@@ -1,4 +1,4 @@
-"""Starts agent launchers on request and watches them."""
+"""Starts a launcher for each run at a terminal and watches it. All other runs are the workers'."""
 
 import json
 import signal
@@ -33,7 +33,7 @@ class Order:
 
     Attributes:
         asker: variables of the asker's shell; what `environment.ASKED` does not name is left out.
-        streams: stdin, stdout, stderr; None for a detached run.
+        streams: stdin, stdout, stderr.
         replay: play an earlier run from its journal alone.
     """
 
@@ -42,7 +42,7 @@ class Order:
     command: tuple[str, ...]
     cwd: Path
     asker: Mapping[str, str]
-    streams: tuple[int, int, int] | None
+    streams: tuple[int, int, int]
     replay: bool = False
 
 
@@ -129,7 +129,7 @@ class Runs:
         argv = configs.module(sys.executable, "meshgate_agents.launcher", path, "--", *order.command)
         command = Command(
             name=f"launcher-{app}", argv=argv, env=self._environment.base(), cwd=order.cwd,
-            log=None if order.streams else self._state.log(app), streams=order.streams,
+            streams=order.streams,
             death_signal=signal.SIGTERM, grace_seconds=LAUNCHER_GRACE_SECONDS,
         )  # fmt: skip
         return Running(run_id, app, command, self._launch(app, command), time.time())

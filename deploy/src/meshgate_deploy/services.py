@@ -204,6 +204,7 @@ class Services:
                 if watched and child is not None:
                     self._kill_if_stopped(service, child)
                 if watched and child is not None and not child.running:
+                    child.stop()  # what it left in its session: nobody speaks for that any more
                     self._forget(child)
                     self._set(service, "restarting", f"ended with status {child.popen.returncode}")
                     threading.Thread(target=self._restart, args=(service,), daemon=True).start()

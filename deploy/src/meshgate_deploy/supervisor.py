@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from meshgate_agents.launcher.launch import uuid7
 from meshgate_identities.authority import DevelopmentAuthority
 from meshgate_identities.workload_api import WorkloadApiServer
 
@@ -34,9 +35,9 @@ from meshgate_deploy import (
 )
 from meshgate_deploy.activation import Activation
 from meshgate_deploy.admin_client import Operator
-from meshgate_deploy.control import ControlServer, Send
+from meshgate_deploy.control import STREAMS, ControlServer, Send
 from meshgate_deploy.enrolment import RENEW_SECONDS, Enroller
-from meshgate_deploy.environment import Environment
+from meshgate_deploy.environment import Environment, carried
 from meshgate_deploy.errors import (
     Cancelled,
     DependencyUnavailable,
@@ -48,7 +49,7 @@ from meshgate_deploy.manifest import Manifest, load
 from meshgate_deploy.mesh_services import MeshServices
 from meshgate_deploy.policy_plane import PolicyPlane
 from meshgate_deploy.processes import Processes, become_subreaper, clean_leftovers, reap_orphans
-from meshgate_deploy.runs import Order, Runs
+from meshgate_deploy.runs import Order, Runs, choose_app
 from meshgate_deploy.runtime import RuntimeBinaries
 from meshgate_deploy.services import Service, Services
 from meshgate_deploy.sidecar_watch import Sidecar, SidecarWatch
@@ -162,14 +163,8 @@ class Supervisor:
 
     def _up(self) -> None:
         """The order of a start."""
-        manifest, state, services, mesh = self.manifest, self.state, self._services, self._mesh
-        for app, name in self._environment.missing(manifest):
-            self._say(f"{app}: {name} is named for it but set neither in .env nor in the environment")
-        store_check.require(manifest, self._environment)
-        generate.dapr_resources(manifest, state)
-        if not store_url.is_postgresql(manifest.store):
-            generate.make_actor_store(state)
-        self._enroller.write_jwks(state.generated / "dapr" / "jwks.json")
+        manifest, services, mesh = self.manifest, self._services, self._mesh
+        self._prepare()
         services.start(mesh.sentry())
         mesh.trust_anchors()
         self._together(
@@ -180,14 +175,24 @@ class Supervisor:
                 self._start_opa,
                 *(partial(self._start_host, host) for host in manifest.toolhosts),
                 *(
-                    partial(self._start, partial(mesh.sidecar, app))
+                    partial(self._start, partial(mesh.sidecar, app, name))
                     for app in manifest.apps
                     if app not in manifest.toolhosts
+                    for name in manifest.replicas(app)
                 ),
             ]
         )
         self._write_catalogue()
-        services.start(mesh.gateway(self._policies.place))
+        self._together(
+            [
+                partial(services.start, mesh.gateway(self._policies.place)),
+                *(
+                    partial(self._start, partial(mesh.worker, app, name, self._runs.definitions))
+                    for app in manifest.agents
+                    for name in manifest.replicas(app)
+                ),
+            ]
+        )
         self._await_hosts()
         services.watch()
         self._probe()
@@ -196,10 +201,20 @@ class Supervisor:
         self._ready.set()
         self._say(f"the mesh is up in {time.monotonic() - self._begun:.1f} s")
 
+    def _prepare(self) -> None:
+        """What can be refused or written before anything runs."""
+        for app, name in self._environment.missing(self.manifest):
+            self._say(f"{app}: {name} is named for it but set neither in .env nor in the environment")
+        store_check.require(self.manifest, self._environment)
+        generate.dapr_resources(self.manifest, self.state)
+        if not store_url.is_postgresql(self.manifest.store):
+            generate.make_actor_store(self.state)
+        self._enroller.write_jwks(self.state.generated / "dapr" / "jwks.json")
+
     def _sidecars(self) -> dict[str, Sidecar]:
         return {
-            app: Sidecar(made.health, dapr_plane.api_token_file(self.state, app))
-            for app, made in list(self._mesh.sidecars.items())
+            name: Sidecar(made.health, dapr_plane.api_token_file(self.state, name))
+            for name, made in self._mesh.all_sidecars.items()
         }
 
     def _start(self, make: Callable[[], Service]) -> None:
@@ -312,7 +327,7 @@ class Supervisor:
             raise UsageError(f"the supervisor knows no {operation!r}")
 
     def _status(self) -> dict[str, Any]:
-        rows = [*self._services.rows, *self._runs.rows]
+        rows = [*map(self._shown, self._services.rows), *self._runs.rows]
         return {
             "ready": self._ready.is_set(),
             "mesh": self.manifest.mesh, "trust_domain": self.manifest.trust_domain,
@@ -320,10 +335,33 @@ class Supervisor:
             "apps": [{"name": app, "spiffe_id": self.manifest.spiffe_id(app)} for app in self.manifest.apps],
         }  # fmt: skip
 
+    def _shown(self, row: dict[str, object]) -> dict[str, object]:
+        """A worker's row says what it plays."""
+        name = str(row["name"])
+        worker = name.partition(".")[0] in self.manifest.agents
+        playing = configs.playing(self.state, name) if worker else []
+        return row if row["detail"] or not playing else {**row, "detail": "plays " + ", ".join(playing)}
+
+    def _start_order(self, request: dict[str, Any]) -> dict[str, Any]:
+        """A detached run is the worker's, so it needs neither the asker nor this supervisor."""
+        command = tuple(map(str, request["command"]))
+        app = choose_app(self.manifest, request.get("app"), command)
+        answer = self._operator.call(
+            "StartRun",
+            {
+                "app": app, "run_id": request.get("run_id") or uuid7(), "command": command,
+                "cwd": str(request["cwd"]), "env": carried(request.get("asker") or {}),
+            },
+        )  # fmt: skip
+        return {"run_id": answer["run"]["run_id"], "app": app}
+
     def _run_order(
         self, request: dict[str, Any], descriptors: list[int], connection: socket.socket, send: Send
     ) -> None:
-        streams = (descriptors[0], descriptors[1], descriptors[2]) if len(descriptors) == 3 else None  # noqa: PLR2004
+        if len(descriptors) != STREAMS:
+            send(self._start_order(request))
+            return
+        streams = (descriptors[0], descriptors[1], descriptors[2])
         order = Order(
             app=request.get("app"), run_id=request.get("run_id"), command=tuple(map(str, request["command"])),
             cwd=Path(request["cwd"]), asker=dict(request.get("asker") or {}), streams=streams,
@@ -331,9 +369,6 @@ class Supervisor:
         )  # fmt: skip
         running = self._runs.start(order)
         send({"run_id": running.run_id, "app": running.app, "pid": running.child.pid})
-        if streams is None:
-            threading.Thread(target=self._runs.wait, args=(running,), daemon=True).start()
-            return
         threading.Thread(target=self._forward, args=(connection, running.signal), daemon=True).start()
         send({"exit": self._runs.wait(running)})
 

@@ -143,7 +143,7 @@ def _checked(path: Path, contents: _Contents) -> Verified:
 
 def _sealed(run: Row, steps: list[Row]) -> dict[str, Row]:
     """Every commitment of the rows, by payload."""
-    found = [run["input"], run["traceback"]]
+    found = [run["input"], run["traceback"], run["result"]]
     for step in steps:
         found += [step["given"], step["gave"]]
     return {str(sealed["payload"]): sealed for sealed in found if sealed is not None}

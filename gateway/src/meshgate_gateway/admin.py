@@ -10,6 +10,7 @@ from meshgate_policies.judge import INVALID, judge
 from meshgate_gateway import runs, steps
 from meshgate_gateway.archive import Archive, Part, Purged
 from meshgate_gateway.authenticate import Door
+from meshgate_gateway.drive import Drive, Order
 from meshgate_gateway.errors import (
     InvalidRequest,
     ListingMismatch,
@@ -79,6 +80,7 @@ class RunView:
     run: Run
     given: bytes
     traceback: bytes
+    result: bytes
     steps: tuple[StepView, ...]
 
 
@@ -97,6 +99,7 @@ class Admin:
     vault: Vault
     history: History
     archive: Archive
+    drive: Drive
 
     def _enter(self, presented: Presented, method: str, serve: Callable[[Caller], T]) -> T:
         def only_operators(caller: Caller) -> T:
@@ -159,7 +162,8 @@ class Admin:
             else:
                 seen = tuple(self._step(tables, row) for row in rows)
             run = runs.shown(run, now_ms=self.run_control.now_ms())
-            return RunView(run, self._text(tables, run.input), self._text(tables, run.traceback), seen)
+            traceback, result = self._text(tables, run.traceback), self._text(tables, run.result)
+            return RunView(run, self._text(tables, run.input), traceback, result, seen)
 
         return self._enter(presented, "ShowRun", lambda _: self.store.read(work))
 
@@ -174,6 +178,10 @@ class Admin:
             return b""
         return self.vault.get(tables, sealed)
 
+    def start(self, presented: Presented, order: Order, *, operator: str) -> Run:
+        """Orders a run of an app."""
+        return self._enter(presented, "StartRun", lambda _: self.drive.order(order, operator=operator[:128]))
+
     def control(self, presented: Presented, *, run_id: str, action: str, operator: str) -> Run:
         """Cancels, pauses, resumes a run, or decides on one that waits."""
 
@@ -186,10 +194,17 @@ class Admin:
         return self._enter(presented, "ControlRun", serve)
 
     def branch(self, presented: Presented, order: BranchOrder, *, dry_run: bool) -> Branch:
-        """Makes a fork or a re-run of a run, or says what one would be; starting it is somebody else's."""
+        """Makes a fork or a re-run of a run and tells its app, or says what one would be."""
         order = replace(order, operator=order.operator[:128])
-        serve = self.history.plan if dry_run else self.history.make
-        return self._enter(presented, "BranchRun", lambda _: serve(order))
+
+        def serve(_: Caller) -> Branch:
+            if dry_run:
+                return self.history.plan(order)
+            made = self.history.make(order)
+            self.drive.deliver(made.run)
+            return made
+
+        return self._enter(presented, "BranchRun", serve)
 
     def export(self, presented: Presented, *, run_id: str, from_step: int, operator: str) -> Part:
         """A part of all that a run is; who asks for it is recorded."""

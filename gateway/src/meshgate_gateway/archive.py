@@ -88,7 +88,7 @@ class Archive:
     def _run(self, tables: Tables, run_id: str) -> Part:
         run = _exportable(tables, run_id)
         rows = steps.all_of_run(tables, run_id)
-        sealed = [each for each in (run.input, run.traceback) if each]
+        sealed = [each for each in (run.input, run.traceback, run.result) if each]
         first, last = _records(tables, run_id)
         return Part(
             run_json=_run_json(run),
@@ -150,7 +150,7 @@ class Archive:
             shared = ids & _held_by_relatives(tables, run)
             deleted = tables.payloads.delete(sorted(ids - shared))
             tables.journal.delete(run_id)
-            after = replace(run, purged_ms=self.now_ms(), input=None, traceback=None)
+            after = replace(run, purged_ms=self.now_ms(), input=None, traceback=None, result=None)
             if not tables.runs.move(run, after):
                 raise Conflict("run_changed", detail=run_id)
             counts = {"deleted": deleted, "shared": len(shared), "digest": own}
@@ -204,6 +204,7 @@ def _run_json(run: Run) -> bytes:
             "origin_step": run.origin_step,
             "input": sealed_form(run.input),
             "traceback": sealed_form(run.traceback),
+            "result": sealed_form(run.result),
         }
     )
 
@@ -260,7 +261,7 @@ def _sealed_of(row: StepRow) -> list[Sealed]:
 
 
 def _payloads(run: Run, rows: Iterable[StepRow]) -> set[str]:
-    sealed = [each for each in (run.input, run.traceback) if each]
+    sealed = [each for each in (run.input, run.traceback, run.result) if each]
     for row in rows:
         sealed += _sealed_of(row)
     return {each.payload_id for each in sealed}

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import grpc
 
@@ -12,6 +13,7 @@ from meshgate_gateway.admin import SAMPLE, Admin
 from meshgate_gateway.archive import Archive
 from meshgate_gateway.authenticate import Door, Mesh, Verifier
 from meshgate_gateway.broker import WAIT_SECONDS, Broker, Rooms
+from meshgate_gateway.drive import Drive, RunRuntime
 from meshgate_gateway.errors import StoreUnavailable
 from meshgate_gateway.execute import Executor, ToolRuntime, Waiters
 from meshgate_gateway.health import Health
@@ -30,13 +32,17 @@ from meshgate_gateway.sweeper import Sweeper
 _log = logging.getLogger(__name__)
 
 
+class Runtime(ToolRuntime, RunRuntime, Protocol):
+    """Delivers calls to tool hosts and runs to their apps."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Everything with a second implementation."""
 
     store: Store
     policy: PolicySlot
-    runtime: ToolRuntime
+    runtime: Runtime
     verifier: Verifier
     now_ms: Callable[[], int]
     open_policy: Callable[[PolicyPlace], ActivePolicy]
@@ -82,6 +88,7 @@ class Gateway:
             now_ms=parts.now_ms,
             wait_seconds=wait_seconds,
         )
+        self.drive = Drive(parts.store, vault, self.recorder, parts.runtime, mesh, parts.now_ms)
         self.sweeper = Sweeper(parts.store, self.hosts, executor, parts.now_ms)
         self.health = Health(
             probes={**self._own_probes(), **(probes or {})},
@@ -112,6 +119,7 @@ class Gateway:
             vault=vault,
             history=History(parts.store, vault, self.recorder, mesh, parts.now_ms),
             archive=Archive(parts.store, vault, self.recorder, mesh, parts.now_ms),
+            drive=self.drive,
         )
         return Services(
             lambda guard: BrokerServicer(guard=guard, broker=self.broker, hosts=self.hosts, catalogue=tools),
@@ -163,5 +171,6 @@ class Gateway:
                 if not self.instance.renew():
                     _log.warning("another gateway took this name", extra={"name_lost": self.instance.name})
                 self.sweeper.sweep()
+                self.drive.sweep()
             except StoreUnavailable as error:
                 self.health.fault(error.reason)

@@ -5,6 +5,7 @@ old run is read, never changed. A copied step is an answer and no more: a call a
 settled under an id of its own, so nothing can execute it.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +15,7 @@ from meshgate_identities.spiffe_id import SpiffeId
 from meshgate_gateway import calls, edits, ledger, runs, steps
 from meshgate_gateway.authenticate import Mesh
 from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted
-from meshgate_gateway.model import JournalRow, LedgerRow, Run
+from meshgate_gateway.model import JournalRow, LedgerRow, Run, Sealed
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder
 from meshgate_gateway.steps import StepRow
@@ -32,6 +33,7 @@ class BranchOrder:
         origin: fork or rerun.
         steps: so many of the old run's steps are copied; 0 for a re-run.
         edit: as `edits` reads it; empty for none.
+        cwd: where the command runs, for an old run that does not say: one at a terminal.
     """
 
     run_id: str
@@ -40,6 +42,7 @@ class BranchOrder:
     steps: int
     edit: bytes
     operator: str
+    cwd: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +163,26 @@ class History:
             origin=order.origin,
             origin_run=old.run_id,
             origin_step=order.steps,
-            input=old.input,
+            driven=True,
+            input=self._given(tables, old, order),
         )
         if not tables.runs.insert(run):
             raise Conflict("run_taken", detail=f"{run.run_id} is a run already")
         record = self.recorder.branched(run=run, operator=order.operator, edited=edit.step if edit else 0)
         tables.records.append(record)
         return run
+
+    def _given(self, tables: Tables, old: Run, order: BranchOrder) -> Sealed | None:
+        """The old run's input, as a worker takes it."""
+        if old.driven or old.input is None:
+            return old.input
+        try:
+            kept = json.loads(self.vault.get(tables, old.input))
+            given = {"app": kept["app"], "command": [str(word) for word in kept["command"]]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise Conflict("run_without_command", detail=f"{old.run_id} does not say what it ran") from error
+        envelope = {**given, "cwd": order.cwd, "env": {}}
+        return self.vault.put(tables, json.dumps(envelope, sort_keys=True, ensure_ascii=False).encode())
 
 
 @dataclass(frozen=True, slots=True)

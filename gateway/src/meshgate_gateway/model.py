@@ -231,6 +231,8 @@ class Run:
         launcher: which process the current attempt is of; empty once that attempt has ended.
         recorded_steps: model replies and calls so far, of all attempts.
         recorded_bytes: clear text of these steps.
+        driven: the worker of its app plays it; else a launcher that somebody started.
+        result: what it gave, one JSON value, where its program tells.
     """
 
     run_id: str
@@ -250,8 +252,10 @@ class Run:
     purged_ms: int = 0
     recorded_steps: int = 0
     recorded_bytes: int = 0
+    driven: bool = False
     input: Sealed | None = None
     traceback: Sealed | None = None
+    result: Sealed | None = None
 
     @property
     def ended(self) -> bool:

@@ -29,9 +29,12 @@ ACTIONS = {
     "fail": frozenset({"waiting"}),
 }
 SUSPECT_AFTER_MS = 6_000  # three heartbeats of a launcher
+PENDING_AFTER_MS = 5_000  # an order that its app was told of has an attempt within a second
+RESTART_AFTER_MS = 45_000  # the longest backoff of a launcher, and half of it again
 SILENT_AFTER_MS = 15_000  # a launcher that lives has said so by then, also through a gateway's restart
 MAX_INPUT_BYTES = 1_048_576  # a quarter of gRPC's default receive limit
 MAX_DETAIL_CHARACTERS = 2000
+MAX_RESULT_BYTES = 1_048_576
 MAX_TRACEBACK_BYTES = 65_536  # its end, where the error is
 
 
@@ -89,6 +92,17 @@ def shown(run: Run, *, now_ms: int) -> Run:
     """The run as people see it: `suspect` when it should be running and gives no sign of life. Not stored."""
     silent = run.state == "running" and now_ms - run.heartbeat_ms > SUSPECT_AFTER_MS
     return replace(run, state="suspect") if silent else run
+
+
+def forsaken(run: Run, *, now_ms: int) -> bool:
+    """Whether a worker should be at the run, and none gives a sign of that."""
+    patience = {
+        "pending": PENDING_AFTER_MS,
+        "running": SILENT_AFTER_MS,
+        "restarting": RESTART_AFTER_MS,
+    }.get(run.state)
+    silent = now_ms - max(run.heartbeat_ms, run.updated_ms)
+    return run.driven and patience is not None and silent > patience
 
 
 def end_cancelled(store: Store, recorder: Recorder, *, now_ms: int) -> int:
@@ -175,6 +189,18 @@ class Runs:
         if not same:
             raise Conflict("run_changed_input", detail=f"{run.run_id} was started with another input")
         return run
+
+    def read(self, presented: Presented, *, run_id: str) -> tuple[Run, bytes]:
+        """A run of the caller's own, and its input."""
+
+        def serve(caller: Caller) -> tuple[Run, bytes]:
+            def work(tables: Tables) -> tuple[Run, bytes]:
+                run = owned(tables, caller=caller, run_id=run_id)
+                return run, self.vault.get(tables, run.input) if run.input else b""
+
+            return self.store.read(work)
+
+        return self.door.enter(presented, "ReadRun", serve)
 
     def start_attempt(self, presented: Presented, *, run_id: str, launcher: str) -> Run:
         """A launcher begins to work on a run: every older attempt is superseded from here on."""
@@ -293,6 +319,7 @@ class Runs:
         state: str,
         detail: str,
         traceback: bytes = b"",
+        result: bytes = b"",
     ) -> Run:
         """The current attempt ends the run; the same end again is no error."""
 
@@ -304,11 +331,15 @@ class Runs:
             if run.state in HELD and state == "completed":
                 raise Conflict(f"run_{run.state}", detail=run.detail)
             after = replace(run, state=state, detail=detail[:MAX_DETAIL_CHARACTERS], updated_ms=self.now_ms())
+            if result:
+                after = replace(after, result=self.vault.put(tables, result))
             return self._moved(tables, run, self._with(tables, after, traceback), "run_finished")
 
         def serve(caller: Caller) -> Run:
             if state not in ENDS:
                 raise InvalidRequest("state_invalid")
+            if len(result) > MAX_RESULT_BYTES:
+                raise InvalidRequest("result_too_large")
             return self.store.write(lambda tables: work(tables, caller))
 
         return self.door.enter(presented, "FinishRun", serve)

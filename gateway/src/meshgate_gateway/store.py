@@ -105,6 +105,9 @@ class RunTable(Protocol):
     def branches(self, run_id: str) -> Sequence[Run]:
         """Runs that were made from this one, at most MAX_ROWS."""
 
+    def driven(self, limit: int) -> Sequence[Run]:
+        """Runs that a worker should be at, those longest without a change first."""
+
     def cancelling(self, *, silent_since_ms: int) -> Sequence[Run]:
         """Runs to be cancelled whose last heartbeat is older, at most MAX_ROWS."""
 

@@ -194,6 +194,22 @@ class StartRunResponse(_message.Message):
     state: str
     def __init__(self, run_id: _Optional[str] = ..., state: _Optional[str] = ...) -> None: ...
 
+class ReadRunRequest(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
+class ReadRunResponse(_message.Message):
+    __slots__ = ("state", "forsaken", "input_json")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    FORSAKEN_FIELD_NUMBER: _ClassVar[int]
+    INPUT_JSON_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    forsaken: bool
+    input_json: bytes
+    def __init__(self, state: _Optional[str] = ..., forsaken: _Optional[bool] = ..., input_json: _Optional[bytes] = ...) -> None: ...
+
 class StartAttemptRequest(_message.Message):
     __slots__ = ("run_id", "launcher_instance")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -295,18 +311,20 @@ class HeartbeatResponse(_message.Message):
     def __init__(self, state: _Optional[str] = ...) -> None: ...
 
 class FinishRunRequest(_message.Message):
-    __slots__ = ("run_id", "attempt", "state", "detail", "traceback")
+    __slots__ = ("run_id", "attempt", "state", "detail", "traceback", "result")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     TRACEBACK_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     attempt: int
     state: str
     detail: str
     traceback: bytes
-    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., state: _Optional[str] = ..., detail: _Optional[str] = ..., traceback: _Optional[bytes] = ...) -> None: ...
+    result: bytes
+    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., state: _Optional[str] = ..., detail: _Optional[str] = ..., traceback: _Optional[bytes] = ..., result: _Optional[bytes] = ...) -> None: ...
 
 class FinishRunResponse(_message.Message):
     __slots__ = ("state",)
@@ -440,18 +458,51 @@ class StepRow(_message.Message):
     def __init__(self, step: _Optional[_Union[Step, _Mapping]] = ..., attempt: _Optional[int] = ..., created: _Optional[str] = ..., milliseconds: _Optional[int] = ..., state: _Optional[str] = ..., tool: _Optional[str] = ..., call_id: _Optional[str] = ..., decision_id: _Optional[str] = ..., input: _Optional[bytes] = ..., output: _Optional[bytes] = ..., copied: _Optional[bool] = ...) -> None: ...
 
 class ShowRunResponse(_message.Message):
-    __slots__ = ("run", "steps", "input_json", "cut", "traceback")
+    __slots__ = ("run", "steps", "input_json", "cut", "traceback", "result")
     RUN_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     INPUT_JSON_FIELD_NUMBER: _ClassVar[int]
     CUT_FIELD_NUMBER: _ClassVar[int]
     TRACEBACK_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
     run: RunRow
     steps: _containers.RepeatedCompositeFieldContainer[StepRow]
     input_json: bytes
     cut: bool
     traceback: bytes
-    def __init__(self, run: _Optional[_Union[RunRow, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[StepRow, _Mapping]]] = ..., input_json: _Optional[bytes] = ..., cut: _Optional[bool] = ..., traceback: _Optional[bytes] = ...) -> None: ...
+    result: bytes
+    def __init__(self, run: _Optional[_Union[RunRow, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[StepRow, _Mapping]]] = ..., input_json: _Optional[bytes] = ..., cut: _Optional[bool] = ..., traceback: _Optional[bytes] = ..., result: _Optional[bytes] = ...) -> None: ...
+
+class AdminStartRunRequest(_message.Message):
+    __slots__ = ("app", "run_id", "input_json", "operator", "command", "cwd", "env")
+    class EnvEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    APP_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    INPUT_JSON_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    CWD_FIELD_NUMBER: _ClassVar[int]
+    ENV_FIELD_NUMBER: _ClassVar[int]
+    app: str
+    run_id: str
+    input_json: bytes
+    operator: str
+    command: _containers.RepeatedScalarFieldContainer[str]
+    cwd: str
+    env: _containers.ScalarMap[str, str]
+    def __init__(self, app: _Optional[str] = ..., run_id: _Optional[str] = ..., input_json: _Optional[bytes] = ..., operator: _Optional[str] = ..., command: _Optional[_Iterable[str]] = ..., cwd: _Optional[str] = ..., env: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class AdminStartRunResponse(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: RunRow
+    def __init__(self, run: _Optional[_Union[RunRow, _Mapping]] = ...) -> None: ...
 
 class ControlRunRequest(_message.Message):
     __slots__ = ("run_id", "action", "operator")
@@ -490,7 +541,7 @@ class ResolveCallResponse(_message.Message):
     def __init__(self, state: _Optional[str] = ...) -> None: ...
 
 class BranchRunRequest(_message.Message):
-    __slots__ = ("run_id", "new_run_id", "origin", "steps", "edit_json", "operator", "dry_run")
+    __slots__ = ("run_id", "new_run_id", "origin", "steps", "edit_json", "operator", "dry_run", "cwd")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     NEW_RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
@@ -498,6 +549,7 @@ class BranchRunRequest(_message.Message):
     EDIT_JSON_FIELD_NUMBER: _ClassVar[int]
     OPERATOR_FIELD_NUMBER: _ClassVar[int]
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    CWD_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     new_run_id: str
     origin: str
@@ -505,7 +557,8 @@ class BranchRunRequest(_message.Message):
     edit_json: bytes
     operator: str
     dry_run: bool
-    def __init__(self, run_id: _Optional[str] = ..., new_run_id: _Optional[str] = ..., origin: _Optional[str] = ..., steps: _Optional[int] = ..., edit_json: _Optional[bytes] = ..., operator: _Optional[str] = ..., dry_run: _Optional[bool] = ...) -> None: ...
+    cwd: str
+    def __init__(self, run_id: _Optional[str] = ..., new_run_id: _Optional[str] = ..., origin: _Optional[str] = ..., steps: _Optional[int] = ..., edit_json: _Optional[bytes] = ..., operator: _Optional[str] = ..., dry_run: _Optional[bool] = ..., cwd: _Optional[str] = ...) -> None: ...
 
 class EffectRow(_message.Message):
     __slots__ = ("step", "tool", "effect", "state", "call_id")

@@ -249,6 +249,11 @@ class RunsStub:
                 request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.StartRunRequest.SerializeToString,
                 response_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.StartRunResponse.FromString,
                 _registered_method=True)
+        self.ReadRun = channel.unary_unary(
+                '/meshgate.broker.v1.Runs/ReadRun',
+                request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ReadRunRequest.SerializeToString,
+                response_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ReadRunResponse.FromString,
+                _registered_method=True)
         self.StartAttempt = channel.unary_unary(
                 '/meshgate.broker.v1.Runs/StartAttempt',
                 request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.StartAttemptRequest.SerializeToString,
@@ -287,6 +292,13 @@ class RunsServicer:
 
     def StartRun(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadRun(self, request, context):
+        """A run of the caller's own, as the store has it, with its input.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -338,6 +350,11 @@ def add_RunsServicer_to_server(servicer, server):
                     servicer.StartRun,
                     request_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.StartRunRequest.FromString,
                     response_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.StartRunResponse.SerializeToString,
+            ),
+            'ReadRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadRun,
+                    request_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ReadRunRequest.FromString,
+                    response_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ReadRunResponse.SerializeToString,
             ),
             'StartAttempt': grpc.unary_unary_rpc_method_handler(
                     servicer.StartAttempt,
@@ -398,6 +415,33 @@ class Runs:
             '/meshgate.broker.v1.Runs/StartRun',
             meshgate_dot_broker_dot_v1_dot_broker__pb2.StartRunRequest.SerializeToString,
             meshgate_dot_broker_dot_v1_dot_broker__pb2.StartRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshgate.broker.v1.Runs/ReadRun',
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.ReadRunRequest.SerializeToString,
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.ReadRunResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -611,6 +655,11 @@ class AdminStub:
                 request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.VerifyRecordsRequest.SerializeToString,
                 response_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.VerifyRecordsResponse.FromString,
                 _registered_method=True)
+        self.StartRun = channel.unary_unary(
+                '/meshgate.broker.v1.Admin/StartRun',
+                request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.AdminStartRunRequest.SerializeToString,
+                response_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.AdminStartRunResponse.FromString,
+                _registered_method=True)
         self.ShowRun = channel.unary_unary(
                 '/meshgate.broker.v1.Admin/ShowRun',
                 request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ShowRunRequest.SerializeToString,
@@ -679,6 +728,13 @@ class AdminServicer:
 
     def VerifyRecords(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartRun(self, request, context):
+        """Orders a run of an app, which its worker plays. The same id and order again is the same run.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -755,6 +811,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.VerifyRecords,
                     request_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.VerifyRecordsRequest.FromString,
                     response_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.VerifyRecordsResponse.SerializeToString,
+            ),
+            'StartRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartRun,
+                    request_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.AdminStartRunRequest.FromString,
+                    response_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.AdminStartRunResponse.SerializeToString,
             ),
             'ShowRun': grpc.unary_unary_rpc_method_handler(
                     servicer.ShowRun,
@@ -950,6 +1011,33 @@ class Admin:
             '/meshgate.broker.v1.Admin/VerifyRecords',
             meshgate_dot_broker_dot_v1_dot_broker__pb2.VerifyRecordsRequest.SerializeToString,
             meshgate_dot_broker_dot_v1_dot_broker__pb2.VerifyRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshgate.broker.v1.Admin/StartRun',
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.AdminStartRunRequest.SerializeToString,
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.AdminStartRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,6 +8,8 @@ from meshgate_agents.launcher.settings import Settings
 
 SITE_FOLDER = Path(__file__).resolve().parent.parent / "child" / "sitecustomize"
 
+INPUT = "MESHGATE_INPUT"  # names the file of a run's input, where it has one
+
 ON = {
     "CREWAI_DISABLE_TELEMETRY": "true",
     "CREWAI_DISABLE_TRACKING": "true",

@@ -7,6 +7,7 @@ LauncherError
 │   ├── RunHeld          the run waits for a person or for an outcome, or it is paused
 │   ├── RunFull           it holds as much as a run may; it fails, and its journal is kept
 │   ├── RunOver          the run has ended, or another attempt has taken it over
+│   ├── Stopping         this process ends; the run goes on in another
 │   └── Differs          a replay asks for a step that the journal does not hold
 └── PeerRefused          a process that is no descendant of ours came to the socket
 """
@@ -48,6 +49,10 @@ class RunOver(AttemptEnded):
 
 class RunFull(AttemptEnded):
     """The run reached a bound of the gateway: no further attempt would come further."""
+
+
+class Stopping(AttemptEnded):
+    """The process that plays the run is told to end. The run is not."""
 
 
 class Differs(AttemptEnded):

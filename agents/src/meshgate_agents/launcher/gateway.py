@@ -77,12 +77,31 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A run as the store has it.
+
+    Attributes:
+        forsaken: it should be worked on, and nobody gives a sign of that.
+    """
+
+    state: str
+    forsaken: bool
+    input_json: bytes
+
+    @property
+    def ended(self) -> bool:
+        """Nothing is left to do in it."""
+        return self.state in ("completed", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class End:
     """How an attempt or a run ended. `detail` goes into records and holds no clear text."""
 
     state: str
     detail: str
     traceback: str = ""
+    result: bytes = b""
 
     def fields(self) -> dict[str, Any]:
         """For the message."""
@@ -98,6 +117,9 @@ class Gateway(Protocol):
 
     def start_run(self, *, run_id: str, input_json: bytes) -> None:
         """Starts the run; the same id and input again is the same run."""
+
+    def read_run(self, run_id: str) -> Known:
+        """The run and its input."""
 
     def start_attempt(self, *, run_id: str, instance: str) -> int:
         """Begins an attempt and supersedes every older one; returns its fencing number."""
@@ -134,6 +156,11 @@ class GrpcGateway:
     def start_run(self, *, run_id: str, input_json: bytes) -> None:
         """See Gateway."""
         self._ask(self._runs.StartRun, broker_pb2.StartRunRequest(run_id=run_id, input_json=input_json))
+
+    def read_run(self, run_id: str) -> Known:
+        """See Gateway."""
+        found = self._ask(self._runs.ReadRun, broker_pb2.ReadRunRequest(run_id=run_id))
+        return Known(state=found.state, forsaken=found.forsaken, input_json=found.input_json)
 
     def start_attempt(self, *, run_id: str, instance: str) -> int:
         """See Gateway."""
@@ -194,7 +221,9 @@ class GrpcGateway:
 
     def finish(self, *, run_id: str, attempt: int, end: End) -> None:
         """See Gateway."""
-        request = broker_pb2.FinishRunRequest(run_id=run_id, attempt=attempt, **end.fields())
+        request = broker_pb2.FinishRunRequest(
+            run_id=run_id, attempt=attempt, result=end.result, **end.fields()
+        )
         self._ask(self._runs.FinishRun, request)
 
     @staticmethod

@@ -11,11 +11,14 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from meshgate_agents.launcher import environment
+from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import (
     AttemptEnded,
     GatewayUnavailable,
@@ -23,6 +26,7 @@ from meshgate_agents.launcher.errors import (
     RunFull,
     RunHeld,
     RunOver,
+    Stopping,
 )
 from meshgate_agents.launcher.gateway import End, Gateway, until_available
 from meshgate_agents.launcher.session import Attempt, Session
@@ -52,6 +56,7 @@ class _Played:
     steps: int
     error: str
     traceback: str
+    result: bytes
 
     @property
     def cause(self) -> str:
@@ -65,36 +70,61 @@ class _Played:
 
 
 class Launch:
-    """One program, one run."""
+    """One program, one run. Use from one thread; several may be played by one process."""
 
-    def __init__(self, *, settings: Settings, gateway: Gateway, command: Sequence[str]) -> None:
-        self._settings, self._gateway, self._command = settings, gateway, command
-        self._supervisor = Supervisor()
-        self._never = threading.Event()
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        gateway: Gateway,
+        program: Program,
+        children: Children,
+        note: Callable[[str], None] | None = None,
+    ) -> None:
+        self._settings, self._gateway, self._program = settings, gateway, program
+        self._say = note or say
+        self._supervisor = Supervisor(children)
+        self._stopped = threading.Event()
         self._run_id = settings.run_id or uuid7()
         self._played = 0
         self._crashes = 0
 
     def run(self) -> int:
-        """Plays attempts until the run is over; the exit status.
+        """Starts the run and plays it, as the only thing that this process does; the exit status.
 
         Raises:
             LauncherError: the program was not started.
         """
-        given = json.dumps({"app": self._settings.app, "command": list(self._command)}).encode()
+        given = json.dumps({"app": self._settings.app, "command": list(self._program.command)}).encode()
         self._ask(lambda: self._gateway.start_run(run_id=self._run_id, input_json=given))
         with self._supervisor.signals():
-            while True:
-                played = self._play()
-                try:
-                    status = self._verdict(played)
-                    if status is None:
-                        held = isinstance(played.ending.fatal, RunHeld)
-                        status = self._held(played, played.cause) if held else self._again(played)
-                except RunHeld as error:  # it ended while its run was being held up
-                    status = self._held(played, str(error))
-                if status is not None:
-                    return status
+            return self.play()
+
+    def play(self) -> int:
+        """Plays attempts until the run is over; the exit status.
+
+        Raises:
+            Stopping: `stop` was called first; the run is not over.
+            LauncherError: the program was not started.
+        """
+        while True:
+            played = self._play()
+            if isinstance(played.ending.fatal, Stopping):
+                raise played.ending.fatal
+            try:
+                status = self._verdict(played)
+                if status is None:
+                    held = isinstance(played.ending.fatal, RunHeld)
+                    status = self._held(played, played.cause) if held else self._again(played)
+            except RunHeld as error:  # it ended while its run was being held up
+                status = self._held(played, str(error))
+            if status is not None:
+                return status
+
+    def stop(self, reason: Stopping) -> None:
+        """Ends the attempt and leaves the run to another process; from any thread."""
+        self._stopped.set()
+        self._supervisor.stop(reason)
 
     def _play(self) -> _Played:
         """One attempt: read the journal, start the child, wait for its end."""
@@ -102,7 +132,7 @@ class Launch:
         attempt = Attempt(self._run_id, number)
         entries = self._ask(lambda: self._gateway.journal(run_id=self._run_id, attempt=number))
         known = f"; {len(entries)} finished steps in the journal" if entries else ""
-        say(f"run {self._run_id}, attempt {number}, as {self._settings.spiffe_id}{known}")
+        self._say(f"run {self._run_id}, attempt {number}, as {self._settings.spiffe_id}{known}")
         session = Session(
             gateway=self._gateway,
             tools=ToolMap(entries=self._settings.tools),
@@ -110,7 +140,7 @@ class Launch:
             journal=entries,
             unavailable_seconds=self._settings.step_deadline_seconds,
             on_end=self._supervisor.end,
-            note=say,
+            note=self._say,
         )
         over = threading.Event()
         threading.Thread(target=self._watch, args=(attempt, session, over), daemon=True).start()
@@ -123,8 +153,8 @@ class Launch:
             over.set()
             session.close()
         if entries:
-            say(f"attempt {number}: {session.told}")
-        return _Played(attempt, ending, session.reports, session.steps, *session.crash)
+            self._say(f"attempt {number}: {session.told}")
+        return _Played(attempt, ending, session.reports, session.steps, *session.crash, session.result)
 
     def _begin(self) -> int:
         """A new attempt; a run that is held up is waited for."""
@@ -134,7 +164,7 @@ class Launch:
                 return self._ask(lambda: self._gateway.start_attempt(run_id=self._run_id, instance=instance))
             except RunHeld as error:
                 if not told:
-                    say(f"run {self._run_id} is held up: {error}")
+                    self._say(f"run {self._run_id} is held up: {error}")
                 told = True
                 if self._supervisor.rest(POLL_SECONDS):
                     raise LauncherError("cancelled by a signal while the run was held up") from error
@@ -144,8 +174,25 @@ class Launch:
         ours = environment.switches(settings=self._settings, socket_path=socket_path)
         self._played += 1
         if self._played == 1:
-            say(environment.notice(ours))
-        return self._supervisor.run(command=self._command, env={**self._settings.env, **ours})
+            self._say(environment.notice(ours))
+        with self._given() as given:
+            env = {**self._settings.env, **(self._program.env or {}), **ours, **given}
+            return self._supervisor.run(self._program, env=env, on_start=session.serve_only)
+
+    @contextmanager
+    def _given(self) -> Iterator[dict[str, str]]:
+        """The variable that names the file of the run's input, where it has one."""
+        if self._program.given is None:
+            yield {}
+            return
+        path = Path(self._settings.socket_dir) / f"input-{self._run_id}.json"
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(self._program.given)
+        try:
+            yield {environment.INPUT: str(path)}
+        finally:
+            path.unlink(missing_ok=True)
 
     def _watch(self, attempt: Attempt, session: Session, over: threading.Event) -> None:
         """Heartbeats for the attempt, and ends it when its run or its child is no longer well."""
@@ -181,7 +228,7 @@ class Launch:
         """The exit status when this attempt was the last; None when the run goes on."""
         ending = played.ending
         if isinstance(ending.fatal, RunOver):
-            say(str(ending.fatal))
+            self._say(str(ending.fatal))
             return FAILED
         if ending.cancelled:
             return self._end(played, "cancelled", f"cancelled by a signal, exit status {ending.status}")
@@ -192,7 +239,12 @@ class Launch:
         if self._settings.expects_report and not played.reports:
             return self._end(played, "failed", self._no_report(ending.status))
         state = "completed" if ending.status == 0 else "failed"
-        end = End(state=state, detail=f"exit status {ending.status}", traceback=played.traceback)
+        end = End(
+            state=state,
+            detail=f"exit status {ending.status}",
+            traceback=played.traceback,
+            result=played.result,
+        )
         finished = self._finish(played.attempt, end)
         return ending.status if finished or ending.status else FAILED
 
@@ -206,7 +258,7 @@ class Launch:
 
     def _held(self, played: _Played, why: str) -> int | None:
         """Waits until a run that was held up may go on; the exit status when it ends instead."""
-        say(f"run {self._run_id} is held up: {why}")
+        self._say(f"run {self._run_id} is held up: {why}")
         attempt, end = played.attempt, End(state="paused", detail="paused")
         self._ask(lambda: self._gateway.end_attempt(run_id=attempt.run_id, attempt=attempt.number, end=end))
         while True:
@@ -217,7 +269,7 @@ class Launch:
             except GatewayUnavailable:
                 state = "waiting"
             except AttemptEnded as error:
-                say(str(error))
+                self._say(str(error))
                 return FAILED
             if state == "cancelling":
                 return self._end(played, "cancelled", "cancelled by an operator")
@@ -236,7 +288,7 @@ class Launch:
             return self._end(played, "failed", f"given up after {crashes} attempts: {played.cause}")
         seconds = min(self._settings.backoff_seconds * 2 ** (crashes - 1), LONGEST_BACKOFF_SECONDS)
         plan = f"attempt {crashes + 1} of {limit} in {seconds:g} s"
-        say(f"{played.cause}; {plan}")
+        self._say(f"{played.cause}; {plan}")
         attempt = played.attempt
         end = End(state="restarting", detail=f"{plan}: {played.cause}", traceback=played.traceback)
         self._ask(lambda: self._gateway.end_attempt(run_id=attempt.run_id, attempt=attempt.number, end=end))
@@ -248,7 +300,7 @@ class Launch:
         """Ends the run as failed or cancelled."""
         ending = played.ending
         if state == "failed":
-            say(f"run {self._run_id} failed: {detail}")
+            self._say(f"run {self._run_id} failed: {detail}")
         self._finish(played.attempt, End(state=state, detail=detail, traceback=played.traceback))
         if state == "cancelled" or (ending.fatal is None and (played.reports or ending.signal)):
             return ending.status or FAILED
@@ -263,13 +315,13 @@ class Launch:
         except RunHeld:
             raise
         except LauncherError as error:
-            say(f"the end of run {attempt.run_id} ({end.state}) could not be recorded: {error}")
+            self._say(f"the end of run {attempt.run_id} ({end.state}) could not be recorded: {error}")
             return False
         return True
 
     def _ask(self, ask: Callable[[], T], seconds: float = 0) -> T:
         patience = seconds or self._settings.step_deadline_seconds
-        return until_available(ask, seconds=patience, stopped=self._never)
+        return until_available(ask, seconds=patience, stopped=self._stopped)
 
 
 def uuid7() -> str:

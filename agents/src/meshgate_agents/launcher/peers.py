@@ -1,4 +1,4 @@
-"""Who is at the other end of the socket: only this launcher's own descendants are admitted."""
+"""Who is at the other end of the socket: only the processes of the run that it serves are admitted."""
 
 import ctypes
 import errno
@@ -7,6 +7,7 @@ import select
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from meshgate_agents.launcher.errors import PeerRefused
@@ -28,11 +29,11 @@ def become_subreaper() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def admit(connection: socket.socket) -> int:
-    """The peer's pid, when it is a living descendant of ours with our uid.
+def admit(connection: socket.socket, belongs: Callable[[int], bool]) -> int:
+    """The peer's pid, when it lives, has our uid, and belongs to whom the socket serves.
 
-    The kernel gives pid and pidfd of the process that connected. The pidfd proves, after the walk
-    up the chain of parents, that the pid meant that process all along.
+    The kernel gives pid and pidfd of the process that connected. The pidfd proves, after `belongs` has
+    walked up the chain of parents, that the pid meant that process all along.
 
     Raises:
         PeerRefused: it is not, or it is gone.
@@ -45,8 +46,8 @@ def admit(connection: socket.socket) -> int:
         raise PeerRefused(f"pid {pid} has uid {uid}, not ours")
     pidfd = _peer_pidfd(connection, pid)
     try:
-        if not descends(pid, os.getpid()):
-            raise PeerRefused(f"pid {pid} is no descendant of this launcher")
+        if not belongs(pid):
+            raise PeerRefused(f"pid {pid} is no process of this run")
         if _ended(pidfd):
             raise PeerRefused(f"pid {pid} has ended")
     finally:
@@ -110,6 +111,20 @@ def descendants(ancestor: int) -> list[int]:
     return below
 
 
+def children_of(parent: int) -> list[int]:
+    """Every process whose parent is this one, zombies too."""
+    found = []
+    for entry in PROC.iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = _fields(int(entry.name))
+            except ProcessLookupError:
+                continue
+            if int(fields[1]) == parent:
+                found.append(int(entry.name))
+    return found
+
+
 def start_time(pid: int) -> int:
     """Clock ticks since boot at which a process started.
 
@@ -121,11 +136,16 @@ def start_time(pid: int) -> int:
 
 def _stat(pid: int) -> tuple[int, int]:
     """Parent and start time; a zombie counts as gone."""
+    fields = _fields(pid)
+    if fields[0] in ("Z", "X"):
+        raise ProcessLookupError(f"process {pid} has ended")
+    return int(fields[1]), int(fields[19])
+
+
+def _fields(pid: int) -> list[str]:
+    """Of `stat`, from the state on; the name before it may hold spaces and brackets."""
     try:
         text = (PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError as error:
         raise ProcessLookupError(f"no process {pid}") from error
-    fields = text[text.rindex(")") + 2 :].split()  # the name may hold spaces and brackets
-    if fields[0] in ("Z", "X"):
-        raise ProcessLookupError(f"process {pid} has ended")
-    return int(fields[1]), int(fields[19])
+    return text[text.rindex(")") + 2 :].split()

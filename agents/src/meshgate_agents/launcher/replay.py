@@ -5,9 +5,9 @@ outside of models and tools it does again: files that it writes, lines that it p
 """
 
 import threading
-from collections.abc import Sequence
 
 from meshgate_agents.launcher import environment
+from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import BadSettings, Differs
 from meshgate_agents.launcher.gateway import Gateway, until_available
 from meshgate_agents.launcher.launch import FAILED, say
@@ -22,8 +22,9 @@ DIFFERENT = 1
 class Replay:
     """One program on the journal of one run."""
 
-    def __init__(self, *, settings: Settings, gateway: Gateway, command: Sequence[str]) -> None:
-        self._settings, self._gateway, self._command = settings, gateway, command
+    def __init__(self, *, settings: Settings, gateway: Gateway, program: Program, children: Children) -> None:
+        self._settings, self._gateway = settings, gateway
+        self._program, self._children = program, children
 
     def run(self) -> int:
         """Runs the program to its end or to the first difference.
@@ -43,7 +44,7 @@ class Replay:
             stopped=threading.Event(),
         )
         say(f"replay of run {run_id}: {len(entries)} recorded steps; nothing is asked, called or written")
-        supervisor = Supervisor()
+        supervisor = Supervisor(self._children)
         session = Session(
             gateway=self._gateway,
             tools=ToolMap(entries=self._settings.tools),
@@ -58,7 +59,9 @@ class Replay:
             socket_path = session.listen(self._settings.socket_dir)
             ours = environment.switches(settings=self._settings, socket_path=socket_path)
             with supervisor.signals():
-                ending = supervisor.run(command=self._command, env={**self._settings.env, **ours})
+                ending = supervisor.run(
+                    self._program, env={**self._settings.env, **ours}, on_start=session.serve_only
+                )
         finally:
             session.close()
         return _told(run_id, session, ending)

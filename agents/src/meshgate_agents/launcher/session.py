@@ -1,4 +1,4 @@
-"""The private socket: admits descendants, answers their requests, stamps run and attempt."""
+"""The private socket of one run: admits its processes, answers their requests, stamps run and attempt."""
 
 import socket
 import tempfile
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from meshgate_agents.child.framing import BadFrame, Message, receive, send
+from meshgate_agents.launcher.children import Child
 from meshgate_agents.launcher.errors import AttemptEnded, Differs, LauncherError, PeerRefused
 from meshgate_agents.launcher.gateway import (
     Answer,
@@ -29,6 +30,7 @@ MAX_ROLE_CHARACTERS = 200
 FIRST_FRAME_SECONDS = 10.0  # a peer that connects and stays silent is dropped
 PAUSED_POLL_SECONDS = 0.2
 HEX_DIGITS = 64
+MAX_RESULT_BYTES = 1_048_576  # as much as a run's input
 MAX_TURN = 2**31 - 1
 MAX_CONVERSATIONS = 512  # at once; each is a thread. A crew's worst is a call per item of kickoff_for_each
 MAX_MILLISECONDS = 2**31 - 1
@@ -75,6 +77,9 @@ class Session:
         self._paused = False
         self._moved_at = time.monotonic()
         self.crash = ("", "")  # class and traceback of an uncaught exception
+        self.result = b""  # what the run gave, one JSON value
+        self._child: Child | None = None
+        self._child_known = threading.Event()
         self.vitals = Vitals()
         self._listener: socket.socket | None = None
         self._conversations = threading.BoundedSemaphore(MAX_CONVERSATIONS)
@@ -138,6 +143,15 @@ class Session:
         threading.Thread(target=self._serve, args=(self._listener,), name="session", daemon=True).start()
         return path
 
+    def serve_only(self, child: Child) -> None:
+        """Admits this program and what descends from it. Nobody is admitted before."""
+        self._child = child
+        self._child_known.set()
+
+    def _belongs(self, pid: int) -> bool:
+        self._child_known.wait(FIRST_FRAME_SECONDS)
+        return self._child is not None and self._child.has(pid)
+
     def close(self) -> None:
         """Stops serving; calls that are being asked again give up, and nothing ends an attempt any more."""
         with self._lock:
@@ -168,7 +182,7 @@ class Session:
     def _conversed(self, connection: socket.socket) -> None:
         with connection:
             try:
-                pid = admit(connection)
+                pid = admit(connection, self._belongs)
                 connection.settimeout(FIRST_FRAME_SECONDS)
                 request = receive(connection)
                 connection.settimeout(None)
@@ -198,9 +212,19 @@ class Session:
         if operation == "crashed":
             self.crash = (_word(request, "error"), str(request.get("traceback", "")))
             return {"state": "ok"}
+        if operation == "result":
+            return self._keep_result(str(request.get("result", "")))
         if operation in ("model", "reply", "gave_up", "call"):
             return self._step(operation, request, _step(request))
         raise BadFrame(f"unknown operation {operation!r}")
+
+    def _keep_result(self, text: str) -> Message:
+        data = text.encode("utf-8", "surrogatepass")
+        if len(data) > MAX_RESULT_BYTES:
+            self._note(f"the result has {len(data)} bytes and is not kept with the run")
+        else:
+            self.result = data
+        return {"state": "ok"}
 
     def _step(self, operation: str, request: Message, step: Step) -> Message:
         """Answers from the journal, or does it. A live model call is under way until its reply is told."""

@@ -1,24 +1,22 @@
-"""Starts the child, forwards signals, reaps, and leaves no process behind."""
+"""Watches one run's program: forwards signals, ends it, and leaves no process behind."""
 
 import contextlib
 import os
 import queue
 import signal
-import subprocess
 import sys
 import termios
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
 
-from meshgate_agents.launcher.errors import AttemptEnded, LauncherError
-from meshgate_agents.launcher.peers import descendants
+from meshgate_agents.launcher.children import Child, Children, Program
+from meshgate_agents.launcher.errors import AttemptEnded, Stopping
 
 GRACE_SECONDS = 10.0  # from a forwarded signal to SIGKILL
-KILL_SECONDS = 5.0  # a killed process that is still there after this is stuck in the kernel
-TICK_SECONDS = 0.2  # how often adopted orphans are reaped
+TICK_SECONDS = 0.2  # how often a grace is looked at
 _ENDED = 0  # no signal has this number
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -41,43 +39,67 @@ class Ending:
 
 
 class Supervisor:
-    """Runs a command to its end, as often as it is asked. Use from the main thread, inside `signals`."""
+    """Runs a program to its end, as often as it is asked, from one thread.
 
-    def __init__(self) -> None:
+    `signals` is for the main thread of a process that plays one run.
+    """
+
+    def __init__(self, children: Children) -> None:
+        self._children = children
         self._events: queue.SimpleQueue[AttemptEnded | int] = queue.SimpleQueue()
         self._cancelled = False
         self._fatal: AttemptEnded | None = None
+        self._stopping: Stopping | None = None
 
     def end(self, reason: AttemptEnded) -> None:
         """Ends the child; from any thread. The first reason stays."""
         self._events.put(reason)
 
+    def stop(self, reason: Stopping) -> None:
+        """Ends the child that is there now, and lets none begin; from any thread."""
+        self._stopping = reason
+        self._events.put(reason)
+
     def rest(self, seconds: float) -> bool:
-        """Waits between two attempts; True when a signal asks to give up."""
+        """Waits between two attempts; True when a signal asks to give up.
+
+        Raises:
+            Stopping: `stop` was called.
+        """
         give_up_at = time.monotonic() + seconds
         while not self._cancelled and (left := give_up_at - time.monotonic()) > 0:
+            if self._stopping is not None:
+                raise self._stopping
             with contextlib.suppress(queue.Empty):
                 event = self._events.get(timeout=left)
                 self._cancelled = isinstance(event, int) and event != _ENDED
         return self._cancelled
 
-    def run(self, *, command: Sequence[str], env: Mapping[str, str]) -> Ending:
-        """Starts the command in a process group of its own and waits for its end.
+    def run(self, program: Program, *, env: Mapping[str, str], on_start: Callable[[Child], None]) -> Ending:
+        """Starts the program and waits for its end.
+
+        Args:
+            program: what to start.
+            env: its whole environment.
+            on_start: told of the program at once: only from then on somebody can belong to it.
 
         Raises:
             LauncherError: it cannot be started.
         """
         self._events, self._fatal = queue.SimpleQueue(), None
-        child = _spawn(command, env)
+        if self._stopping is not None:
+            raise self._stopping
+        child = self._children.start(program, env)
+        on_start(child)
         threading.Thread(target=self._watch, args=(child.pid, self._events), daemon=True).start()
         with _foreground(child.pid):
             status = self._wait(child)
-        kill_descendants()
+        self._children.sweep()
         return Ending(
             status=128 - status if status < 0 else status,
             signal=max(0, -status),
             cancelled=self._cancelled or status == -signal.SIGINT,
-            fatal=self._fatal,
+            fatal=self._stopping or self._fatal,
         )
 
     @contextlib.contextmanager
@@ -101,16 +123,16 @@ class Supervisor:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         events.put(_ENDED)
 
-    def _wait(self, child: "subprocess.Popen[bytes]") -> int:
+    def _wait(self, child: Child) -> int:
         kill_at: float | None = None
         ended = False
         while True:
-            status = _reaped(child)
+            status = self._children.reap(child)
             if status is not None:
                 if not ended:
                     self._hear_what_came_before()
                 return status
-            if kill_at is not None and time.monotonic() > kill_at:
+            if self._stopping is not None or (kill_at is not None and time.monotonic() > kill_at):
                 _signal_group(child.pid, signal.SIGKILL)
             try:
                 event = self._events.get(timeout=TICK_SECONDS)
@@ -135,30 +157,6 @@ class Supervisor:
                     self._fatal = self._fatal or event
                 else:
                     self._cancelled = True
-
-
-def _spawn(command: Sequence[str], env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    try:
-        return subprocess.Popen(list(command), env=dict(env), process_group=0)
-    except OSError as error:
-        raise LauncherError(f"cannot start {command[0]!r}: {error.strerror}") from error
-
-
-def _reaped(child: "subprocess.Popen[bytes]") -> int | None:
-    """Collects every ended child and adopted orphan; the status of the child when it is among them.
-
-    Returns:
-        The exit status, negative after a signal, or None while it runs.
-    """
-    while True:
-        try:
-            pid, raw = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return child.returncode
-        if pid == 0:
-            return child.returncode
-        if pid == child.pid:
-            child.returncode = os.waitstatus_to_exitcode(raw)
 
 
 def _signal_group(group: int, number: int) -> None:
@@ -193,23 +191,3 @@ def _give_terminal(terminal: int, group: int) -> None:
             os.tcsetpgrp(terminal, group)
     finally:
         signal.signal(signal.SIGTTOU, before)
-
-
-def kill_descendants() -> None:
-    """Kills every process below this one, those that left the group or session too."""
-    give_up_at = time.monotonic() + KILL_SECONDS
-    while time.monotonic() < give_up_at:
-        left = descendants(os.getpid())
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        _reap_orphans()
-        if not left:
-            return
-        time.sleep(0.01)
-
-
-def _reap_orphans() -> None:
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass

@@ -1,12 +1,13 @@
-"""The tool runtime on Dapr: workflow `call` in the gateway's app, activity `invoke` at the host.
+"""The runtime on Dapr: workflows in the gateway's app, each with one activity in another.
 
-Only the call id and the host's name travel. What the activity returns is ignored: outcomes
+`call` delivers a call to its host (`invoke`), `start` a run to its app (`start_run`). Only the id and the
+app's name travel. What the activity returns is ignored: outcomes
 come through FinishCall alone.
 """
 
 import logging
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +20,9 @@ from meshgate_gateway.errors import RuntimeUnavailable
 
 WORKFLOW = "call"
 ACTIVITY = "invoke"
-MAX_STARTS = 16  # fresh instance ids for one call; an id that ended may not be used again
+START_WORKFLOW = "start"
+START_ACTIVITY = "start_run"
+MAX_STARTS = 16  # fresh instance ids for one delivery; an id that ended may not be used again
 PROBE_ID = "meshgate-probe"
 WORKER_SECONDS = 5.0  # measured 0.1 s; a probe that takes longer tries again
 STUCK_SECONDS = 4.0  # a healthy call is taken within 0.1 s
@@ -32,8 +35,13 @@ def call(context: DaprWorkflowContext, given: dict[str, str]) -> Generator[Any, 
     yield context.call_activity(ACTIVITY, input={"call_id": given["call_id"]}, app_id=given["host"])
 
 
+def start(context: DaprWorkflowContext, given: dict[str, str]) -> Generator[Any, Any, None]:
+    """Tells an app that it has a run to play."""
+    yield context.call_activity(START_ACTIVITY, input={"run_id": given["run_id"]}, app_id=given["app"])
+
+
 class DaprRuntime:
-    """Implements `execute.ToolRuntime` over the gateway's own sidecar."""
+    """Implements `execute.ToolRuntime` and `drive.RunRuntime` over the gateway's own sidecar."""
 
     def __init__(self, *, grpc_port: int, api_token: str) -> None:
         # Process-global in the SDK; this process talks to exactly one sidecar.
@@ -62,7 +70,8 @@ class DaprRuntime:
                     logger_options=_quiet(),
                     worker_ready_timeout=WORKER_SECONDS,
                 )
-                worker.register_workflow(_fresh_workflow(), name=WORKFLOW)
+                worker.register_workflow(_fresh(call), name=WORKFLOW)
+                worker.register_workflow(_fresh(start), name=START_WORKFLOW)
                 try:
                     worker.start()
                 except (grpc.RpcError, RuntimeError) as error:
@@ -72,12 +81,18 @@ class DaprRuntime:
     def dispatch(self, call_id: str, host: str, *, fresh: bool = False) -> None:
         """Schedules `call` under the call's id unless an instance of it is under way."""
         instance = call_id if fresh else self._free_instance(call_id)
-        if instance is None:
-            return
+        if instance is not None:
+            self._schedule(WORKFLOW, {"call_id": call_id, "host": host}, instance)
+
+    def start_run(self, run_id: str, app: str, *, attempt: int) -> None:
+        """Schedules `start`, unless the app was told lately and the run is still at that attempt."""
+        instance = self._free_instance(f"start-{run_id}-{attempt}", also_ended=True)
+        if instance is not None:
+            self._schedule(START_WORKFLOW, {"run_id": run_id, "app": app}, instance)
+
+    def _schedule(self, workflow: str, given: dict[str, str], instance: str) -> None:
         try:
-            self._client.schedule_new_workflow(
-                WORKFLOW, input={"call_id": call_id, "host": host}, instance_id=instance
-            )
+            self._client.schedule_new_workflow(workflow, input=given, instance_id=instance)
         except grpc.RpcError as error:
             if _code(error) is grpc.StatusCode.ALREADY_EXISTS or "already exists" in _details(error):
                 return
@@ -90,8 +105,11 @@ class DaprRuntime:
         if worker is not None:
             worker.shutdown()
 
-    def _free_instance(self, call_id: str) -> str | None:
+    def _free_instance(self, call_id: str, *, also_ended: bool = False) -> str | None:
         """An instance id never used for this call; None while one is under way.
+
+        With `also_ended` one that ended a moment ago counts as under way: what it started may take a
+        while to be seen.
 
         Seen on 1.18.2: a work item handed to a gateway that is then killed is not handed out
         again, and its instance stays RUNNING. One that is too old is given up and another started
@@ -102,7 +120,8 @@ class DaprRuntime:
             state = self._state(instance)
             if state is None:
                 return instance
-            if state.runtime_status.name not in _ENDED and _age(state) < STUCK_SECONDS * 2**number:
+            waited_for = also_ended or state.runtime_status.name not in _ENDED
+            if waited_for and _age(state) < STUCK_SECONDS * 2**number:
                 return None
         raise RuntimeUnavailable(detail=f"{call_id} was started {MAX_STARTS} times")
 
@@ -126,11 +145,11 @@ def _quiet() -> LoggerOptions:
     return LoggerOptions(log_level="ERROR", log_handler=logging.NullHandler())
 
 
-def _fresh_workflow() -> Any:
+def _fresh(workflow: Callable[..., Generator[Any, Any, None]]) -> Any:
     """The SDK marks a function it registered and takes it only once per process."""
 
     def registered(context: DaprWorkflowContext, given: dict[str, str]) -> Generator[Any, Any, None]:
-        yield from call(context, given)
+        yield from workflow(context, given)
 
     return registered
 

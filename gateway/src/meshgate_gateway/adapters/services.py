@@ -18,7 +18,7 @@ from meshgate_gateway.journal import Journal
 from meshgate_gateway.model import Outcome, Presented, State
 from meshgate_gateway.policy import PolicyPlace
 from meshgate_gateway.record import VERSION
-from meshgate_gateway.runs import Runs
+from meshgate_gateway.runs import Runs, forsaken
 from meshgate_gateway.store import CallQuery, RecordQuery
 
 MAX_STREAMS = 4  # journals being read at once: an eighth of the default threads
@@ -142,6 +142,16 @@ class RunsServicer(services.RunsServicer):
 
         return self._guard(context, serve)
 
+    def ReadRun(self, request: pb.ReadRunRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+
+        def serve(peer: Presented) -> pb.ReadRunResponse:
+            run, given = self._runs.read(peer, run_id=request.run_id)
+            silent = forsaken(run, now_ms=self._runs.now_ms())
+            return pb.ReadRunResponse(state=run.state, forsaken=silent, input_json=given)
+
+        return self._guard(context, serve)
+
     def StartAttempt(self, request: pb.StartAttemptRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """See the proto."""
 
@@ -173,6 +183,7 @@ class RunsServicer(services.RunsServicer):
                 state=request.state,
                 detail=request.detail,
                 traceback=request.traceback,
+                result=request.result,
             )
             return pb.FinishRunResponse(state=run.state)
 
@@ -260,6 +271,15 @@ class AdminServicer(services.AdminServicer):
                 operator=request.operator,
             )
             return pb.ActivatePolicyResponse(revision=active.revision)
+
+        return self._guard(context, serve)
+
+    def StartRun(self, request: pb.AdminStartRunRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+
+        def serve(peer: Presented) -> pb.AdminStartRunResponse:
+            run = self._admin.start(peer, wire.order(request), operator=request.operator)
+            return pb.AdminStartRunResponse(run=wire.run_row(run))
 
         return self._guard(context, serve)
 

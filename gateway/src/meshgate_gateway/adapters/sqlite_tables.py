@@ -6,7 +6,7 @@ import time
 
 from meshgate_gateway.adapters.tables import CALL, ENDED, JOURNAL, RUN, SharedTables
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -26,6 +26,8 @@ CREATE INDEX IF NOT EXISTS runs_created ON runs (created_ms);
 CREATE INDEX IF NOT EXISTS runs_origin ON runs (origin_run) WHERE origin_run != '';
 CREATE INDEX IF NOT EXISTS runs_cancelling ON runs (heartbeat_ms) WHERE state = 'cancelling';
 CREATE INDEX IF NOT EXISTS runs_open ON runs (app) WHERE state NOT IN ({ENDED});
+CREATE INDEX IF NOT EXISTS runs_driven ON runs (updated_ms)
+  WHERE driven AND state IN ('pending', 'running', 'restarting');
 CREATE TABLE IF NOT EXISTS journal ({", ".join(JOURNAL)}, PRIMARY KEY (run_id, step_key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS journal_scope ON journal (run_id, scope, turn);
 CREATE TABLE IF NOT EXISTS payloads (id TEXT PRIMARY KEY, codec TEXT NOT NULL, salt BLOB NOT NULL,

@@ -24,6 +24,7 @@ ENDED = "'completed', 'failed', 'cancelled'"
 
 CALL = tuple(field.name for field in fields(LedgerRow))
 RUN = tuple(field.name for field in fields(Run))
+_RUN_SEALED = ("input", "traceback", "result")
 JOURNAL = tuple(field.name for field in fields(JournalRow))
 
 HEAD = "SELECT seq, hash FROM records ORDER BY seq DESC LIMIT 1"
@@ -120,12 +121,15 @@ def _step_in(values: Sequence[object]) -> JournalRow:
 
 
 def _run_out(run: Run) -> list[object]:
-    return [*(getattr(run, name) for name in RUN[:-2]), _sealed_out(run.input), _sealed_out(run.traceback)]
+    return [_sealed_out(getattr(run, name)) if name in _RUN_SEALED else getattr(run, name) for name in RUN]
 
 
 def _run_in(values: Sequence[object]) -> Run:
-    fields_in = dict(zip(RUN[:-2], values[:-2], strict=True))
-    return Run(**fields_in, input=_sealed_in(values[-2]), traceback=_sealed_in(values[-1]))  # type: ignore[arg-type]
+    row = dict(zip(RUN, values, strict=True))
+    for name in _RUN_SEALED:
+        row[name] = _sealed_in(row[name])  # type: ignore[arg-type]
+    row["driven"] = bool(row["driven"])
+    return Run(**row)  # type: ignore[arg-type]
 
 
 class Records:
@@ -249,6 +253,14 @@ class Runs:
         """Runs that were made from this one."""
         sql = f"{_SELECT_RUN} WHERE origin_run != '' AND origin_run = ? LIMIT ?"
         return [_run_in(row) for row in self._db.execute(sql, (run_id, MAX_ROWS)).fetchall()]
+
+    def driven(self, limit: int) -> Sequence[Run]:
+        """Runs that a worker should be at, those longest without a change first."""
+        sql = (
+            f"{_SELECT_RUN} WHERE driven AND state IN ('pending', 'running', 'restarting') "
+            "ORDER BY updated_ms LIMIT ?"
+        )
+        return [_run_in(row) for row in self._db.execute(sql, (limit,)).fetchall()]
 
     def cancelling(self, *, silent_since_ms: int) -> Sequence[Run]:
         """Runs to be cancelled whose last heartbeat is older."""

@@ -1,6 +1,7 @@
 """Protobuf to core types and back; nothing else of the gateway sees a message."""
 
 import json
+import uuid
 from collections.abc import Sequence
 
 from meshgate_wire import broker_pb2 as pb
@@ -10,6 +11,7 @@ from meshgate_gateway.answers import answer_of
 from meshgate_gateway.archive import Part
 from meshgate_gateway.calls import RUN_STEPS
 from meshgate_gateway.catalogue import Catalogue
+from meshgate_gateway.drive import Order
 from meshgate_gateway.history import Branch, BranchOrder
 from meshgate_gateway.hosts import Taken
 from meshgate_gateway.journal import Entry
@@ -124,6 +126,18 @@ def tools(tools: Sequence[Tool], catalogue: Catalogue) -> pb.ListToolsResponse:
     )
 
 
+def order(message: pb.AdminStartRunRequest) -> Order:
+    """What an operator wants run."""
+    return Order(
+        app=message.app,
+        run_id=message.run_id or uuid.uuid4().hex,
+        input_json=message.input_json,
+        command=tuple(message.command),
+        cwd=message.cwd,
+        env=dict(message.env),
+    )
+
+
 def run_row(run: Run) -> pb.RunRow:
     """A run as the operator sees it."""
     return pb.RunRow(
@@ -167,6 +181,7 @@ def branch_order(message: pb.BranchRunRequest) -> BranchOrder:
         origin=message.origin,
         steps=message.steps,
         edit=message.edit_json,
+        cwd=message.cwd,
         operator=message.operator,
     )
 
@@ -186,7 +201,8 @@ def branch(made: Branch) -> pb.BranchRunResponse:
 def run_view(view: RunView) -> pb.ShowRunResponse:
     """A run with its steps, as many as fit into one message."""
     shown = pb.ShowRunResponse(run=run_row(view.run), input_json=view.given, traceback=view.traceback)
-    size = len(view.given) + len(view.traceback)
+    shown.result = view.result
+    size = len(view.given) + len(view.traceback) + len(view.result)
     ends = [step for step in view.steps if step.row.step_key in RUN_STEPS]
     size += sum(_shown_bytes(step) for step in ends)  # they are shown in any case
     for step in view.steps:

@@ -1,0 +1,82 @@
+"""Builds what `crew: module:name` names and kicks it off: `python -m meshgate_kickoff REFERENCE`.
+
+The name may be a crew, a flow, a class that CrewBase decorates, or anything that gives one of these when it
+is called. Inputs come from the file MESHGATE_INPUT. The result goes to standard output, and to the launcher
+as JSON.
+"""
+# ruff: noqa: INP001 - no package: it lies where PYTHONPATH leads
+
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+
+MAX_STEPS = 4  # a factory of a CrewBase class is three
+
+
+def main(reference: str) -> None:
+    """Kicks it off and tells what it gave."""
+    root = Path(os.environ.get("MESHGATE_PROJECT_ROOT", "."))
+    sys.path[:0] = [str(folder) for folder in (root, root / "src") if folder.is_dir()]
+    given = os.environ.get("MESHGATE_INPUT")
+    inputs = json.loads(Path(given).read_text(encoding="utf-8")) if given else None
+    result = _runnable(_found(reference, root)).kickoff(inputs=inputs)
+    sys.stdout.write(f"{getattr(result, 'raw', result)}\n")
+    sys.stdout.flush()
+    _tell(_plain(result))
+
+
+def _found(reference: str, root: Path) -> object:
+    place, _, names = reference.rpartition(":")
+    found: object = _module(root / place) if place.endswith(".py") else importlib.import_module(place)
+    for name in names.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def _module(path: Path) -> object:
+    """A file is imported under its own name, from its own folder, as `python FILE` has it."""
+    sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _runnable(found: object):  # type: ignore[no-untyped-def]  # noqa: ANN202 - CrewAI's Crew or Flow
+    for _ in range(MAX_STEPS):
+        if not isinstance(found, type):
+            if callable(getattr(found, "kickoff", None)):
+                return found
+            if callable(getattr(found, "crew", None)):  # an instance of a CrewBase class
+                found = found.crew()  # type: ignore[attr-defined]
+                continue
+        if not callable(found):
+            break
+        found = found()
+    raise TypeError(f"{found!r} is no crew and no flow, and gives none when it is called")
+
+
+def _plain(result: object) -> object:
+    """The result as JSON has it."""
+    raw = getattr(result, "raw", None)
+    if raw is None:
+        dump = getattr(result, "model_dump", None)
+        return dump(mode="json") if callable(dump) else result
+    json_dict, pydantic = getattr(result, "json_dict", None), getattr(result, "pydantic", None)
+    value = pydantic.model_dump(mode="json") if pydantic is not None else json_dict
+    return {"raw": raw} if value is None else {"raw": raw, "value": value}
+
+
+def _tell(value: object) -> None:
+    channel = importlib.import_module("_meshgate_child.channel").from_environment()
+    channel.ask({"op": "result", "result": json.dumps(value, default=str, ensure_ascii=False)})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

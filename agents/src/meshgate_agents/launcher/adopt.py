@@ -1,0 +1,36 @@
+"""Run by its path, in front of every program: keeps the program's orphans below the program.
+
+    python -I -S adopt.py COMMAND…
+
+It makes itself a subreaper, which outlives exec, and becomes the command. So whoever descends from the
+program stays below it until it ends, and can be told from the processes of another run.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+PR_SET_CHILD_SUBREAPER = 36
+FAILED = 125
+
+
+def main(command: list[str]) -> None:
+    """Becomes the command; returns only when that is not possible."""
+    if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        return
+    for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(ignored_by_python, signal.SIG_DFL)
+    # As it was given: an interpreter that starts in the C locale adds a variable of its own.
+    given = (item.partition(b"=") for item in Path("/proc/self/environ").read_bytes().split(b"\0") if item)
+    environment = {name: value for name, _, value in given}
+    try:
+        os.execvpe(command[0], command, environment)  # noqa: S606 - the program itself
+    except OSError as error:
+        os.write(2, f"meshgate: cannot start {command[0]!r}: {error.strerror}\n".encode())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
+    sys.exit(FAILED)

@@ -1,0 +1,134 @@
+"""The programs below this process, each with a family of its own.
+
+Every program is a subreaper: what it starts stays below it for as long as it lives, orphans too. So
+whoever descends from it belongs to its run and to no other, and whatever hangs directly below this
+process without being one of the programs was left by one that ended, and is killed.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshgate_agents.launcher.errors import LauncherError
+from meshgate_agents.launcher.peers import children_of, descendants, descends, start_time
+
+ADOPT = Path(__file__).with_name("adopt.py")
+KILL_SECONDS = 5.0  # a killed process that is still there after this is stuck in the kernel
+POLL_SECONDS = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What a run starts.
+
+    Attributes:
+        env: over the environment that the app's config gives.
+        given: the run's input, one JSON value; the program finds it in the file MESHGATE_INPUT.
+    """
+
+    command: tuple[str, ...]
+    cwd: Path | None = None
+    env: Mapping[str, str] | None = None
+    given: bytes | None = None
+    stdin: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A program that was started."""
+
+    popen: "subprocess.Popen[bytes]"
+    started: int
+
+    @property
+    def pid(self) -> int:
+        """Its process, and the group it leads."""
+        return self.popen.pid
+
+    def has(self, pid: int) -> bool:
+        """Whether a process is this program or descends from it."""
+        try:
+            same = start_time(self.pid) == self.started
+        except ProcessLookupError:
+            return False
+        return same and descends(pid, self.pid)
+
+
+class Children:
+    """All of this process. Safe for threads; make one, after `peers.become_subreaper`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: set[int] = set()
+
+    def start(self, program: Program, env: Mapping[str, str]) -> Child:
+        """Starts a program in a process group of its own.
+
+        Raises:
+            LauncherError: it cannot be started.
+        """
+        command = program.command
+        if _found(command[0], program.cwd, env) is None:
+            raise LauncherError(f"cannot start {command[0]!r}: No such file or directory")
+        argv = [sys.executable, "-I", "-S", str(ADOPT), *command]
+        with self._lock:  # a sweep must not take it for a stray before it is known
+            try:
+                popen = subprocess.Popen(
+                    argv, env=dict(env), cwd=program.cwd, stdin=program.stdin, process_group=0
+                )
+            except OSError as error:
+                raise LauncherError(f"cannot start {command[0]!r}: {error.strerror}") from error
+            self._known.add(popen.pid)
+        try:
+            started = start_time(popen.pid)
+        except ProcessLookupError:
+            started = -1  # over already: nobody belongs to it
+        return Child(popen, started)
+
+    def reap(self, child: Child) -> int | None:
+        """The exit status of a program that ended, negative after a signal; None while it runs."""
+        with self._lock:
+            status = child.popen.poll()
+            if status is not None:
+                self._known.discard(child.pid)
+        return status
+
+    def end(self) -> None:
+        """Kills every program with all that is below it."""
+        with self._lock:
+            self._known.clear()
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Kills what ended programs left behind, also what left their group or session."""
+        give_up_at = time.monotonic() + KILL_SECONDS
+        while time.monotonic() < give_up_at:
+            with self._lock:
+                strays = [pid for pid in children_of(os.getpid()) if pid not in self._known]
+                for stray in strays:
+                    _kill_tree(stray)
+            if not strays:
+                return
+            time.sleep(POLL_SECONDS)
+
+
+def _kill_tree(root: int) -> None:
+    for pid in (root, *descendants(root)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(root, os.WNOHANG)
+
+
+def _found(name: str, cwd: Path | None, env: Mapping[str, str]) -> str | None:
+    if "/" in name:
+        name = str((cwd or Path.cwd()) / name)
+    return shutil.which(name, path=env.get("PATH", os.defpath))

@@ -1,0 +1,83 @@
+"""`python -m meshgate_agents.worker --config FILE`: takes an app's runs and plays them until told to end.
+
+Standard output and error of the programs are this process's own: the app's log.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from meshgate_agents.launcher import peers
+from meshgate_agents.launcher.children import Children
+from meshgate_agents.launcher.errors import LauncherError
+from meshgate_agents.launcher.identity import connect
+from meshgate_agents.launcher.launch import say
+from meshgate_agents.worker import settings
+from meshgate_agents.worker.plays import Plays
+from meshgate_agents.worker.settings import Settings
+from meshgate_agents.worker.sidecar import Sidecar
+
+SDK_LOGGERS = ("durabletask-worker", "durabletask-client", "WorkflowRuntime", "DaprWorkflowClient")
+
+
+def main() -> None:
+    """The console script. Ends at once when told: what is under way goes on in the next process."""
+    parser = argparse.ArgumentParser(prog="meshgate-worker", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True)
+    chosen = parser.parse_args(sys.argv[1:])
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for chatty in SDK_LOGGERS:
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    status = 0
+    try:
+        _serve(settings.load(chosen.config), stop)
+    except (LauncherError, OSError) as error:
+        if not stop.is_set():
+            say(f"the worker cannot start: {error}")
+            status = 1
+    sys.stdout.flush()
+    os._exit(status)  # threads of runs wait for ever; Dapr hands their runs to the next worker
+
+
+def _serve(config: Settings, stop: threading.Event) -> None:
+    token = settings.read_token(config.api_token_file)
+    peers.become_subreaper()
+    children = Children()
+    with connect(config.play) as gateway:
+        plays = Plays(
+            settings=config.play,
+            command=config.command,
+            gateway=gateway,
+            children=children,
+            on_change=lambda runs: _announce(config.ready_file, runs),
+        )
+        sidecar = Sidecar(grpc_port=config.grpc_port, api_token=token)
+        sidecar.serve(plays, stop)
+        _announce(config.ready_file, [])
+        stop.wait()
+        config.ready_file.unlink(missing_ok=True)
+        plays.stop()
+        children.end()
+
+
+def _announce(path: Path, runs: Sequence[str]) -> None:
+    """Says that runs are taken, and which are being played."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):  # the folder went away: the mesh is being removed
+        temporary.touch(mode=0o600)
+        temporary.write_text(json.dumps({"runs": list(runs)}), encoding="ascii")
+        temporary.replace(path)
+
+
+if __name__ == "__main__":
+    main()

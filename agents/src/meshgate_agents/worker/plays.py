@@ -1,0 +1,169 @@
+"""The runs that this process plays: each on a thread of its own, each at most once."""
+
+import dataclasses
+import json
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+from meshgate_agents.launcher.children import Children, Program
+from meshgate_agents.launcher.errors import (
+    BadSettings,
+    GatewayUnavailable,
+    LauncherError,
+    RunOver,
+    Stopping,
+)
+from meshgate_agents.launcher.gateway import Gateway, Known
+from meshgate_agents.launcher.launch import Launch, say
+from meshgate_agents.launcher.settings import Settings
+
+PAUSE_SECONDS = 1.0  # between two looks at a run that goes on elsewhere, or cannot go on now
+UNKNOWN = "unknown"  # what comes of a run that is not there, or another app's
+
+
+class Plays:
+    """Plays runs until the store says that they have ended. Safe for threads."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        command: Sequence[str],
+        gateway: Gateway,
+        children: Children,
+        on_change: Callable[[list[str]], None],
+    ) -> None:
+        self._settings, self._command = settings, tuple(command)
+        self._gateway, self._children, self._on_change = gateway, children, on_change
+        self._lock = threading.Lock()
+        self._playing: dict[str, Future[str]] = {}
+        self._launches: dict[str, Launch] = {}
+        self._stop = threading.Event()
+
+    def __contains__(self, run_id: str) -> bool:
+        with self._lock:
+            return run_id in self._playing
+
+    def known(self, run_id: str) -> Known | None:
+        """The run as the store has it; None when it is not there, or another app's.
+
+        Raises:
+            GatewayUnavailable: nobody could say.
+            AttemptEnded: the gateway does not serve this app.
+        """
+        try:
+            return self._gateway.read_run(run_id)
+        except RunOver:
+            return None
+
+    def play(self, run_id: str) -> "Future[str]":
+        """The state in which the run ends. One that is being played here is joined, not played twice.
+
+        It is never settled once `stop` was called: another process goes on.
+        """
+        with self._lock:
+            joined = self._playing.get(run_id)
+            if joined is not None or self._stop.is_set():
+                return joined or Future()
+            future: Future[str] = Future()
+            future.set_running_or_notify_cancel()
+            self._playing[run_id] = future
+        thread = threading.Thread(target=self._settle, args=(run_id, future), name=run_id, daemon=True)
+        thread.start()
+        self._changed()
+        return future
+
+    def stop(self) -> None:
+        """Ends every program and leaves its run to another process."""
+        reason = Stopping("the worker of this app is told to end")
+        with self._lock:
+            self._stop.set()
+            launches = list(self._launches.values())
+        for launch in launches:
+            launch.stop(reason)
+
+    def _settle(self, run_id: str, future: "Future[str]") -> None:
+        try:
+            state = self._until_ended(run_id)
+        except Stopping:
+            return
+        except BaseException as error:
+            self._forget(run_id)
+            future.set_exception(error)
+            raise
+        self._forget(run_id)
+        future.set_result(state)
+
+    def _forget(self, run_id: str) -> None:
+        with self._lock:
+            self._playing.pop(run_id, None)
+        self._changed()
+
+    def _changed(self) -> None:
+        with self._lock:
+            self._on_change(sorted(self._playing))
+
+    def _until_ended(self, run_id: str) -> str:
+        elsewhere = False
+        while True:
+            try:
+                known = self.known(run_id)
+                if known is None:
+                    return UNKNOWN
+                if known.ended:
+                    return known.state
+                if not elsewhere or known.forsaken:
+                    self._play_once(run_id, known)
+                    elsewhere = True  # not over, and not ours any more: another attempt was begun
+            except GatewayUnavailable:
+                pass  # asked again for as long as it takes: the run is not over
+            except Stopping:
+                raise
+            except LauncherError as error:
+                _note(run_id)(str(error))
+            if self._stop.wait(PAUSE_SECONDS):
+                raise Stopping("the worker ends")
+
+    def _play_once(self, run_id: str, known: Known) -> None:
+        launch = Launch(
+            settings=dataclasses.replace(self._settings, run_id=run_id),
+            gateway=self._gateway,
+            program=self._program(known.input_json),
+            children=self._children,
+            note=_note(run_id),
+        )
+        with self._lock:
+            if self._stop.is_set():
+                raise Stopping("the worker ends")
+            self._launches[run_id] = launch
+        try:
+            launch.play()
+        finally:
+            with self._lock:
+                self._launches.pop(run_id, None)
+
+    def _program(self, envelope: bytes) -> Program:
+        """What the order of a run starts.
+
+        Raises:
+            BadSettings: the order cannot be read.
+        """
+        try:
+            order = json.loads(envelope)
+            given = json.dumps(order["input"], ensure_ascii=False) if "input" in order else None
+            return Program(
+                command=tuple(map(str, order.get("command") or self._command)),
+                cwd=Path(order.get("cwd") or self._settings.project_root),
+                env={str(name): str(value) for name, value in order.get("env", {}).items()},
+                given=None if given is None else given.encode("utf-8", "surrogatepass"),
+                stdin=subprocess.DEVNULL,
+            )
+        except (ValueError, TypeError, AttributeError) as error:
+            raise BadSettings(f"the order of the run cannot be read: {error!r}") from error
+
+
+def _note(run_id: str) -> Callable[[str], None]:
+    return lambda text: say(f"[{run_id}] {text}")

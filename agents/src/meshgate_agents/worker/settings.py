@@ -1,0 +1,60 @@
+"""The worker's configuration: what a launcher needs for every run, and the app's own sidecar."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshgate_agents.launcher import settings as launcher
+from meshgate_agents.launcher.errors import BadSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Read once.
+
+    Attributes:
+        play: of every run.
+        command: what a run starts when its order names no command.
+        ready_file: appears when runs are taken, and names those that are being played.
+    """
+
+    play: launcher.Settings
+    command: tuple[str, ...]
+    grpc_port: int
+    api_token_file: Path
+    ready_file: Path
+
+
+def load(path: Path) -> Settings:
+    """Reads the file.
+
+    Raises:
+        BadSettings: unreadable, no JSON, or a key is missing or has the wrong type.
+    """
+    play = launcher.load(path)
+    try:
+        raw = json.loads(path.read_text())
+        return Settings(
+            play=play,
+            command=tuple(map(str, raw["command"])),
+            grpc_port=int(raw["dapr"]["grpc_port"]),
+            api_token_file=Path(raw["dapr"]["api_token_file"]),
+            ready_file=Path(raw["ready_file"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadSettings(f"{path}: missing or mistyped: {error!r}") from error
+
+
+def read_token(path: Path) -> str:
+    """The sidecar's API token.
+
+    Raises:
+        BadSettings: no file, or an empty one.
+    """
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        raise BadSettings(f"the token {path} cannot be read") from error
+    if not token:
+        raise BadSettings(f"the token {path} is empty")
+    return token

@@ -1,0 +1,151 @@
+"""Runs that the worker of an app plays: ordered by an operator, delivered, and delivered again.
+
+The store is the truth about them. The durable runtime only tells an app that it has a run to play, and
+carries the run's id; a run of which nobody gives a sign of life is told to its app once more.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from meshgate_gateway import calls, runs
+from meshgate_gateway.authenticate import Mesh
+from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, RuntimeUnavailable
+from meshgate_gateway.model import Kind, Run
+from meshgate_gateway.payloads import Vault
+from meshgate_gateway.record import Recorder
+from meshgate_gateway.store import Store, Tables
+
+MAX_PER_SWEEP = 200  # the rest comes with the next one, three seconds later
+MAX_WORDS = 1024  # of a command
+
+_log = logging.getLogger(__name__)
+
+
+class RunRuntime(Protocol):
+    """Tells an app of a run, at least once.
+
+    Durability: when `start_run` returns, the delivery survives a crash. Concurrency: safe for threads.
+    The sweep retries.
+    """
+
+    def start_run(self, run_id: str, app: str, *, attempt: int) -> None:
+        """Tells the app, unless it is being told already.
+
+        Raises:
+            RuntimeUnavailable: not told, as far as we know.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What an operator wants run.
+
+    Attributes:
+        input_json: one JSON value for the app's program or crew, or nothing.
+        command: instead of what the app runs by itself; in `cwd`, with `env` over the app's own.
+    """
+
+    app: str
+    run_id: str
+    input_json: bytes = b""
+    command: tuple[str, ...] = ()
+    cwd: str = ""
+    env: Mapping[str, str] | None = None
+
+    def envelope(self, kind: Kind) -> bytes:
+        """The run's input as it is kept: equal bytes for equal orders.
+
+        Raises:
+            InvalidRequest: the input is not what this kind of app takes, or there is too much of it.
+        """
+        kept: dict[str, Any] = {"app": self.app}
+        if self.input_json:
+            kept["input"] = _value(self.input_json)
+            if kind is Kind.CREW and not self.command and not isinstance(kept["input"], dict):
+                raise InvalidRequest("input_not_an_object")
+        if self.command:
+            if len(self.command) > MAX_WORDS or not self.cwd.startswith("/"):
+                raise InvalidRequest("command_invalid")
+            kept |= {"command": list(self.command), "cwd": self.cwd, "env": dict(self.env or {})}
+        made = json.dumps(kept, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        if len(made) > runs.MAX_INPUT_BYTES:
+            raise InvalidRequest("input_too_large", detail=f"{len(made)} bytes")
+        return made
+
+
+def _value(text: bytes) -> object:
+    def constant(name: str) -> object:
+        raise ValueError(f"{name} is no JSON")
+
+    try:
+        return json.loads(text, parse_constant=constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest("input_not_json") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """Orders and deliveries."""
+
+    store: Store
+    vault: Vault
+    recorder: Recorder
+    runtime: RunRuntime
+    mesh: Mesh
+    now_ms: Callable[[], int]
+
+    def order(self, order: Order, *, operator: str) -> Run:
+        """Makes the run and tells its app. The same id and order again is the same run.
+
+        Raises:
+            Missing: no such app.
+            Conflict: the id is another run's.
+            InvalidRequest: the id, the input or the command is not valid.
+        """
+        kind = self.mesh.catalogue.apps.get(order.app)
+        if kind not in runs.RUNNERS:
+            raise Missing("app_unknown", detail=f"no crew or program {order.app[:64]!r}")
+        if not calls.is_run_id(order.run_id):
+            raise InvalidRequest("run_id_invalid")
+        envelope = order.envelope(kind)
+        run = self.store.write(lambda tables: self._made(tables, order, envelope, operator))
+        if run.state == "pending":
+            self.deliver(run)
+        return run
+
+    def _made(self, tables: Tables, order: Order, envelope: bytes, operator: str) -> Run:
+        spiffe_id = f"spiffe://{self.mesh.trust_domain}/ns/{self.mesh.name}/{order.app}"
+        earlier = tables.runs.get(order.run_id)
+        if earlier is not None:
+            same = (
+                earlier.app == spiffe_id
+                and earlier.input is not None
+                and self.vault.matches(tables, earlier.input, envelope)
+            )
+            if not same:
+                raise Conflict("run_changed_input", detail=f"{order.run_id} was started as another run")
+            return earlier
+        now = self.now_ms()
+        run = Run(order.run_id, spiffe_id, "pending", 0, "", now, now, now, 0, "")
+        run = replace(run, driven=True, input=self.vault.put(tables, envelope))
+        tables.runs.insert(run)
+        tables.records.append(runs.note(self.recorder, "run_started", run, operator))
+        return run
+
+    def sweep(self) -> int:
+        """Tells the apps of their forsaken runs; returns how many."""
+        now = self.now_ms()
+        found = self.store.read(lambda tables: tables.runs.driven(MAX_PER_SWEEP))
+        return sum(self.deliver(run) for run in found if runs.forsaken(run, now_ms=now))
+
+    def deliver(self, run: Run) -> bool:
+        """Tells a run's app of it; False when that has to wait for the next sweep."""
+        try:
+            self.runtime.start_run(run.run_id, run.app.rpartition("/")[2], attempt=run.attempt)
+        except RuntimeUnavailable as error:
+            _log.warning("a run was not delivered", extra={"run_id": run.run_id, "detail": error.detail})
+            return False  # the next sweep tries again
+        return True

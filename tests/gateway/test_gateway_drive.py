@@ -1,0 +1,147 @@
+"""Runs that workers play: ordered once, told to their app, told again while nobody is at them."""
+
+import json
+
+import pytest
+from fakes.gateway_parts import peer
+from meshgate_gateway import catalogue
+from meshgate_gateway.authenticate import Mesh
+from meshgate_gateway.drive import Drive, Order
+from meshgate_gateway.errors import Conflict, InvalidRequest, Missing
+
+DESK = "spiffe://desk.example/ns/desk/desk"
+APPS = {"desk": {"kind": "crew"}, "nightly": {"kind": "program"}, "orders": {"kind": "toolhost"}}
+
+
+@pytest.fixture
+def drive(world) -> Drive:
+    """Over the world's store and runtime."""
+    tools = catalogue.parse(json.dumps({"tools": {}, "apps": APPS}).encode())
+    mesh = Mesh("desk", "desk.example", frozenset(), tools)
+    return Drive(world.store, world.vault, world.hosts.recorder, world.runtime, mesh, world.clock)
+
+
+def order(app: str = "desk", run_id: str = "r", given: bytes = b'{"a": 1, "b": 2}', **more) -> Order:
+    return Order(app=app, run_id=run_id, input_json=given, **more)
+
+
+def starts(world) -> list[tuple[str, str]]:
+    rows = [row for row in world.records("lifecycle") if row["event"] == "run_started"]
+    return [(row["run_id"], row.get("operator", "")) for row in rows if row["run_id"] != "run-1"]
+
+
+def test_an_order_makes_one_run_and_tells_its_app(world, drive) -> None:
+    """Equal input in any order of keys is the same run; the record names who ordered it, once."""
+    run = drive.order(order(), operator="ada")
+    assert (run.state, run.app, run.attempt, run.driven) == ("pending", DESK, 0, True)
+    assert drive.order(order(given=b'{"b":2,"a":1}'), operator="bob") == run
+    assert starts(world) == [("r", "ada")]
+    assert world.runtime.started[0] == ("r", "desk", 0)
+    read, kept = world.runs.read(peer("desk"), run_id="r")
+    assert (read, json.loads(kept)) == (run, {"app": "desk", "input": {"a": 1, "b": 2}})
+
+
+def test_an_id_is_one_run(world, drive) -> None:
+    """Another input, another app, or a command under the same id is refused; the run stays."""
+    run = drive.order(order(), operator="ada")
+    for other in (order(given=b"{}"), order(app="nightly"), order(command=("x",), cwd="/")):
+        with pytest.raises(Conflict) as caught:
+            drive.order(other, operator="ada")
+        assert caught.value.reason == "run_changed_input"
+    assert world.run("r") == run
+    assert starts(world) == [("r", "ada")]
+
+
+@pytest.mark.parametrize("app", ["nobody", "orders", ""])
+def test_only_crews_and_programs_have_runs(world, drive, app) -> None:
+    """An unknown app and a tool host are not found; nothing is stored."""
+    with pytest.raises(Missing):
+        drive.order(order(app=app), operator="ada")
+    assert world.run("r") is None
+    assert world.runtime.started == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (order(run_id="../x"), "run_id_invalid"),
+        (order(given=b"{"), "input_not_json"),
+        (order(given=b"[NaN]"), "input_not_json"),
+        (order(given=b"[" * 100_000), "input_not_json"),
+        (order(given=b"[1]"), "input_not_an_object"),
+        (order(given=json.dumps({"a": "x" * 2**20}).encode()), "input_too_large"),
+        (order(command=("x",), cwd="here"), "command_invalid"),
+    ],
+)
+def test_an_order_that_is_not_valid_starts_nothing(world, drive, wrong, reason) -> None:
+    """Each says why."""
+    with pytest.raises(InvalidRequest) as caught:
+        drive.order(wrong, operator="ada")
+    assert caught.value.reason == reason
+    assert world.run(wrong.run_id) is None
+    assert world.runtime.started == []
+
+
+def test_a_lost_delivery_is_made_again(world, drive) -> None:
+    """The runtime was away: the order stands, and the sweep tells the app until an attempt begins."""
+    world.runtime.away = True
+    assert drive.order(order(), operator="ada").state == "pending"
+    world.runtime.away = False
+    assert drive.sweep() == 0  # it may still be on its way
+    world.clock.ms += 5_001
+    assert drive.sweep() == 1
+    assert world.runtime.started == [("r", "desk", 0)]
+    world.runs.start_attempt(peer("desk"), run_id="r", launcher="w")
+    assert drive.sweep() == 0
+
+
+def test_a_run_that_nobody_is_at_is_delivered_again(world, drive) -> None:
+    """Fifteen seconds of silence, not while a heartbeat comes, not when it is held up or has ended."""
+    drive.order(order(), operator="ada")
+    world.runs.start_attempt(peer("desk"), run_id="r", launcher="w")
+    world.clock.ms += 15_000
+    assert drive.sweep() == 0
+    world.clock.ms += 1
+    assert drive.sweep() == 1
+    assert world.runtime.started[-1] == ("r", "desk", 1)
+    world.runs.heartbeat(peer("desk"), run_id="r", attempt=1, steps=0)
+    assert drive.sweep() == 0
+    world.runs.end_attempt(peer("desk"), run_id="r", attempt=1, state="restarting", detail="")
+    world.clock.ms += 45_000
+    assert drive.sweep() == 0  # it may rest before its next attempt
+    world.clock.ms += 1
+    assert drive.sweep() == 1
+    world.runs.control(run_id="r", action="cancel", operator="ada")
+    world.clock.ms += 3_600_000
+    assert drive.sweep() == 0
+
+
+def test_a_run_at_a_terminal_is_nobodys_to_deliver(world, drive) -> None:
+    """A launcher that somebody started plays it, and no worker takes it over."""
+    world.clock.ms += 3_600_000
+    assert world.run().state == "running"
+    assert drive.sweep() == 0
+
+
+def test_a_run_is_read_by_its_own_app_only(world, drive) -> None:
+    """Another app's run and none look the same, and each question leaves a record."""
+    drive.order(order(), operator="ada")
+    before = len(world.records("refusal"))
+    for app, run_id in (("rival", "r"), ("desk", "none"), ("desk", "../x")):
+        with pytest.raises(Missing) as caught:
+            world.runs.read(peer(app), run_id=run_id)
+        assert caught.value.reason == "run_unknown"
+    assert len(world.records("refusal")) == before + 3
+
+
+def test_the_result_is_kept_with_the_run(world, drive) -> None:
+    """Encrypted like every clear text; one that is too large is refused."""
+    drive.order(order(), operator="ada")
+    world.runs.start_attempt(peer("desk"), run_id="r", launcher="w")
+    end = {"run_id": "r", "attempt": 1, "state": "completed", "detail": ""}
+    with pytest.raises(InvalidRequest):
+        world.runs.finish(peer("desk"), **end, result=b"x" * 2**20 + b"x")
+    run = world.runs.finish(peer("desk"), **end, result=b'{"raw": "done"}')
+    kept = world.store.read(lambda tables: world.vault.get(tables, run.result))
+    assert kept == b'{"raw": "done"}'
+    assert all("done" not in json.dumps(record) for record in world.records() if record.get("run_id") == "r")

@@ -1,0 +1,26 @@
+"""An ordinary program: uses the tools that its input names, in turn. Or its arguments, without an input.
+
+`wait:NAME` is no tool: it waits itself, outside of any step, while a test holds the name.
+"""
+# ruff: noqa: T201 - a program that prints
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import desk_tools
+from crewai.tools import tool
+
+given = os.environ.get("MESHGATE_INPUT")
+wanted = json.loads(Path(given).read_text())["wanted"] if given else sys.argv[1:]
+tools = {name: tool(getattr(desk_tools, name)) for name in ("lookup", "pay")}
+for pair in wanted:
+    used, _, order = pair.partition(":")
+    if used == "wait":
+        while (Path(__file__).parent / "hold" / order).exists():
+            time.sleep(0.02)
+        continue
+    print("GOT", used, str(tools[used].run(order=order)), flush=True)
+print("END", *wanted, flush=True)

@@ -1,0 +1,5 @@
+package mesh.agents.clerk
+
+allow contains "orders.lookup"
+
+allow contains "orders.pay"

@@ -1,0 +1,5 @@
+package mesh.agents.twice
+
+allow contains "orders.lookup"
+
+allow contains "orders.pay"
