@@ -111,18 +111,30 @@ class Run:
 class Mesh:
     """A mesh that is up, in its own folder."""
 
+    up = (MESHGATE, "up")
+
     def __init__(self, root: Path) -> None:
         self.root = root
         for name in ("effects", "hold", "gates", "shown"):
             (root / name).mkdir()
         self._log = (root / "up.log").open("w")
-        self._up = subprocess.Popen([MESHGATE, "up"], cwd=root, stdout=self._log, stderr=self._log)
+        # A session of its own: a Ctrl-C is for whoever drives the mesh, and that one takes it down.
+        self._up = subprocess.Popen(
+            self.up, cwd=root, stdin=subprocess.PIPE, stdout=self._log, stderr=self._log,
+            start_new_session=True,
+        )  # fmt: skip
+
+    @property
+    def up_pid(self) -> int:
+        """The supervisor's."""
+        return self._up.pid
 
     @classmethod
-    def start(cls, root: Path) -> "Mesh":
-        """Copies the project and brings its mesh up."""
-        shutil.copytree(DESK, root, dirs_exist_ok=True)
+    def start(cls, root: Path, project: Path = DESK, *, env: str = "") -> "Mesh":
+        """Copies a project, writes its `.env`, and brings its mesh up."""
+        shutil.copytree(project, root, dirs_exist_ok=True)
         shutil.copy(SCRIPTED, root)
+        (root / ".env").write_text(env)
         made = cls(root)
         log = root / "up.log"
         try:
@@ -138,6 +150,8 @@ class Mesh:
     def close(self) -> None:
         """Takes it down."""
         self._up.send_signal(signal.SIGTERM)
+        if self._up.stdin is not None:
+            self._up.stdin.close()
         self._up.wait(PATIENCE_SECONDS)
         self._log.close()
         shutil.rmtree(self.root / ".meshgate", ignore_errors=True)
