@@ -370,3 +370,11 @@ def test_a_bad_config_starts_nothing(desk):
     assert ended.status == 125
     assert "launcher.json" in ended.err or "kind is 'robot'" in ended.err
     assert "hello" not in ended.out
+
+
+def test_the_end_of_a_run_outlives_a_gateway_that_is_replaced(desk):
+    """A stopped gateway is away for a dozen seconds: a run that is done must not be left unfinished."""
+    desk.gateway.away_at_the_end = 26
+    ended = desk.python("pass", expects_report=False)
+    assert ended.status == 0, ended
+    assert desk.gateway.finished == [("completed", "exit status 0")]

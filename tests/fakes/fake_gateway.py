@@ -73,6 +73,7 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
     finished: list[tuple[str, str]] = field(default_factory=list)
     heartbeat_state: str = "running"
     attempts: int = 2
+    away_at_the_end: int = 0  # how often the end of a run finds no gateway
     ended: list[tuple[str, str]] = field(default_factory=list)
     tracebacks: list[str] = field(default_factory=list)
     journal: dict[str, pb.JournalEntry] = field(default_factory=dict)
@@ -136,6 +137,9 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
         return pb.HeartbeatResponse(state=self.heartbeat_state)
 
     def FinishRun(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if self.away_at_the_end:
+            self.away_at_the_end -= 1
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the fake is away")
         self.finished.append((request.state, request.detail))
         self.tracebacks.append(request.traceback.decode())
         return pb.FinishRunResponse(state=request.state)

@@ -111,18 +111,33 @@ class Run:
 class Mesh:
     """A mesh that is up, in its own folder."""
 
+    up = (MESHGATE, "up")
+
     def __init__(self, root: Path) -> None:
         self.root = root
         for name in ("effects", "hold", "gates", "shown", "book"):
             (root / name).mkdir()
         self._log = (root / "up.log").open("w")
-        self._up = subprocess.Popen([MESHGATE, "up"], cwd=root, stdout=self._log, stderr=self._log)
+        self._up = self._supervisor()
+
+    def _supervisor(self) -> "subprocess.Popen[bytes]":
+        """In a session of its own: a Ctrl-C is for whoever drives the mesh, and that one takes it down."""
+        return subprocess.Popen(
+            self.up, cwd=self.root, stdin=subprocess.PIPE, stdout=self._log, stderr=self._log,
+            start_new_session=True,
+        )  # fmt: skip
+
+    @property
+    def up_pid(self) -> int:
+        """The supervisor's."""
+        return self._up.pid
 
     @classmethod
-    def start(cls, root: Path, desk: Path = DESK) -> "Mesh":
-        """Copies the project and brings its mesh up."""
+    def start(cls, root: Path, desk: Path = DESK, *, env: str = "") -> "Mesh":
+        """Copies a project, writes its `.env`, and brings its mesh up."""
         shutil.copytree(desk, root, dirs_exist_ok=True)
         shutil.copy(SCRIPTED, root)
+        (root / ".env").write_text(env)
         made = cls(root)
         try:
             made._await()
@@ -144,12 +159,14 @@ class Mesh:
         self._up.wait(PATIENCE_SECONDS)
         self._log.close()
         self._log = (self.root / "up.log").open("w")
-        self._up = subprocess.Popen([MESHGATE, "up"], cwd=self.root, stdout=self._log, stderr=self._log)
+        self._up = self._supervisor()
         self._await()
 
     def close(self) -> None:
         """Takes it down."""
         self._up.send_signal(signal.SIGTERM)
+        if self._up.stdin is not None:
+            self._up.stdin.close()
         self._up.wait(PATIENCE_SECONDS)
         self._log.close()
         shutil.rmtree(self.root / ".meshgate", ignore_errors=True)

@@ -10,7 +10,7 @@ from meshgate_toolhost.gateway import Gateway
 from meshgate_toolhost.model import Failure, Finished, Result
 
 FIRST_PAUSE_SECONDS = 0.1
-LONGEST_PAUSE_SECONDS = 5.0
+LONGEST_PAUSE_SECONDS = 0.5  # a run may stand still for just this outcome
 
 _log = logging.getLogger(__name__)
 

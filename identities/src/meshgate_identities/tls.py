@@ -11,6 +11,10 @@ from meshgate_identities.source import IdentitySnapshot, IdentitySource
 
 DRAIN_SECONDS = 30.0  # an old channel lives this long after a rotation, for calls under way
 
+# gRPC's own are 1 s and 120 s: a gateway that is back after a second would wait for its callers.
+FIRST_RECONNECT_MS = 100
+LONGEST_RECONNECT_MS = 250
+
 ChannelOptions = Sequence[tuple[str, Any]]
 
 
@@ -62,6 +66,8 @@ def _channel(
         # A pool of its own, else a new channel would ride on an old channel's connection.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
+        ("grpc.initial_reconnect_backoff_ms", FIRST_RECONNECT_MS),
+        ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_MS),
     ]
     return grpc.secure_channel(target, credentials, options=[*fixed, *options])
 

@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 FAILED = 125  # exit status of a failure of ours, as env(1) and docker(1) use it
 UNCAUGHT = 1  # Python's status after an uncaught exception
-FINISH_SECONDS = 10.0
+FINISH_SECONDS = 10.0  # of a cancelled run: somebody waits; any other end is worth the patience of a step
 HEARTBEAT_SECONDS = 2.0
 POLL_SECONDS = 1.0  # how often a run that is held up is looked at
 LONGEST_BACKOFF_SECONDS = 30.0
@@ -310,7 +310,7 @@ class Launch:
         try:
             self._ask(
                 lambda: self._gateway.finish(run_id=attempt.run_id, attempt=attempt.number, end=end),
-                FINISH_SECONDS,
+                FINISH_SECONDS if end.state == "cancelled" else 0,
             )
         except RunHeld:
             raise

@@ -1,0 +1,246 @@
+"""Lanes: each works on runs of one app, one after the other, and kills in the middle of their tasks."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from chaos.pairs import PHASES, VICTIMS, Pair
+from chaos.phases import Missed, Place, Stage
+from chaos.watch import Event, Interrupted
+from integration.fault_mesh import MESHGATE
+from meshgate_deploy.errors import MeshError
+
+TOOLS = ("look", "keyed", "pay")
+KILLS_PER_RUN = {"mesh": 6, "own": 4}  # every loss of a program costs an import of CrewAI and a backoff
+TRIES = 3
+RUN_SECONDS = 300.0  # from the last kill to the end of its run; then the run is lost
+PROGRESS_SECONDS = 120.0
+WATCH_SECONDS = 0.5
+BREATH_SECONDS = 1.0
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Plan:
+    """The kills that are still to be made, shared by the lanes that may make them.
+
+    Attributes:
+        turn: which tool a pair begins with; it goes on from there each time that the pair is made.
+    """
+
+    pairs: deque[Pair]
+    turn: int = 0
+    tries: Counter[Pair] = field(default_factory=Counter)
+    made: Counter[Pair] = field(default_factory=Counter)
+    missed: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self, count: int) -> list[Pair]:
+        """The next few."""
+        with self.lock:
+            return [self.pairs.popleft() for _ in range(min(count, len(self.pairs)))]
+
+    def again(self, pair: Pair, why: str) -> None:
+        """One that did not come off is made later, a few times."""
+        with self.lock:
+            self.tries[pair] += 1
+            self.missed.append(f"{pair.label} in {pair.phase}: {why}")
+            if self.tries[pair] < TRIES:
+                self.pairs.append(pair)
+
+    def tool(self, pair: Pair) -> tuple[str, bool]:
+        """The tool whose call a pair meets, and whether it is held before its effect."""
+        with self.lock:
+            turn = self.turn + self.made[pair]
+            self.made[pair] += 1
+        # In its first turn a lost tool host meets the tool that must not run twice.
+        place = VICTIMS.index(pair.victim) + PHASES.index(pair.phase) + 1
+        return TOOLS[(place + turn) % len(TOOLS)], turn % 2 == 1
+
+    def clear(self) -> None:
+        """No more."""
+        with self.lock:
+            self.pairs.clear()
+
+
+class Lane(threading.Thread):
+    """One run at a time, with a kill in each of its tasks but the first and the last."""
+
+    def __init__(  # noqa: PLR0917 - a thread's arguments
+        self, stage: Stage, plan: Plan, app: str, kind: str, say: Say, names: str
+    ) -> None:
+        super().__init__(name=app, daemon=True)
+        self._stage, self._plan, self._app, self._kind = stage, plan, app, kind
+        self._say, self._names = say, names
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Until the plan is empty."""
+        number = 0
+        try:
+            while pairs := self._plan.take(KILLS_PER_RUN[self._kind]):
+                number += 1
+                self._work(f"{self._names}-{self._app}-{number}", pairs)
+        except Interrupted:
+            return
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    def _work(self, run_id: str, pairs: list[Pair]) -> None:
+        places = [self._place(run_id, number, pair) for number, pair in enumerate(pairs, start=2)]
+        tools = ["look", *(place.tool for place in places), "keyed"]
+        orders = [(f"{run_id}-{number}", tool) for number, tool in enumerate(tools, start=1)]
+        for place in places:
+            self._stage.checker.shut("model", place.order)
+        self._stage.checker.note("begun", run=run_id, app=self._app, orders=orders)
+        run = Run(self._stage, self._app, run_id, tools)
+        try:
+            for pair, place in zip(pairs, places, strict=True):
+                self._strike(pair, place, run)
+            run.end()
+        finally:
+            run.close()
+            for place in places:
+                self._stage.checker.open("model", place.order)
+
+    def _strike(self, pair: Pair, place: Place, run: "Run") -> None:
+        if not run.running:
+            self._plan.again(pair, "its run had ended")
+            return
+        with self._stage.alone if pair.shared else nullcontext():
+            try:
+                kill = self._stage.strike(pair, place)
+            except Missed as error:
+                self._plan.again(pair, str(error))
+                return
+            seconds = self._got_on(kill)
+        if pair.shared:
+            self._breathe()  # not alone: now the other lanes may stop what is shared
+        took = "no progress" if seconds is None else f"{seconds:.1f} s"
+        self._say(f"  {pair.label:24} {pair.phase:16} {place.tool:6} {took}")
+
+    def _breathe(self) -> None:
+        """Lets everybody reach the gateway again: runs beside ours have a minute for each step."""
+        if not self._stage.checker.stopped.is_set():
+            with suppress(MeshError):  # it went away again between two looks
+                self._stage.mesh.healed()
+            self._stage.checker.stopped.wait(BREATH_SECONDS)
+
+    def _got_on(self, kill: Event) -> float | None:
+        """Waits until the run is seen to get on."""
+        run, at = kill["run"], kill["at"]
+        seen = {"asked", "final"}
+        event = self._stage.checker.wait(
+            lambda e: e.get("run") == run and e["t"] > at and e["e"] in seen, PROGRESS_SECONDS
+        )
+        return None if event is None else float(event["t"]) - at
+
+    def _place(self, run_id: str, number: int, pair: Pair) -> Place:
+        tool, early = self._plan.tool(pair)
+        return Place(self._app, run_id, f"{run_id}-{number}", tool, early)
+
+
+class Run:
+    """One program under `meshgate run`. An unknown call of it is resolved by what the checker saw."""
+
+    def __init__(self, stage: Stage, app: str, run_id: str, tools: list[str]) -> None:
+        self._stage, self._run_id = stage, run_id
+        self._out = (stage.mesh.root / f"{run_id}.out").open("w+")
+        program = [sys.executable, "desk.py", run_id, *tools]
+        self._popen = subprocess.Popen(
+            [MESHGATE, "run", "--app", app, "--run-id", run_id, "--", *program],
+            cwd=stage.mesh.root, stdout=self._out, stderr=self._out, stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        self._over = threading.Event()
+        self._person = threading.Thread(target=self._resolve, daemon=True)
+        self._person.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._popen.poll() is None
+
+    def end(self) -> None:
+        """Waits for its end and tells the checker its answer."""
+        give_up_at = time.monotonic() + RUN_SECONDS
+        while self.running and time.monotonic() < give_up_at:
+            if self._stage.checker.stopped.is_set():
+                raise Interrupted
+            time.sleep(0.05)
+        status = self._popen.poll()
+        self._stage.checker.note("final", run=self._run_id, status=status, answer=self._answer())
+
+    def close(self) -> None:
+        """Ends it in any case."""
+        self._over.set()
+        self._person.join()
+        if self.running:
+            self._popen.terminate()
+        try:
+            self._popen.wait(30)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.wait()
+        self._out.close()
+
+    def _answer(self) -> list[str] | None:
+        with open(self._out.name) as file:  # noqa: PTH123 - a name of our own
+            said = [line.removeprefix("ANSWER ") for line in file if line.startswith("ANSWER ")]
+        return json.loads(said[-1]) if said else None
+
+    def _resolve(self) -> None:
+        """The person who looks into the service's book when a call is unknown."""
+        while not self._over.wait(WATCH_SECONDS):
+            try:
+                run = self._stage.mesh.ask("ShowRun", run_id=self._run_id)["run"]
+            except (MeshError, OSError, ValueError):
+                continue
+            if run["state"] == "waiting" and run["detail"].startswith("unknown "):
+                self._settle(run["detail"].removeprefix("unknown "))
+
+    def _settle(self, call: str) -> None:
+        self._over.wait(WATCH_SECONDS)  # a request that was sent by a process that then died may still arrive
+        paid = self._stage.checker.find(lambda e: e["e"] == "effect" and e["call"] == call)
+        quoted = paid or self._stage.checker.find(lambda e: e["e"] == "quoted" and e["call"] == call)
+        said: list[str] = ["--as", "failed", "--result", "it was not paid"]
+        if paid:
+            said = ["--as", "done", "--result", f"{paid['order']} receipt {paid['receipt']}"]
+        done = subprocess.run(
+            [MESHGATE, "runs", "resolve", call, *said],
+            cwd=self._stage.mesh.root, check=False, capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode == 0 and quoted:
+            self._stage.checker.note("resolved", order=quoted["order"], call=call, **{"as": said[1]})
+
+
+def shares(pairs: list[Pair]) -> tuple[list[Pair], list[Pair]]:
+    """The kills that everybody feels, and those that one app feels."""
+    return [pair for pair in pairs if pair.shared], [pair for pair in pairs if not pair.shared]
+
+
+def lanes(
+    stage: Stage, pairs: list[Pair], *, turn: int, say: Say, names: str
+) -> tuple[list[Lane], list[Plan]]:
+    """One lane for what is shared, two for what is an app's own."""
+    shared, own = (Plan(deque(part), turn) for part in shares(pairs))
+    made = [
+        Lane(stage, shared, "desk-mesh", "mesh", say, names),
+        Lane(stage, own, "desk-one", "own", say, names),
+        Lane(stage, own, "desk-two", "own", say, names),
+    ]
+    return made, [shared, own]
+
+
+def missed_of(plans: list[Plan]) -> list[Any]:
+    """What did not come off at the first try."""
+    return [why for plan in plans for why in plan.missed]

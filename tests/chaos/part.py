@@ -1,0 +1,127 @@
+"""One part: a mesh is brought up, a list of kills is made, and the verdict is taken from the files alone."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chaos.lanes import Say, lanes, missed_of
+from chaos.pairs import Pair
+from chaos.phases import Stage
+from chaos.watch import Checker
+from integration.fault_mesh import MESHGATE, Mesh, eventually
+
+HERE = Path(__file__).parent
+DESK = HERE / "desk"
+JUDGE_SECONDS = 60
+ALL_RECORDS = "10000000"
+
+
+class Tethered(Mesh):
+    """A mesh that goes down when whoever drives it is gone, however that ended."""
+
+    up = (sys.executable, "-m", "meshgate_deploy.demo_mesh", ".")
+
+
+@dataclass
+class Part:
+    """What came of it.
+
+    Attributes:
+        verdict: as `verdict.py` printed it.
+        kills: the checker's notes of the kills.
+        missed: kills that did not reach their phase at the first try.
+        verified: whether the gateway's own chain of records is whole.
+        interrupted: a Ctrl-C came; the runs under way ended, the other kills were not made.
+    """
+
+    verdict: dict[str, Any]
+    kills: list[dict[str, Any]]
+    missed: list[str]
+    seconds: float
+    verified: bool
+    interrupted: bool
+
+
+@contextmanager
+def staged(root: Path, desk: Path = DESK) -> Iterator[Stage]:
+    """A mesh that is up, with its checker."""
+    with ExitStack() as running:
+        checker = running.enter_context(Checker(root))
+        mesh = Tethered.start(root, desk, env=f"CHECKER_URL={checker.url}\n")
+        running.callback(mesh.close)
+        yield Stage(mesh, checker)
+
+
+def play(root: Path, pairs: list[Pair], *, turn: int, say: Say, desk: Path = DESK) -> Part:
+    """Makes the kills and judges. A KeyboardInterrupt lets what is under way end; a second one does not."""
+    begun, interrupted = time.monotonic(), False
+    with staged(root, desk) as stage:
+        working, plans = lanes(stage, pairs, turn=turn, say=say, names=root.name[-6:].strip("-_").lower())
+        for lane in working:
+            lane.start()
+        try:
+            _join(working)
+        except KeyboardInterrupt:
+            interrupted = True
+            say("no further kills; waiting for the runs under way to end (Ctrl-C again gives this part up)")
+            for plan in plans:
+                plan.clear()
+            try:
+                _join(working)
+            except KeyboardInterrupt:
+                stage.checker.stopped.set()
+                _join(working)
+                raise
+        failures = [lane.failure for lane in working if lane.failure is not None]
+        if failures:
+            raise failures[0]
+        verified = export(stage, root / "records.jsonl")
+    verdict = judged(root / "effects.jsonl", root / "records.jsonl")
+    lines = [json.loads(line) for line in (root / "effects.jsonl").read_text().splitlines()]
+    kills = [line for line in lines if line["e"] == "kill"]
+    return Part(verdict, kills, missed_of(plans), time.monotonic() - begun, verified, interrupted)
+
+
+def _join(working: list[Any]) -> None:
+    while any(lane.is_alive() for lane in working):
+        time.sleep(0.1)
+
+
+def export(stage: Stage, path: Path) -> bool:
+    """The audit records as any auditor gets them; whether their chain verifies."""
+
+    def query() -> bool:
+        with path.open("w") as file:
+            asked = [MESHGATE, "audit", "query", "--limit", ALL_RECORDS, "-o", "jsonl"]
+            done = subprocess.run(
+                asked, cwd=stage.mesh.root, stdout=file, stderr=subprocess.PIPE, check=False
+            )
+        return done.returncode == 0
+
+    eventually(query, "the records are exported")
+    return bool(stage.mesh.ask("VerifyRecords")["verified"])
+
+
+def judged(log: Path, records: Path) -> dict[str, Any]:
+    """The verdict of a process that sees two files and nothing else."""
+    done = subprocess.run(
+        [sys.executable, "-I", str(HERE / "verdict.py"), "--log", str(log), "--records", str(records)],
+        capture_output=True, text=True, check=False, timeout=JUDGE_SECONDS,
+    )  # fmt: skip
+    if not done.stdout:
+        raise RuntimeError(done.stderr)
+    return dict(json.loads(done.stdout))
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """A short path of its own: sockets lie in it."""
+    with tempfile.TemporaryDirectory(prefix="mgc-", ignore_cleanup_errors=True) as made:
+        yield Path(made)
