@@ -113,9 +113,10 @@ def _person() -> str:
 def _mapped(method: str, error: grpc.RpcError) -> Exception:
     code = error.code() if isinstance(error, grpc.Call) else None
     details = str(error.details()) if isinstance(error, grpc.Call) else str(error)
-    if details in _REFUSED:
-        kind, what, next_step = _REFUSED[details]
-        return kind(what, next_step=next_step)
+    reason, _, detail = details.partition(": ")
+    if reason in _REFUSED:
+        kind, what, next_step = _REFUSED[reason]
+        return kind(what, why=detail, next_step=next_step)
     if code is grpc.StatusCode.NOT_FOUND:
         return NotFound("no such run or call", why=details, next_step="meshgate runs list")
     if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
