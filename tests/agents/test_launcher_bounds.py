@@ -12,6 +12,7 @@ import pytest
 from meshgate_agents.child.framing import receive, send
 from meshgate_agents.launcher import session as sessions
 from meshgate_agents.launcher import supervise
+from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import Differs, RunHeld
 from meshgate_agents.launcher.gateway import Entry
 from meshgate_agents.launcher.session import Attempt, Session
@@ -52,7 +53,7 @@ def test_a_session_holds_so_many_conversations(tmp_path, monkeypatch) -> None:
     """A child that connects without end gets no further thread; one that ends makes room."""
     admitted: list[int] = []
     monkeypatch.setattr(sessions, "MAX_CONVERSATIONS", 2)
-    monkeypatch.setattr(sessions, "admit", lambda _: admitted.append(1) or os.getpid())
+    monkeypatch.setattr(sessions, "admit", lambda *_: admitted.append(1) or os.getpid())
     session = made(Remembering())
     path = str(session.listen(tmp_path))
     peers = [socket.socket(socket.AF_UNIX) for _ in range(6)]
@@ -86,21 +87,19 @@ def test_a_replay_writes_no_reply(operation) -> None:
 
 
 @pytest.mark.parametrize("first", ["reason", "end"])
-def test_a_reason_that_came_before_the_end_is_heard(monkeypatch, first) -> None:
+def test_a_reason_that_came_before_the_end_is_heard(first) -> None:
     """The child is reaped before the queue is read: what was said until then counts, later words do not."""
-    supervisor, spawn = Supervisor(), supervise._spawn
+    supervisor = Supervisor(Children())
     held = RunHeld("the run waits")
 
-    def spawned(command: Any, env: Any) -> Any:
-        child = spawn(command, env)
+    def started(child: Any) -> None:
         if first == "end":
             supervisor._events.put(supervise._ENDED)
         supervisor.end(held)
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        return child
 
-    monkeypatch.setattr(supervise, "_spawn", spawned)
-    ending = supervisor.run(command=[sys.executable, "-c", "raise SystemExit(3)"], env={})
+    program = Program(command=(sys.executable, "-c", "raise SystemExit(3)"))
+    ending = supervisor.run(program, env=dict(os.environ), on_start=started)
     assert (ending.status, ending.fatal) == (3, held if first == "reason" else None)
 
 

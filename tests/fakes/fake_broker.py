@@ -105,6 +105,7 @@ class FakeBroker(broker_pb2_grpc.BrokerServicer):
             effect=call.effect,
             idempotent=call.idempotent,
             ambiguous=ambiguous,
+            may_begin=ambiguous and call.state == "sent",
         )
 
     def FinishCall(self, request, context):  # noqa: N802

@@ -96,7 +96,11 @@ class ControlServer:
             raise Denied("the asking process has ended") from error
         if found.uid != os.getuid():
             raise Denied(f"uid {found.uid} may not command this mesh", why=f"it belongs to uid {os.getuid()}")
-        if attestation.is_descendant(found.process.pid, self._own):
+        try:
+            ours = attestation.is_descendant(found.process.pid, self._own)
+        except ProcessLookupError as error:
+            raise Denied("where the asking process came from cannot be told", why="a parent ended") from error
+        if ours:
             raise Denied("a process of the mesh may not command it", why=f"pid {found.process.pid}")
 
 

@@ -38,6 +38,9 @@ def problem(store: str) -> tuple[str, str] | None:
     if not is_postgresql(store):
         shown = store.partition(":")[0]
         return f"store {shown!r} is not supported", f"{SQLITE}, or {SCHEME}://USER@HOST/DATABASE"
+    if "#" in store or any(not letter.isprintable() or letter.isspace() for letter in store):
+        # What a URL's fragment is to one reader is a host's name to libpq.
+        return "the store's URL has a '#', a space or a control character", f"{SCHEME}://USER@HOST/DATABASE"
     try:
         url = urlsplit(store)
         parameters = parse_qs(url.query, strict_parsing=bool(url.query), keep_blank_values=True)

@@ -25,6 +25,10 @@ MAX_TEXT_BYTES = 8_388_608  # the gateway takes no clear text of more than 3 MiB
 CHUNK_BYTES = 1_048_576
 FORMAT = 1
 DATA_FILES = ("run.json", "steps.jsonl", "texts.jsonl", "audit.jsonl", "README.txt")
+RUN_TEXTS = ("input", "traceback", "result")
+# Fields that a step and the records of its decision and outcome share.
+DECIDED = ("step_key", "tool", "host", "effect", "definition_sha256", "decision_id")
+SETTLED = ("state", "caller", "take", "host_instance", "result_kind", "error_class")
 TEXT_FILE = re.compile(r"text/[a-z0-9-]{1,40}\Z")
 _DOMAIN = b"meshgate.run.v1\x00"
 
@@ -193,6 +197,7 @@ class _Log:
         self._copies: dict[str, Row] = {}
         self._asked: dict[str, Row] = {}
         self._outcomes: dict[str, Row] = {}
+        self._texts: Row = {}
 
     def noting(self, lines: Iterable[bytes]) -> Iterator[bytes]:
         """Hands lines on and keeps what is about the run."""
@@ -206,6 +211,7 @@ class _Log:
         kind = record.get("kind")
         if kind == "lifecycle" and "state" in record:
             self._state = str(record["state"])
+            self._texts |= {name: record[name] for name in RUN_TEXTS if name in record}
         elif kind == "step":
             self._models[record["step_key"]] = record
         elif kind == "copy":
@@ -223,6 +229,13 @@ class _Log:
         """
         if self._state != run["state"]:
             raise Broken(f"the run is {run['state']}, its last record says {self._state or 'nothing'}")
+        for name, committed in self._texts.items():
+            if run[name] != committed:
+                raise Broken(f"the run's record commits to another {name}")
+        keys = [step["step_key"] for step in steps]
+        ids = [step["call_id"] for step in steps if step["kind"] == "tool"]
+        if len(keys) != len(set(keys)) or len(ids) != len(set(ids)):
+            raise Broken("a step is there twice")
         left = {*self._models, *self._copies, *(record["step_key"] for record in self._asked.values())}
         for step in steps:
             self._compare_step(step)
@@ -239,15 +252,18 @@ class _Log:
                 raise Broken(f"{name}: its record says {record['state']}")
         elif step["kind"] == "model":
             record = self._models.get(step["step_key"])
-            self._same(name, record, (("request", "given"), ("reply", "gave")), step)
+            fields = (("request", "given"), ("reply", "gave"), ("turn", "turn"), ("attempt", "attempt"))
+            self._same(name, record, fields, step)
         else:
-            self._same(name, self._asked.get(step["call_id"]), (("arguments", "given"),), step)
+            pairs = (("arguments", "given"), *((field, field) for field in DECIDED))
+            self._same(name, self._asked.get(step["call_id"]), pairs, step)
             self._compare_outcome(name, step)
 
     def _compare_outcome(self, name: str, step: Row) -> None:
         outcome = self._outcomes.get(step["call_id"])
         if step["state"] in ("done", "failed", "unknown"):
-            self._same(name, outcome, (("result", "gave"), ("state", "state")), step)
+            pairs = (("result", "gave"), *((field, field) for field in SETTLED))
+            self._same(name, outcome, pairs, step)
         elif outcome is not None:
             raise Broken(f"{name} is {step['state']}, its record says {outcome['state']}")
 

@@ -104,7 +104,11 @@ def is_scope(text: str) -> bool:
 def is_place(request: CallRequest, *, in_run: bool) -> bool:
     """True when a call says where it stands. Inside a run it has a scope: divergence is looked for there."""
     places = [place for place in (request.scope, request.task) if place]
-    return (bool(request.scope) or not in_run) and all(map(is_scope, places)) and request.turn <= MAX_TURN
+    return (
+        (bool(request.scope) or not in_run)
+        and all(map(is_scope, places))
+        and max(request.turn, request.attempt) <= MAX_TURN
+    )
 
 
 def is_untrusted(labels: Mapping[str, str]) -> bool:

@@ -19,6 +19,7 @@ from meshgate_gateway.record import Recorder
 from meshgate_gateway.store import Store, Tables
 
 MAX_PER_SWEEP = 200  # the rest comes with the next one, three seconds later
+MAX_FAILURES = 3  # of one sweep; each may have waited 2 s for a sidecar, and the sweeper has more to do
 MAX_WORDS = 1024  # of a command
 
 _log = logging.getLogger(__name__)
@@ -67,7 +68,9 @@ class Order:
             if kind is Kind.CREW and not self.command and not isinstance(kept["input"], dict):
                 raise InvalidRequest("input_not_an_object")
         if self.command:
-            if len(self.command) > MAX_WORDS or not self.cwd.startswith("/"):
+            words = [*self.command, self.cwd, *(self.env or {}), *(self.env or {}).values()]
+            odd = any("\0" in word for word in words) or any("=" in name for name in self.env or {})
+            if len(self.command) > MAX_WORDS or not self.cwd.startswith("/") or odd:
                 raise InvalidRequest("command_invalid")
             kept |= {"command": list(self.command), "cwd": self.cwd, "env": dict(self.env or {})}
         made = json.dumps(kept, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
@@ -139,7 +142,11 @@ class Drive:
         """Tells the apps of their forsaken runs; returns how many."""
         now = self.now_ms()
         found = self.store.read(lambda tables: tables.runs.driven(MAX_PER_SWEEP))
-        return sum(self.deliver(run) for run in found if runs.forsaken(run, now_ms=now))
+        told = failed = 0
+        for run in found:
+            if failed < MAX_FAILURES and runs.forsaken(run, now_ms=now):
+                told, failed = (told + 1, failed) if self.deliver(run) else (told, failed + 1)
+        return told
 
     def deliver(self, run: Run) -> bool:
         """Tells a run's app of it; False when that has to wait for the next sweep."""

@@ -28,11 +28,13 @@ class Taken:
 
     Attributes:
         ambiguous: an earlier take may have begun; the host reconciles before it runs anything.
+        may_begin: an ambiguous call that had not begun may begin now.
     """
 
     row: LedgerRow
     arguments: bytes
     ambiguous: bool = False
+    may_begin: bool = False
 
     @property
     def taken_before(self) -> bool:
@@ -93,11 +95,13 @@ class Hosts:
 
     def _to_reconcile(self, tables: Tables, caller: Caller, row: LedgerRow, instance: str) -> Taken:
         """Hands out a question. Only what is not held to be lost, in a live attempt, may still begin."""
-        may_run = row.state is State.SENT and not _fenced(tables, row)
+        run = tables.runs.get(row.run_id) if row.run_id else None
+        lives = run is None or (bool(run.launcher) and run.state not in runs.HELD)
+        may_run = row.state is State.SENT and lives and not _fenced(tables, row)
         after = ledger.asked_again(row, host_instance=instance, now_ms=self.now_ms(), may_run=may_run)
         _move(tables, row, after)
         tables.records.append(self.recorder.take(caller=caller, row=after, ambiguous=True))
-        return Taken(after, self.vault.get(tables, row.arguments), ambiguous=True)
+        return Taken(after, self.vault.get(tables, row.arguments), ambiguous=True, may_begin=may_run)
 
     def _ambiguous(self, tables: Tables, row: LedgerRow) -> Conflict:
         """It may have begun elsewhere and must not run twice: nobody knows, until somebody says."""

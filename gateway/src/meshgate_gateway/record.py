@@ -181,6 +181,7 @@ class Recorder:
             "origin_run": run.origin_run,
             "origin_step": run.origin_step,
             "edited_step": edited,
+            "input": sealed_form(run.input),
             "operator": operator,
         }
         return self.lifecycle(event=f"run_{run.origin}", caller=run.app, fields=fields)

@@ -14,7 +14,7 @@ from meshgate_gateway.bounds import DEFAULT_BOUNDS, Bounds
 from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted
 from meshgate_gateway.model import AuditRecord, Caller, Kind, Presented, Run, State
 from meshgate_gateway.payloads import Vault
-from meshgate_gateway.record import Recorder
+from meshgate_gateway.record import Recorder, sealed_form
 from meshgate_gateway.store import CallQuery, Store, Tables
 
 RUNNERS = frozenset({Kind.CREW, Kind.PROGRAM, Kind.AGENT})
@@ -28,11 +28,17 @@ ACTIONS = {
     "continue": frozenset({"waiting"}),
     "fail": frozenset({"waiting"}),
 }
+TEXTS = {  # what a record commits to of a run's own clear text
+    "run_started": ("input",),
+    "attempt_ended": ("traceback",),
+    "run_finished": ("traceback", "result"),
+}
 SUSPECT_AFTER_MS = 6_000  # three heartbeats of a launcher
 PENDING_AFTER_MS = 5_000  # an order that its app was told of has an attempt within a second
 RESTART_AFTER_MS = 45_000  # the longest backoff of a launcher, and half of it again
 SILENT_AFTER_MS = 15_000  # a launcher that lives has said so by then, also through a gateway's restart
 MAX_INPUT_BYTES = 1_048_576  # a quarter of gRPC's default receive limit
+MAX_COUNT = 2**31 - 1  # steps a heartbeat may claim; a column of every database holds it
 MAX_DETAIL_CHARACTERS = 2000
 MAX_RESULT_BYTES = 1_048_576
 MAX_TRACEBACK_BYTES = 65_536  # its end, where the error is
@@ -127,7 +133,8 @@ def note(recorder: Recorder, event: str, run: Run, operator: str = "") -> AuditR
     fields = {"run_id": run.run_id, "attempt": run.attempt, "state": run.state, "steps": run.steps}
     more = {"detail": run.detail} if run.state == "waiting" else {}  # ours; others come from a launcher
     by = {"operator": operator} if operator else {}
-    return recorder.lifecycle(event=event, caller=run.app, fields={**fields, **more, **by})
+    texts = {name: sealed_form(getattr(run, name)) for name in TEXTS.get(event, ())}
+    return recorder.lifecycle(event=event, caller=run.app, fields={**fields, **more, **by, **texts})
 
 
 def owned(tables: Tables, *, caller: Caller, run_id: str) -> Run:
@@ -237,6 +244,8 @@ class Runs:
 
         def work(tables: Tables, caller: Caller) -> Run:
             run = require(tables, caller=caller, run_id=run_id, attempt=attempt)
+            if steps > MAX_COUNT:
+                raise InvalidRequest("steps_invalid")
             now = self.now_ms()
             after = replace(run, heartbeat_ms=now, updated_ms=now, steps=max(steps, run.steps))
             tables.runs.move(run, after)
@@ -308,6 +317,8 @@ class Runs:
         """A traceback may hold anything, so it lies where clear text lies."""
         if not traceback:
             return run
+        if run.traceback is not None:  # nothing names it any more
+            tables.payloads.delete([run.traceback.payload_id])
         return replace(run, traceback=self.vault.put(tables, traceback[-MAX_TRACEBACK_BYTES:]))
 
     def finish(  # noqa: PLR0913 - the message's own fields
@@ -356,7 +367,8 @@ def _controlled(run: Run, action: str) -> Run:
         idle = run.state in ("pending", "paused")
         return replace(run, state="cancelled" if idle else "cancelling", detail="cancelled by an operator")
     if action == "pause":
-        return replace(run, state="paused" if run.state == "pending" else "pausing", detail="by an operator")
+        idle = run.state == "pending" or not run.launcher  # between two attempts nobody is to be waited for
+        return replace(run, state="paused" if idle else "pausing", detail="by an operator")
     if action == "resume":
         running = run.state == "pausing"
         return replace(run, state="running" if running else "restarting", detail="resumed by an operator")

@@ -69,6 +69,7 @@ class GrpcGateway:
             effect=answer.effect,
             idempotent=answer.idempotent,
             ambiguous=answer.ambiguous,
+            may_begin=answer.may_begin,
         )
 
     def finish(self, finished: Finished) -> None:

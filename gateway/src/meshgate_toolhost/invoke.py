@@ -146,10 +146,10 @@ class Invoker:
         found = self._ask(call)
         if found is not None:
             self._told(call, found)
-        elif call.deadline_unix_ms / 1000 > self._clock():
+        elif call.may_begin and known is None and call.deadline_unix_ms / 1000 > self._clock():
             self._run_and_settle(replace(call, taken_before=False))
         else:
-            self._told(call, Failure("not_begun", "it had not begun when its deadline had passed"))
+            self._told(call, Failure("not_begun", "it had not begun, and may not begin any more"))
 
     def _ask(self, call: TakenCall) -> Outcome | None:
         """What the tool's `reconcile` says; None: it has not begun, and will not by itself."""

@@ -48,6 +48,7 @@ class TakenCall:
         deadline_unix_ms: when the gateway stops waiting.
         taken_before: an earlier take may have begun.
         ambiguous: the same, and the tool's `reconcile` is to be asked before anything runs.
+        may_begin: an ambiguous call that had not begun may begin now.
     """
 
     call_id: str
@@ -61,6 +62,7 @@ class TakenCall:
     effect: str
     idempotent: bool
     ambiguous: bool = False
+    may_begin: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ class TakeCallRequest(_message.Message):
     def __init__(self, call_id: _Optional[str] = ..., host_instance: _Optional[str] = ...) -> None: ...
 
 class TakeCallResponse(_message.Message):
-    __slots__ = ("take", "tool", "arguments_json", "definition_sha256", "deadline_unix_ms", "idempotency_key", "taken_before", "effect", "idempotent", "ambiguous")
+    __slots__ = ("take", "tool", "arguments_json", "definition_sha256", "deadline_unix_ms", "idempotency_key", "taken_before", "effect", "idempotent", "ambiguous", "may_begin")
     TAKE_FIELD_NUMBER: _ClassVar[int]
     TOOL_FIELD_NUMBER: _ClassVar[int]
     ARGUMENTS_JSON_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,7 @@ class TakeCallResponse(_message.Message):
     EFFECT_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENT_FIELD_NUMBER: _ClassVar[int]
     AMBIGUOUS_FIELD_NUMBER: _ClassVar[int]
+    MAY_BEGIN_FIELD_NUMBER: _ClassVar[int]
     take: int
     tool: str
     arguments_json: bytes
@@ -112,7 +113,8 @@ class TakeCallResponse(_message.Message):
     effect: str
     idempotent: bool
     ambiguous: bool
-    def __init__(self, take: _Optional[int] = ..., tool: _Optional[str] = ..., arguments_json: _Optional[bytes] = ..., definition_sha256: _Optional[str] = ..., deadline_unix_ms: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., taken_before: _Optional[bool] = ..., effect: _Optional[str] = ..., idempotent: _Optional[bool] = ..., ambiguous: _Optional[bool] = ...) -> None: ...
+    may_begin: bool
+    def __init__(self, take: _Optional[int] = ..., tool: _Optional[str] = ..., arguments_json: _Optional[bytes] = ..., definition_sha256: _Optional[str] = ..., deadline_unix_ms: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., taken_before: _Optional[bool] = ..., effect: _Optional[str] = ..., idempotent: _Optional[bool] = ..., ambiguous: _Optional[bool] = ..., may_begin: _Optional[bool] = ...) -> None: ...
 
 class FinishCallRequest(_message.Message):
     __slots__ = ("call_id", "take", "host_instance", "result", "failure", "reconciled")

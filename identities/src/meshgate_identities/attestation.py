@@ -113,12 +113,23 @@ def peer(sock: Connected) -> Peer:
 
 
 def is_descendant(pid: int, ancestor: Process) -> bool:
-    """Whether `pid` is `ancestor` or came from it, along the chain of living parents."""
+    """Whether `pid` is `ancestor` or came from it, along the chain of living parents.
+
+    False only when the chain was walked to its end: a process that ends meanwhile could hide where the
+    one below it came from.
+
+    Raises:
+        ProcessLookupError: a process on the way ended, or its pid was given to a younger one.
+    """
+    born = process(pid).start_ticks
     while pid > 1:
         if pid == ancestor.pid:
             return process(pid) == ancestor
-        try:
-            pid = parent(pid)
-        except ProcessLookupError:
+        above = parent(pid)
+        if above <= 1:
             return False
+        before, born = born, process(above).start_ticks
+        if born > before or parent(pid) != above:
+            raise ProcessLookupError(pid)
+        pid = above
     return False

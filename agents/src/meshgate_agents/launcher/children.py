@@ -86,6 +86,8 @@ class Children:
                 )
             except OSError as error:
                 raise LauncherError(f"cannot start {command[0]!r}: {error.strerror}") from error
+            except ValueError as error:  # a zero byte in a word or a variable
+                raise LauncherError(f"cannot start {command[0]!r}: {error}") from error
             self._known.add(popen.pid)
         try:
             started = start_time(popen.pid)
@@ -106,6 +108,14 @@ class Children:
         with self._lock:
             self._known.clear()
         self.sweep()
+
+    def kill(self, child: Child) -> None:
+        """Kills a program and all that is below it, whatever group it put itself into."""
+        with self._lock:
+            if child.popen.poll() is None:
+                for pid in (child.pid, *descendants(child.pid)):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
 
     def sweep(self) -> None:
         """Kills what ended programs left behind, also what left their group or session."""

@@ -146,6 +146,8 @@ class Launch:
         threading.Thread(target=self._watch, args=(attempt, session, over), daemon=True).start()
         try:
             ending = self._child(session)
+        except Stopping:
+            raise  # the run goes on in another process
         except LauncherError as error:
             self._finish(attempt, End(state="failed", detail=str(error)))
             raise

@@ -1,5 +1,6 @@
 """The private socket of one run: admits its processes, answers their requests, stamps run and attempt."""
 
+import contextlib
 import socket
 import tempfile
 import threading
@@ -158,6 +159,10 @@ class Session:
             self._stopped.set()
         if self._listener:
             path = Path(self._listener.getsockname())
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(
+                    socket.SHUT_RDWR
+                )  # `close` alone leaves `accept` waiting, and us in memory
             self._listener.close()
             path.unlink(missing_ok=True)
             path.parent.rmdir()
@@ -168,8 +173,12 @@ class Session:
             self._conversations.acquire()
             try:
                 connection, _ = listener.accept()
-            except OSError:
-                return  # closed
+            except OSError as error:
+                self._conversations.release()
+                if self._stopped.wait(PAUSED_POLL_SECONDS):
+                    return  # closed
+                self._note(f"a connection on the private socket was not taken: {error}")
+                continue
             threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
 
     def _converse(self, connection: socket.socket) -> None:

@@ -132,8 +132,9 @@ class Supervisor:
                 if not ended:
                     self._hear_what_came_before()
                 return status
-            if self._stopping is not None or (kill_at is not None and time.monotonic() > kill_at):
-                _signal_group(child.pid, signal.SIGKILL)
+            late = kill_at is not None and time.monotonic() > kill_at
+            if self._stopping is not None or self._fatal is not None or late:
+                self._children.kill(child)
             try:
                 event = self._events.get(timeout=TICK_SECONDS)
             except queue.Empty:
@@ -143,7 +144,7 @@ class Supervisor:
                 continue
             if isinstance(event, AttemptEnded):
                 self._fatal = self._fatal or event
-                _signal_group(child.pid, signal.SIGKILL)
+                self._children.kill(child)
             else:
                 self._cancelled = True
                 kill_at = kill_at or time.monotonic() + GRACE_SECONDS

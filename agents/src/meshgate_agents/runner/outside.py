@@ -60,7 +60,7 @@ def run(*, name: str, inputs: str, run_id: str | None, on_event: OnEvent | None)
     chosen = run_id or str(uuid.uuid4())
     try:
         with mesh.up():
-            form = mesh.recorded(chosen, inputs) if run_id else None
+            form = mesh.recorded(chosen, app=name, inputs=inputs) if run_id else None
             if form is None:
                 form = _played(
                     mesh, name=name, run_id=chosen, inputs=inputs, command=command, on_event=on_event
@@ -180,13 +180,15 @@ class _Mesh:
             if ours:
                 self._do("down")
 
-    def recorded(self, run_id: str, inputs: str) -> dict[str, Any] | None:
+    def recorded(self, run_id: str, *, app: str, inputs: str) -> dict[str, Any] | None:
         """The result of a run that has completed; None when there is something to run.
 
         Raises:
-            CannotRun: the run had other inputs.
+            CannotRun: the run had other inputs, or is another app's.
         """
         run = self.show(run_id)
+        if run is not None and str(run["app"]).rpartition("/")[2] != app:
+            raise CannotRun(f"run {run_id} is another app's", next_step="choose another run_id")
         given, form = _step(run, INPUT), _step(run, RESULT)
         if given is not None and given != inputs:
             raise CannotRun(f"run {run_id} was started with other inputs", next_step="choose another run_id")

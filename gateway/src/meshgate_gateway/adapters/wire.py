@@ -94,6 +94,7 @@ def taken(taken: Taken) -> pb.TakeCallResponse:
         effect=row.effect,
         idempotent=row.idempotent,
         ambiguous=taken.ambiguous,
+        may_begin=taken.may_begin,
     )
 
 
