@@ -12,6 +12,7 @@ from fakes.core_gateway import CoreGateway
 from fakes.fake_gateway import FakeGateway, done, pending
 from gateway.conftest import make_world
 from meshgate_agents.launcher.peers import descendants
+from meshgate_gateway.adapters.sqlite_store import SqliteStore
 
 PROJECT = Path(__file__).parent / "project"
 PROGRAM = str(PROJECT / "durable.py")
@@ -175,7 +176,7 @@ def test_a_replay_that_asks_for_less_is_told(desk):
 
 def test_a_guardrail_that_has_the_work_done_again_pays_once(make_desk, tmp_path):
     """CrewAI's own retry, twins of one reply before it, and the gateway's real core: one effect."""
-    world = make_world(tmp_path / "gateway.db")
+    world = make_world(SqliteStore(path=tmp_path / "gateway.db"))
     desk = make_desk(CoreGateway(world=world))
     desk.tools = [{**tool, "tool": tool["tool"].replace("desk.", "orders.")} for tool in desk.tools]
     ended = play(desk, "guarded")

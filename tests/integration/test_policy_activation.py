@@ -56,7 +56,7 @@ def test_a_denied_call_becomes_allowed_without_a_restart(mesh: SmallMesh) -> Non
     assert _alive(opa["pid"]) is False
     record = mesh.records("policy")[-1]
     assert (record["revision"], record["digest"]) == (told["revision"]["new"], told["digest"])
-    assert record["operator"].endswith(f":{os.getuid()}")
+    assert record["operator"].endswith(f"(uid {os.getuid()})")
     again = mesh.meshgate("policy", "activate")
     assert (again.returncode, again.stdout) == (0, "")
     assert "unchanged" in again.stderr
