@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,32 @@ def test_a_reason_that_came_before_the_end_is_heard(first) -> None:
     program = Program(command=(sys.executable, "-c", "raise SystemExit(3)"))
     ending = supervisor.run(program, env=dict(os.environ), on_start=started)
     assert (ending.status, ending.fatal) == (3, held if first == "reason" else None)
+
+
+def test_a_program_that_leaves_its_group_is_killed_all_the_same() -> None:
+    """The end of an attempt reaches the process, whatever group it put itself into."""
+    supervisor = Supervisor(Children())
+    leave = (
+        "import os, time; pid = os.fork(); pid or time.sleep(600); os.setpgid(pid, pid); os.setpgid(0, pid)"
+    )
+    program = Program(command=(sys.executable, "-c", leave + "; time.sleep(600)"))
+
+    def started(child: Any) -> None:
+        eventually(lambda: os.getpgid(child.pid) != child.pid)
+        supervisor.end(RunHeld("the run waits"))
+
+    ending = supervisor.run(program, env=dict(os.environ), on_start=started)
+    assert (ending.signal, str(ending.fatal)) == (9, "the run waits")
+
+
+def test_a_closed_session_lets_go(tmp_path) -> None:
+    """Its thread ends: a worker plays many, and each holds a journal."""
+    before = set(threading.enumerate())
+    session = made(Remembering())
+    session.listen(tmp_path)
+    own = [thread for thread in threading.enumerate() if thread not in before]
+    session.close()
+    eventually(lambda: own and not any(thread.is_alive() for thread in own))
 
 
 def test_a_full_run_fails_with_its_reason(desk) -> None:

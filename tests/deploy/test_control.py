@@ -88,6 +88,27 @@ def test_an_orphan_of_the_mesh_is_refused_too(served):
     assert "denied:" in ask_once(served, {"op": "spawn", "code": code})["out"]
 
 
+@pytest.mark.parametrize("fault", ["ended", "younger"])
+def test_a_process_whose_origin_cannot_be_told_is_refused(tmp_path, monkeypatch, fault):
+    """A parent that ends during the walk, or whose pid a younger one has, could hide where it came from."""
+
+    def process(pid):
+        if pid != os.getpid() and fault == "ended":
+            raise ProcessLookupError(pid)
+        return attestation.Process(pid, 1 if pid == os.getpid() else 2)
+
+    server = ControlServer(path=tmp_path / "c.sock", handle=lambda *_: pytest.fail("it was let in"))
+    server._own = attestation.Process(2**22 + 1, 0)  # nobody on the way is the supervisor
+    monkeypatch.setattr(attestation, "peer", lambda _: attestation.Peer(process(os.getpid()), os.getuid()))
+    monkeypatch.setattr(attestation, "process", process)
+    server.start()
+    try:
+        with pytest.raises(Denied, match="cannot be told"):
+            ask_once(tmp_path / "c.sock", {"op": "status"})
+    finally:
+        server.close()
+
+
 def test_another_user_is_refused(tmp_path, monkeypatch):
     """Should a process of another user ever reach the socket, the kernel's word about it decides."""
     server = ControlServer(path=tmp_path / "c.sock", handle=lambda *_: pytest.fail("it was let in"))

@@ -101,6 +101,13 @@ def test_the_schema_takes_what_the_loader_takes():
             "'sslmode'",
             "once each",
         ),
+        (
+            "store: sqlite",
+            "store: 'postgresql://localhost#:secret@evil.example/db'",
+            23,
+            "has a '#'",
+            "postgresql://",
+        ),
         ("store: sqlite", "store: postgres://m:pw@h/d", 23, "'postgres' is not supported", "postgresql://"),
         ("secrets: [PAYMENT_KEY]", "secrets: [hunter2=x]", 15, "never its value", "never its value"),
         ("mesh: refund-desk\n", "", 1, "'mesh' is missing", "mesh: "),

@@ -265,6 +265,31 @@ def changed_step(number: int, **fields: object) -> Callable[[Files], None]:
     return change
 
 
+def call_stands_in(files: Files) -> None:
+    """The second payment is a copy of the first, under its own key."""
+    lines = files["steps.jsonl"].splitlines()
+    first, second = json.loads(lines[1]), json.loads(lines[3])
+    kept = {name: second[name] for name in ("step", "step_key", "turn", "created")}
+    lines[3] = json.dumps({**first, **kept}).encode()
+    files["steps.jsonl"] = b"\n".join(lines) + b"\n"
+    texts = [json.loads(line) for line in files["texts.jsonl"].splitlines()]
+    lost = (second["given"]["payload"], second["gave"]["payload"])
+    for gone in [text for text in texts if text["payload"] in lost]:
+        texts.remove(gone)
+        files.pop(gone["file"], None)
+    files["texts.jsonl"] = b"".join(json.dumps(text).encode() + b"\n" for text in texts)
+
+
+def input_changed(files: Files) -> None:
+    """Another command was ordered, and the run's commitment put right."""
+    files["text/input"] = files["text/input"].replace(b"true", b"evil")
+    entry = next(json.loads(line) for line in files["texts.jsonl"].splitlines() if b"text/input" in line)
+    run = json.loads(files["run.json"])
+    fit = hmac.digest(bytes.fromhex(entry["salt"]), files["text/input"], "sha256").hex()
+    run["input"]["hmac_sha256"] = fit
+    files["run.json"] = json.dumps(run).encode()
+
+
 def step_left_out(files: Files) -> None:
     """The denied call never was."""
     lines = files["steps.jsonl"].splitlines()[:-1]
@@ -328,7 +353,9 @@ def file_added(files: Files) -> None:
 
 TRIED = (
     text_changed, row_changed, changed_step(5, state="done"), changed_step(2, state="failed"),
-    changed_step(1, copied=True), step_left_out, run_completed, record_changed,
+    changed_step(1, copied=True), step_left_out, changed_step(2, tool="orders.lookup"),
+    changed_step(2, host_instance="another"), changed_step(2, decision_id="D-0"),
+    call_stands_in, input_changed, run_completed, record_changed,
     last_record_changed, record_cut, tail_cut,
     text_missing, text_unlisted, text_unnamed, file_added,
 )  # fmt: skip
