@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chaos import part
-from chaos.pairs import Pair, possible, quick, shuffled
+from chaos.pairs import SQLITE, STORES, Pair, possible, quick, quick_postgresql, shuffled
 from chaos.report import NotResumable, Report
 
 PART_KILLS = 100  # a mesh of its own for each hundred: records and journals of one part stay small
@@ -43,12 +43,13 @@ def _play(report: Report, options: argparse.Namespace, path: Path) -> int:
     begun = time.monotonic()
     while (left := options.kills - len(report.kills)) > 0:
         done = len(report.parts)
-        pairs = shuffled(quick(), report.seed) if options.quick else chosen(report, min(PART_KILLS, left))
+        store = options.store or (SQLITE if options.quick else STORES[done % len(STORES)])
+        pairs = _quick(report, store) if options.quick else chosen(report, min(PART_KILLS, left), store)
         say = _progress(begun, len(report.kills), len(pairs) if options.quick else options.kills)
-        say(f"part {done + 1}: bringing a mesh up for {len(pairs)} kills")
+        say(f"part {done + 1}: bringing a mesh on {store} up for {len(pairs)} kills")
         try:
             with part.folder() as root:
-                came = part.play(root, pairs, turn=0 if options.quick else done, say=say)
+                came = part.play(root, pairs, turn=0 if options.quick else done, say=say, store=store)
                 if came.verdict["findings"]:
                     say(f"kept for a look: {_keep(root, path)}")
         except KeyboardInterrupt:
@@ -63,10 +64,14 @@ def _play(report: Report, options: argparse.Namespace, path: Path) -> int:
     return 0
 
 
-def chosen(report: Report, count: int) -> list[Pair]:
-    """The pairs with the fewest kills so far, in an order that the seed gives."""
+def _quick(report: Report, store: str) -> list[Pair]:
+    return shuffled(quick() if store == SQLITE else [*quick(), *quick_postgresql()], report.seed)
+
+
+def chosen(report: Report, count: int, store: str) -> list[Pair]:
+    """The pairs of a store with the fewest kills so far, in an order that the seed gives."""
     counts, drawn = report.counts(), random.Random(report.seed + len(report.parts))
-    pairs = possible()
+    pairs = possible(store=store)
     drawn.shuffle(pairs)
     made: list[Pair] = []
     for _ in range(count):
@@ -105,6 +110,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="each pair of the quick set once")
     parser.add_argument("--kills", type=int, default=FULL_KILLS, help="until so many count (%(default)s)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--store", choices=STORES, help="of every part; without it parts take turns, a quick set is on SQLite"
+    )
     parser.add_argument("--json", action="store_true", help="the report as JSON on standard output")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="add to this report")
     parser.add_argument("--report", type=Path, default=REPORT, help="where a new report goes (%(default)s)")

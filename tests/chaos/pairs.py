@@ -21,7 +21,8 @@ STORE = ("postgresql",)
 VICTIMS = (*OWN, *SHARED, *CONTROL, *STORE)
 STOPPED = ("launcher", "gateway", "agent-daprd", "gateway-daprd", "host-daprd")
 
-NEEDS_POSTGRESQL = "needs store: postgresql"
+SQLITE, POSTGRESQL = STORES = ("sqlite", "postgresql")
+NEEDS_POSTGRESQL = "the mesh of this report keeps its store in SQLite"
 IDLE_IN_REPLAY = (
     "a replay is answered from what the launcher read from the gateway: nothing of it lies with this process"
 )
@@ -56,9 +57,9 @@ def every_pair() -> Iterator[Pair]:
             yield Pair(victim, "STOP", phase)
 
 
-def impossible(pair: Pair, *, store: str = "sqlite") -> str:
-    """Why a pair cannot exist; empty when it does."""
-    if pair.victim == "postgresql" and not store.startswith("postgresql"):
+def impossible(pair: Pair, *, store: str = POSTGRESQL) -> str:
+    """Why a pair cannot exist on a store; empty when it does."""
+    if pair.victim in STORE and store != POSTGRESQL:
         return NEEDS_POSTGRESQL
     takes_part = (*OWN, "gateway", *STORE)
     if pair.phase == "during_replay" and pair.victim not in takes_part:
@@ -66,8 +67,8 @@ def impossible(pair: Pair, *, store: str = "sqlite") -> str:
     return ""
 
 
-def possible(*, store: str = "sqlite") -> list[Pair]:
-    """The pairs of the full set."""
+def possible(*, store: str = POSTGRESQL) -> list[Pair]:
+    """The pairs of the full set, on a store."""
     return [pair for pair in every_pair() if not impossible(pair, store=store)]
 
 
@@ -79,12 +80,17 @@ def quick() -> list[Pair]:
     turns = dict(zip(PHASES, ("gateway-daprd", "host-daprd", "agent-daprd") * 2, strict=True))
     chosen = [
         pair
-        for pair in possible()
+        for pair in possible(store=SQLITE)
         if pair.victim not in CONTROL
         and not (pair.signal == "STOP" and pair.victim.endswith("daprd") and turns[pair.phase] != pair.victim)
     ]
     control = zip(CONTROL, ("before_decision", "after_decision", "during_tool"), strict=True)
     return [*chosen, *(Pair(victim, "KILL", phase) for victim, phase in control)]
+
+
+def quick_postgresql() -> list[Pair]:
+    """The server of the store in every phase, on a mesh that has one."""
+    return [pair for pair in possible() if pair.victim in STORE]
 
 
 def shuffled(pairs: Sequence[Pair], seed: int) -> list[Pair]:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from chaos.lanes import Say, lanes, missed_of
-from chaos.pairs import Pair
+from chaos.pairs import POSTGRESQL, SQLITE, Pair
 from chaos.phases import Stage
 from chaos.watch import Checker
+from fakes.postgres_server import postgres_server
 from integration.fault_mesh import MESHGATE, Mesh, eventually
 
 HERE = Path(__file__).parent
@@ -38,6 +39,7 @@ class Part:
         kills: the checker's notes of the kills.
         missed: kills that did not reach their phase at the first try.
         verified: whether the gateway's own chain of records is whole.
+        store: what the mesh kept its store in.
         interrupted: a Ctrl-C came; the runs under way ended, the other kills were not made.
     """
 
@@ -46,23 +48,28 @@ class Part:
     missed: list[str]
     seconds: float
     verified: bool
+    store: str
     interrupted: bool
 
 
 @contextmanager
-def staged(root: Path, desk: Path = DESK) -> Iterator[Stage]:
-    """A mesh that is up, with its checker."""
+def staged(root: Path, desk: Path = DESK, *, store: str = SQLITE) -> Iterator[Stage]:
+    """A mesh that is up, with its checker, and with a server of its own for its store if it needs one."""
     with ExitStack() as running:
         checker = running.enter_context(Checker(root))
-        mesh = Tethered.start(root, desk, env=f"CHECKER_URL={checker.url}\n")
+        server = running.enter_context(postgres_server()) if store == POSTGRESQL else None
+        url = server.url(server.database()) if server else ""
+        mesh = Tethered.start(root, desk, env=f"CHECKER_URL={checker.url}\n", store=url)
         running.callback(mesh.close)
-        yield Stage(mesh, checker)
+        yield Stage(mesh, checker, server)
 
 
-def play(root: Path, pairs: list[Pair], *, turn: int, say: Say, desk: Path = DESK) -> Part:
+def play(
+    root: Path, pairs: list[Pair], *, turn: int, say: Say, desk: Path = DESK, store: str = SQLITE
+) -> Part:
     """Makes the kills and judges. A KeyboardInterrupt lets what is under way end; a second one does not."""
     begun, interrupted = time.monotonic(), False
-    with staged(root, desk) as stage:
+    with staged(root, desk, store=store) as stage:
         working, plans = lanes(stage, pairs, turn=turn, say=say, names=root.name[-6:].strip("-_").lower())
         for lane in working:
             lane.start()
@@ -86,7 +93,7 @@ def play(root: Path, pairs: list[Pair], *, turn: int, say: Say, desk: Path = DES
     verdict = judged(root / "effects.jsonl", root / "records.jsonl")
     lines = [json.loads(line) for line in (root / "effects.jsonl").read_text().splitlines()]
     kills = [line for line in lines if line["e"] == "kill"]
-    return Part(verdict, kills, missed_of(plans), time.monotonic() - begun, verified, interrupted)
+    return Part(verdict, kills, missed_of(plans), time.monotonic() - begun, verified, store, interrupted)
 
 
 def _join(working: list[Any]) -> None:

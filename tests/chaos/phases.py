@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from chaos.pairs import Pair
+from chaos.pairs import STORE, Pair
 from chaos.victims import Process, find
 from chaos.watch import Checker, Event
+from fakes.postgres_server import PostgresServer
 from integration.fault_mesh import Mesh
 from meshgate_deploy.errors import MeshError
 
@@ -44,10 +45,13 @@ class Place:
 
 
 class Stage:
-    """One mesh and its checker. `alone` is held while something that all apps share is stopped."""
+    """One mesh, its checker, and the server of its store where that is one.
 
-    def __init__(self, mesh: Mesh, checker: Checker) -> None:
-        self.mesh, self.checker = mesh, checker
+    `alone` is held while something that all apps share is stopped.
+    """
+
+    def __init__(self, mesh: Mesh, checker: Checker, server: PostgresServer | None = None) -> None:
+        self.mesh, self.checker, self.server = mesh, checker, server
         self.alone = threading.RLock()
         self._lock = threading.Lock()
         self._kills = 0
@@ -141,7 +145,7 @@ class Stage:
         """Waits until the role is played, and takes hold of who plays it."""
         give_up_at = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < give_up_at and not self.checker.stopped.is_set():
-            pid = find(self.mesh, role, app=place.app, run_id=place.run)
+            pid = self._pid(role, place)
             if pid is not None:
                 try:
                     return Process(pid)
@@ -149,6 +153,11 @@ class Stage:
                     pass
             time.sleep(POLL_SECONDS)
         raise Missed(f"nobody plays {role}")
+
+    def _pid(self, role: str, place: Place) -> int | None:
+        if role in STORE:
+            return self.server.pid if self.server else None
+        return find(self.mesh, role, app=place.app, run_id=place.run)
 
     @contextmanager
     def _standing(self, role: str, place: Place) -> Iterator[None]:
@@ -182,6 +191,8 @@ class Stage:
             "shared": pair.shared, "run": place.run, "order": place.order, "tool": place.tool,
         }  # fmt: skip
         self.checker.note("kill", **noted)
+        if pair.victim in STORE and self.server is not None:
+            self.server.start()  # no part of a mesh: whoever runs it brings it back
         return noted
 
 

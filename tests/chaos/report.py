@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chaos.pairs import PHASES, Pair, every_pair, impossible
+from chaos.pairs import PHASES, POSTGRESQL, SQLITE, Pair, every_pair, impossible
 from chaos.part import DESK, Part
 
 VERSION = 1
@@ -88,13 +88,20 @@ class Report:
             self.findings.append("lost: the records do not verify")
             self.sums["lost"] += 1
         self.parts.append(
-            {"seconds": round(part.seconds, 1), "kills": len(counted), "load": round(os.getloadavg()[1], 1)}
-        )
+            {"seconds": round(part.seconds, 1), "kills": len(counted), "store": part.store,
+             "load": round(os.getloadavg()[1], 1)}
+        )  # fmt: skip
 
     @property
     def good(self) -> bool:
         """Nothing lost, unrecorded or doubled."""
         return not (self.sums["lost"] or self.sums["unrecorded"] or self.sums["doubled"])
+
+    @property
+    def store(self) -> str:
+        """What decides which pairs exist: SQLite only where no part had a server."""
+        stores = {part["store"] for part in self.parts}
+        return SQLITE if stores == {SQLITE} else POSTGRESQL
 
     def counts(self) -> dict[Pair, int]:
         """How many kills of each pair count."""
@@ -121,11 +128,16 @@ class Report:
         """For `--json`, and the file that a later part resumes."""
         return {
             "kills": len(self.kills), **self.sums, "recovery": self.recovery(),
-            "pairs": [_pair_row(pair, self.counts()[pair]) for pair in every_pair()],
+            "pairs": [self._pair_row(pair) for pair in every_pair()],
             "missed": self.missed, "findings": self.findings, "parts": self.parts,
             "version": VERSION, "seed": self.seed, "config": self.config, "machine": machine(),
             "each": self.kills,
         }  # fmt: skip
+
+    def _pair_row(self, pair: Pair) -> dict[str, Any]:
+        count, why = self.counts()[pair], impossible(pair, store=self.store)
+        row = {"victim": pair.victim, "signal": pair.signal, "phase": pair.phase, "kills": count}
+        return {**row, "cannot_exist": why} if why else row
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -150,7 +162,7 @@ class Report:
         for label, row in _by_label().items():
             cells = []
             for pair in row:
-                why = impossible(pair)
+                why = impossible(pair, store=self.store)
                 mark = notes.setdefault(why, "ab"[len(notes) % 2]) if why and not counts[pair] else ""
                 cells.append(f"({mark})" if mark else str(counts[pair]))
             yield f"{label:26}" + "".join(f"{cell:>17}" for cell in cells)
@@ -184,12 +196,6 @@ def machine() -> dict[str, Any]:
         "cpus": os.cpu_count(), "memory_gib": round(pages * size / 2**30, 1),
         "system": platform.platform(), "python": platform.python_version(),
     }  # fmt: skip
-
-
-def _pair_row(pair: Pair, count: int) -> dict[str, Any]:
-    row = {"victim": pair.victim, "signal": pair.signal, "phase": pair.phase, "kills": count}
-    why = impossible(pair)
-    return {**row, "cannot_exist": why} if why else row
 
 
 def _by_label() -> dict[str, list[Pair]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from chaos.lanes import Run
-from chaos.pairs import PHASES, Pair, every_pair, impossible, possible, quick
+from chaos.pairs import PHASES, SQLITE, STORE, Pair, every_pair, impossible, possible, quick, quick_postgresql
 from chaos.part import DESK, HERE, Part, export, judged, staged
 from chaos.phases import Place
 from chaos.report import NotResumable, Report, percentile
@@ -158,7 +158,10 @@ def test_pairs_are_all_accounted_for():
     pairs = list(every_pair())
     assert len(set(pairs)) == len(pairs)
     assert {pair for pair in pairs if not impossible(pair)} == set(possible())
-    left = {pair for pair in possible() if pair not in quick()}
+    on_a_file = set(possible(store=SQLITE))
+    assert set(possible()) - on_a_file == set(quick_postgresql())
+    assert {(pair.victim, pair.phase) for pair in quick_postgresql()} == {(*STORE, phase) for phase in PHASES}
+    left = {pair for pair in on_a_file if pair not in quick()}
     assert {pair.victim for pair in left if pair.signal == "KILL"} == {"scheduler", "placement", "sentry"}
     assert {pair.phase for pair in quick() if pair.victim.endswith("daprd") and pair.signal == "STOP"} == set(
         PHASES[:5]
@@ -172,7 +175,7 @@ def part(number: int, lost: int = 0) -> Part:
         "lost": lost, "unrecorded": 0, "doubled": 0, "unknown": 1, "runs": 1, "effects": 2,
         "findings": ["lost: r"] * lost, "counted": [1], "missed": {}, "recovery": {"1": float(number)},
     }  # fmt: skip
-    return Part(verdict, [kill], [], 1.0, verified=True, interrupted=False)
+    return Part(verdict, [kill], [], 1.0, verified=True, store=SQLITE, interrupted=False)
 
 
 def test_parts_add_to_one_report(tmp_path):

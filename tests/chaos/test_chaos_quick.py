@@ -1,7 +1,7 @@
 """Every part of a real mesh is killed or stopped in every phase of a call, once."""
 
 import pytest
-from chaos.pairs import quick, shuffled
+from chaos.pairs import POSTGRESQL, SQLITE, Pair, quick, quick_postgresql, shuffled
 from chaos.part import play
 from chaos.report import Report
 
@@ -11,11 +11,15 @@ SEED = 7
 PARTS = 3
 
 
-def test_nothing_is_lost_unrecorded_or_doubled(tmp_path_factory):
+@pytest.mark.parametrize(
+    ("store", "pairs"), [(SQLITE, quick()), (POSTGRESQL, quick_postgresql())], ids=[SQLITE, POSTGRESQL]
+)
+def test_nothing_is_lost_unrecorded_or_doubled(tmp_path_factory, store: str, pairs: list[Pair]):
     """Every pair hits its phase, every run ends with the right answer, every effect was allowed."""
-    report, left = Report.fresh(SEED), set(quick())
+    report, left = Report.fresh(SEED), set(pairs)
     for _ in range(PARTS):  # a busy machine lets a kill miss its phase now and then
-        report.add(play(tmp_path_factory.mktemp("c"), shuffled(sorted(left), SEED), turn=0, say=print))
+        root, order = tmp_path_factory.mktemp("c"), shuffled(sorted(left), SEED)
+        report.add(play(root, order, turn=0, say=print, store=store))
         left -= set(report.counts())
         if not left or not report.good:
             break

@@ -68,6 +68,11 @@ class PostgresServer:
                 self._process = self._spawn()
             time.sleep(0.02)
 
+    @property
+    def pid(self) -> int | None:
+        """Of the process that all its others are children of; None while it is down."""
+        return None if self._process is None or self._process.poll() is not None else self._process.pid
+
     def kill(self) -> None:
         """SIGKILL, as if the machine's memory had run out."""
         assert self._process is not None

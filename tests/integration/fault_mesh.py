@@ -133,9 +133,12 @@ class Mesh:
         return self._up.pid
 
     @classmethod
-    def start(cls, root: Path, desk: Path = DESK, *, env: str = "") -> "Mesh":
-        """Copies a project, writes its `.env`, and brings its mesh up."""
+    def start(cls, root: Path, desk: Path = DESK, *, env: str = "", store: str = "") -> "Mesh":
+        """Copies a project, writes its `.env` and where its store is, and brings its mesh up."""
         shutil.copytree(desk, root, dirs_exist_ok=True)
+        if store:
+            with (root / "meshgate.yaml").open("a") as manifest:
+                manifest.write(f"store: {store}\n")
         shutil.copy(SCRIPTED, root)
         (root / ".env").write_text(env)
         made = cls(root)
