@@ -15,3 +15,14 @@ def opa_binary() -> Path:
     from meshgate_deploy import runtime
 
     return Path(runtime.find_or_install(progress=print).opa[0])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `-n 2`: one process plays whole meshes, one after the other; the rest goes to the other by file.
+
+    Meshes come first, since they take longest; two at a time would be too much for a small machine.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("plane") is None)
+    for item in items:
+        group = "meshes" if item.get_closest_marker("plane") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))

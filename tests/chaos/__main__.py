@@ -3,6 +3,7 @@
 import argparse
 import json
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -15,12 +16,14 @@ from chaos.report import NotResumable, Report
 PART_KILLS = 100  # a mesh of its own for each hundred: records and journals of one part stay small
 FULL_KILLS = 1000
 REPORT = Path("chaos-report.json")
-USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+USAGE, FAILURE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
 
 def main() -> int:
     """0 when nothing was lost, unrecorded or doubled; 130 after Ctrl-C, with a report to resume."""
     options = _options()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # through every `finally`: no process stays
     path = options.resume or options.report
     try:
         report = Report.load(path) if options.resume and path.exists() else Report.fresh(options.seed)

@@ -70,7 +70,10 @@ def cycle():
         cycle(),
         (x for x in ()),
     ],
-    ids=repr,
+    ids=[
+        *("object", "bytes", "set", "int-key", "object-in-dict", "nan", "infinity"),
+        *("surrogate", "surrogate-in-list", "date", "enum", "cycle", "generator"),
+    ],
 )
 def test_anything_else_is_no_result(value):
     """Never its repr."""
