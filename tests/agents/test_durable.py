@@ -174,6 +174,16 @@ def test_a_replay_that_asks_for_less_is_told(desk):
     assert "8 recorded steps were not asked for" in again.err
 
 
+@pytest.mark.parametrize("shape", ["clock", "changing"])
+def test_an_effect_that_may_have_happened_under_other_inputs_is_not_repeated(desk, shape):
+    """An attempt that never asks for a recorded effect and wants one of that tool: the gateway is told."""
+    ended = play(desk, shape, {"attempts": 2}, DIE_AT_REPLY=1)
+    assert ended.status != 0
+    assert [tool for tool, _ in desk.gateway.logical] == ["desk.refund"] * 2
+    first, second = (seen.step_key for seen in desk.gateway.seen)
+    assert desk.gateway.strays == [(second, first)]
+
+
 def test_a_guardrail_that_has_the_work_done_again_pays_once(make_desk, tmp_path):
     """CrewAI's own retry, twins of one reply before it, and the gateway's real core: one effect."""
     world = make_world(SqliteStore(path=tmp_path / "gateway.db"))

@@ -23,7 +23,9 @@ def main() -> int:
     """0 when nothing was lost, unrecorded or doubled; 130 after Ctrl-C, with a report to resume."""
     options = _options()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # through every `finally`: no process stays
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(TERMINATED)
+    )  # through every `finally`: no process stays
     path = options.resume or options.report
     try:
         report = Report.load(path) if options.resume and path.exists() else Report.fresh(options.seed)

@@ -77,6 +77,7 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
     ended: list[tuple[str, str]] = field(default_factory=list)
     tracebacks: list[str] = field(default_factory=list)
     journal: dict[str, pb.JournalEntry] = field(default_factory=dict)
+    strays: list[tuple[str, str]] = field(default_factory=list)  # refused: the key, and what was left out
     port: int = 0
     reason: str = "fake_reason"
 
@@ -105,12 +106,17 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
             self.seen.append(seen)
         self.called.set()
         reply = self.behave(seen, nth)
+        if request.left_out:
+            self.strays.append((request.step_key, request.left_out))
+            self.reason, reply = "run_diverged", grpc.StatusCode.FAILED_PRECONDITION
         if isinstance(reply, grpc.StatusCode):
             context.set_trailing_metadata((("meshgate-reason", self.reason),))
             context.abort(reply, "the fake says so")
         if reply.state in (pb.CALL_STATE_DONE, pb.CALL_STATE_FAILED, pb.CALL_STATE_DENIED):
             step = pb.Step(key=request.step_key, scope=request.scope, turn=request.turn, kind="tool")
-            self.journal.setdefault(request.step_key, pb.JournalEntry(step=step, answer=reply))
+            acted = request.tool if reply.state == pb.CALL_STATE_DONE else ""
+            entry = pb.JournalEntry(step=step, answer=reply, effect_of=acted)
+            self.journal.setdefault(request.step_key, entry)
         return reply
 
     def StartRun(self, request: Any, context: Any) -> Any:  # noqa: N802

@@ -42,8 +42,15 @@ def restart(world, attempt: int) -> None:
 
 def entries(world, attempt=1):
     """The journal as an attempt reads it: key to what the step gave."""
-    read = world.journal.read(peer("desk"), run_id="run-1", attempt=attempt)
-    return {entry.step.key: (entry.reply, entry.row.state if entry.row else None) for entry in read}
+    return {
+        entry.step.key: (entry.reply, entry.row.state if entry.row else None)
+        for entry in read(world, attempt)
+    }
+
+
+def read(world, attempt):
+    """The journal's entries, as they are sent."""
+    return list(world.journal.read(peer("desk"), run_id="run-1", attempt=attempt))
 
 
 def test_a_new_attempt_reads_what_was_finished(world) -> None:
@@ -158,6 +165,30 @@ def test_what_a_person_said_of_a_diverged_run_holds(world) -> None:
     assert world.call(step_key=key("new"), scope=SCOPE, turn=0, attempt=3).state is State.DONE
     last = [record for record in world.records("lifecycle") if record["event"] == "run_continue"]
     assert [record["operator"] for record in last] == ["ada"]
+
+
+def test_an_effect_that_is_left_out_holds_the_next_one_of_its_tool(world) -> None:
+    """Other inputs are another scope: the same effect may be asked for under another key."""
+    assert world.call(step_key=key("paid"), scope=SCOPE).state is State.DONE
+    world.call(step_key=key("read"), scope=SCOPE, tool="orders.lookup", arguments={"order": "A1"})
+    restart(world, 2)
+    assert [entry.effect_of for entry in read(world, 2)] == ["orders.refund", ""]
+    for sound in (
+        {"step_key": key("other tool"), "left_out": key("read")},
+        {"step_key": key("nobody's"), "left_out": key("nothing")},
+        {"step_key": key("reads"), "left_out": key("paid"), "tool": "orders.lookup"},
+    ):
+        arguments = {"order": sound["step_key"], "amount": 1} if "tool" not in sound else {"order": "A1"}
+        assert world.call(scope=OTHER, attempt=2, arguments=arguments, **sound).state is State.DONE
+    with pytest.raises(Conflict) as caught:
+        world.call(step_key=key("paid?"), scope=OTHER, attempt=2, left_out=key("paid"))
+    assert caught.value.reason == "run_diverged"
+    run = world.run("run-1")
+    assert (run.state, "had made, was not asked for" in run.detail) == ("waiting", True)
+    assert world.runs.control(run_id="run-1", action="continue", operator="ada").state == "restarting"
+    restart(world, 3)
+    assert {entry.effect_of for entry in read(world, 3)} == {""}
+    assert world.call(step_key=key("paid?"), scope=OTHER, attempt=3, left_out=key("paid")).state is State.DONE
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from meshgate_gateway.model import (
     AuditRecord,
     Caller,
     CallRequest,
+    JournalRow,
     Kind,
     LedgerRow,
     Presented,
@@ -342,16 +343,29 @@ class Broker:
         if run.state in runs.HELD:
             return Conflict(f"run_{run.state}", call_id=asked.call_id, tool=tool.id, detail=run.detail)
         step = Step(request.step_key, request.scope, request.turn, "tool")
-        other = journal.diverged(tables, run, step)
-        if other is None or tool.effect == "read":
+        if tool.effect in journal.HARMLESS or not (why := self._strays(tables, asked, run, step, tool)):
             return None
-        why = (
-            f"diverged: {tool.id} at turn {step.turn}, where "
-            f"{f'attempt {other.attempt}' if other.attempt else run.origin_run} had gone on to another "
-            f"model call ({other.step_key[:16]})"
-        )
         runs.park(tables, self._rooms.recorder, run_id=run.run_id, why=why, now_ms=self._now_ms())
         return Conflict("run_diverged", call_id=asked.call_id, tool=tool.id, detail=why)
+
+    @staticmethod
+    def _strays(tables: Tables, asked: _Asked, run: Run, step: Step, tool: Tool) -> str:
+        """How a run does not repeat itself; empty when it does."""
+        other = journal.diverged(tables, run, step)
+        if other is not None:
+            return (
+                f"diverged: {tool.id} at turn {step.turn}, where {_whose(run, other)} had gone on to another "
+                f"model call ({other.step_key[:16]})"
+            )
+        key = asked.request.left_out
+        missed = calls.call_id(caller=asked.caller.spiffe_id, run_id=run.run_id, step_key=key) if key else ""
+        left = journal.left_out(tables, run, call_id=missed, tool=tool)
+        if left is None:
+            return ""
+        return (
+            f"diverged: {tool.id} at turn {step.turn}, while {left.call_id} of it, which {_whose(run, left)} "
+            "had made, was not asked for"
+        )
 
     def _refused(self, asked: _Asked, decision_id: str) -> LedgerRow:
         """A call nobody can decide on is denied for good: asked again it is the same answer."""
@@ -440,6 +454,11 @@ def _tool_name(asked: _Asked) -> str:
     """An unknown tool's name goes into the log only when it is shaped like one."""
     name = asked.request.tool
     return name if calls.is_tool_id(name) else ""
+
+
+def _whose(run: Run, row: JournalRow | LedgerRow) -> str:
+    """Who recorded a step; a fork's copies are another run's."""
+    return f"attempt {row.attempt}" if row.attempt > 0 else run.origin_run
 
 
 def _run_context(run: Run | None) -> RunContext | None:

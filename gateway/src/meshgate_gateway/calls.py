@@ -103,7 +103,7 @@ def is_scope(text: str) -> bool:
 
 def is_place(request: CallRequest, *, in_run: bool) -> bool:
     """True when a call says where it stands. Inside a run it has a scope: divergence is looked for there."""
-    places = [place for place in (request.scope, request.task) if place]
+    places = [place for place in (request.scope, request.task, request.left_out) if place]
     return (
         (bool(request.scope) or not in_run)
         and all(map(is_scope, places))

@@ -6,12 +6,23 @@ answered from them, so that only the first step without an entry goes live.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from meshgate_gateway import calls, runs, steps
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.bounds import DEFAULT_BOUNDS, Bounds
 from meshgate_gateway.errors import Conflict, InvalidRequest
-from meshgate_gateway.model import AuditRecord, Caller, JournalRow, LedgerRow, Presented, Run, State, Step
+from meshgate_gateway.model import (
+    AuditRecord,
+    Caller,
+    JournalRow,
+    LedgerRow,
+    Presented,
+    Run,
+    State,
+    Step,
+    Tool,
+)
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder
 from meshgate_gateway.store import CallQuery, Store, Tables
@@ -19,16 +30,22 @@ from meshgate_gateway.store import CallQuery, Store, Tables
 MAX_STEP_BYTES = 3_145_728  # request and reply together; below gRPC's default 4 MiB with room for the rest
 PAGE = 64  # entries decrypted per read
 PAGE_BYTES = 4_194_304  # of clear text per read: one entry may be 3 MiB from a few stored bytes
+HARMLESS = ("read", "memory")  # effects that may happen again
 ANSWERS = (State.DONE, State.FAILED, State.DENIED)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One finished step with what it gave: `reply` of a model, or the settled row of a call."""
+    """One finished step with what it gave: `reply` of a model, or the settled row of a call.
+
+    Attributes:
+        effect_of: the tool, where the call took an effect that counts when a divergence is looked for.
+    """
 
     step: Step
     reply: bytes
     row: LedgerRow | None
+    effect_of: str = ""
 
 
 def diverged(tables: Tables, run: Run, step: Step) -> JournalRow | None:
@@ -42,6 +59,25 @@ def diverged(tables: Tables, run: Run, step: Step) -> JournalRow | None:
     if not step.scope or not earlier:
         return None
     return tables.journal.beyond(run_id=run.run_id, scope=step.scope, turn=step.turn, attempts=earlier)
+
+
+def left_out(tables: Tables, run: Run, *, call_id: str, tool: Tool) -> LedgerRow | None:
+    """The effect of an earlier attempt that this one has not asked for, although it asks for a new one.
+
+    Whatever had ended before a recorded step ended before it in the program too, so that a program which
+    repeats itself asks for every recorded step without waiting for a live one. An effect that is left out
+    by a program that wants another effect of the same tool may be the same effect, under inputs that
+    differ in each attempt.
+    """
+    row = tables.calls.get(call_id) if call_id else None
+    if row is None or row.run_id != run.run_id or row.tool != tool.id:
+        return None
+    return row if acted(row, run) and row.attempt < run.attempt else None
+
+
+def acted(row: LedgerRow, run: Run) -> bool:
+    """Whether a call took an effect that counts when a divergence is looked for."""
+    return row.state is State.DONE and row.effect not in HARMLESS and row.attempt > run.trusted_from
 
 
 def check_step(step: Step, *, kind: str) -> None:
@@ -147,31 +183,39 @@ class Journal:
             Conflict: superseded.
         """
 
-        def serve(caller: Caller) -> tuple[Sequence[JournalRow], Sequence[LedgerRow]]:
-            def work(tables: Tables) -> tuple[Sequence[JournalRow], Sequence[LedgerRow]]:
+        def serve(caller: Caller) -> tuple[Run, Sequence[JournalRow], Sequence[LedgerRow]]:
+            def work(tables: Tables) -> tuple[Run, Sequence[JournalRow], Sequence[LedgerRow]]:
                 if attempt:
-                    runs.acting(tables, caller=caller, run_id=run_id, attempt=attempt)
-                elif runs.owned(tables, caller=caller, run_id=run_id).purged_ms:
-                    raise Conflict("run_purged", detail=run_id)
-                return tables.journal.of_run(run_id), settled_calls(tables, run_id)
+                    run = runs.acting(tables, caller=caller, run_id=run_id, attempt=attempt)
+                else:
+                    run = runs.owned(tables, caller=caller, run_id=run_id)
+                    if run.purged_ms:
+                        raise Conflict("run_purged", detail=run_id)
+                return run, tables.journal.of_run(run_id), settled_calls(tables, run_id)
 
             return self.store.read(work)
 
-        replies, settled = self.door.enter(presented, "ReadJournal", serve)
-        return self._entries(replies, settled)
+        run, replies, settled = self.door.enter(presented, "ReadJournal", serve)
+        return self._entries(run, replies, settled)
 
-    def _entries(self, replies: Sequence[JournalRow], settled: Sequence[LedgerRow]) -> Iterator[Entry]:
+    def _entries(
+        self, run: Run, replies: Sequence[JournalRow], settled: Sequence[LedgerRow]
+    ) -> Iterator[Entry]:
         made: list[steps.StepRow] = [*replies, *settled]
         made.sort(key=steps.order)
         for page in _pages(made):
-            yield from self.store.read(lambda tables, page=page: [self._entry(tables, row) for row in page])  # type: ignore[misc]
+            yield from self.store.read(partial(self._page, run=run, page=page))
 
-    def _entry(self, tables: Tables, row: JournalRow | LedgerRow) -> Entry:
+    def _page(self, tables: Tables, *, run: Run, page: Sequence[steps.StepRow]) -> list[Entry]:
+        return [self._entry(tables, run, row) for row in page]
+
+    def _entry(self, tables: Tables, run: Run, row: JournalRow | LedgerRow) -> Entry:
         if isinstance(row, JournalRow):
             step = Step(row.step_key, row.scope, row.turn, "model")
             return Entry(step, self.vault.get(tables, row.reply), None)
         data = self.vault.get(tables, row.result) if row.result else b""
-        return Entry(Step(row.step_key, row.scope, row.turn, "tool"), data, row)
+        step = Step(row.step_key, row.scope, row.turn, "tool")
+        return Entry(step, data, row, effect_of=row.tool if acted(row, run) else "")
 
 
 def _pages(rows: Sequence[JournalRow | LedgerRow]) -> Iterator[list[JournalRow | LedgerRow]]:

@@ -100,6 +100,7 @@ class CallRequest:
     scope: str = ""
     turn: int = 0
     task: str = ""
+    left_out: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ RESULT_KIND_TEXT: ResultKind
 RESULT_KIND_JSON: ResultKind
 
 class CallToolRequest(_message.Message):
-    __slots__ = ("run_id", "attempt", "step_key", "tool", "arguments_json", "deadline_ms", "untrusted", "scope", "turn", "task")
+    __slots__ = ("run_id", "attempt", "step_key", "tool", "arguments_json", "deadline_ms", "untrusted", "scope", "turn", "task", "left_out")
     class UntrustedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +50,7 @@ class CallToolRequest(_message.Message):
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     TURN_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     attempt: int
     step_key: str
@@ -60,7 +61,8 @@ class CallToolRequest(_message.Message):
     scope: str
     turn: int
     task: str
-    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., step_key: _Optional[str] = ..., tool: _Optional[str] = ..., arguments_json: _Optional[bytes] = ..., deadline_ms: _Optional[int] = ..., untrusted: _Optional[_Mapping[str, str]] = ..., scope: _Optional[str] = ..., turn: _Optional[int] = ..., task: _Optional[str] = ...) -> None: ...
+    left_out: str
+    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., step_key: _Optional[str] = ..., tool: _Optional[str] = ..., arguments_json: _Optional[bytes] = ..., deadline_ms: _Optional[int] = ..., untrusted: _Optional[_Mapping[str, str]] = ..., scope: _Optional[str] = ..., turn: _Optional[int] = ..., task: _Optional[str] = ..., left_out: _Optional[str] = ...) -> None: ...
 
 class CallToolResponse(_message.Message):
     __slots__ = ("call_id", "state", "decision_id", "reasons", "kind", "result", "error_class", "message")
@@ -247,14 +249,16 @@ class ReadJournalRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class JournalEntry(_message.Message):
-    __slots__ = ("step", "reply_json", "answer")
+    __slots__ = ("step", "reply_json", "answer", "effect_of")
     STEP_FIELD_NUMBER: _ClassVar[int]
     REPLY_JSON_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_OF_FIELD_NUMBER: _ClassVar[int]
     step: Step
     reply_json: bytes
     answer: CallToolResponse
-    def __init__(self, step: _Optional[_Union[Step, _Mapping]] = ..., reply_json: _Optional[bytes] = ..., answer: _Optional[_Union[CallToolResponse, _Mapping]] = ...) -> None: ...
+    effect_of: str
+    def __init__(self, step: _Optional[_Union[Step, _Mapping]] = ..., reply_json: _Optional[bytes] = ..., answer: _Optional[_Union[CallToolResponse, _Mapping]] = ..., effect_of: _Optional[str] = ...) -> None: ...
 
 class AppendStepRequest(_message.Message):
     __slots__ = ("run_id", "attempt", "step", "request_json", "reply_json", "milliseconds")

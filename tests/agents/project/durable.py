@@ -132,6 +132,12 @@ def changing() -> None:
     tell(Crew(agents=[worker], tasks=[made]).kickoff())
 
 
+def clock() -> None:
+    """Inputs that differ in each attempt: a kickoff of another scope. It dies before its second reply."""
+    replies = [[call("refund", id="a", order="1", amount=5)], final("end")]
+    tell(crew(agent(replies)).kickoff(inputs={"now": os.getpid()}))
+
+
 def raising() -> None:
     """Fails with an exception after a step."""
     desk_tools.refund.run(order="1")

@@ -44,6 +44,7 @@ class Call:
     scope: str = ""
     turn: int = 0
     task: str = ""
+    left_out: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +70,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One finished step of the run: a model's reply, or a settled call's answer."""
+    """One finished step of the run: a model's reply, or a settled call's answer.
+
+    Attributes:
+        effect_of: the tool, where the call took an effect that a program must ask for again before
+            it makes another one with that tool.
+    """
 
     key: str
     reply: bytes | None
     answer: Answer | None
+    effect_of: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +212,7 @@ class GrpcGateway:
             scope=call.scope,
             turn=call.turn,
             task=call.task,
+            left_out=call.left_out,
         )
         stub = broker_pb2_grpc.BrokerStub(self._channel())
         try:
@@ -248,7 +256,8 @@ def _translate(error: Any) -> NoReturn:
 def _entries(messages: Any) -> Iterator[Entry]:
     for message in messages:
         if message.HasField("answer"):
-            yield Entry(key=message.step.key, reply=None, answer=_answer(message.answer))
+            answer, tool = _answer(message.answer), message.effect_of
+            yield Entry(key=message.step.key, reply=None, answer=answer, effect_of=tool)
         else:
             yield Entry(key=message.step.key, reply=bytes(message.reply_json), answer=None)
 

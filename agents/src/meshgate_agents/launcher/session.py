@@ -35,6 +35,7 @@ MAX_RESULT_BYTES = 1_048_576  # as much as a run's input
 MAX_TURN = 2**31 - 1
 MAX_CONVERSATIONS = 512  # at once; each is a thread. A crew's worst is a call per item of kickoff_for_each
 MAX_MILLISECONDS = 2**31 - 1
+STRAY_SECONDS = 10.0  # for the threads of a program that still replay what is recorded of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,10 @@ class Session:
         self._journal = {entry.key: entry for entry in journal}
         self._live_steps = live_steps
         self._asked: set[str] = set()
+        self._effects: dict[str, set[str]] = {}  # per tool, of the journal, not asked for
+        for entry in self._journal.values():
+            self._effects.setdefault(entry.effect_of, set()).add(entry.key)
+        self._asked_at = time.monotonic()
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._programs: dict[str, int] = {}
@@ -280,6 +285,8 @@ class Session:
     def _replay(self, operation: str, entry: Entry) -> Message:
         with self._lock:
             self._asked.add(entry.key)
+            self._effects[entry.effect_of].discard(entry.key)
+            self._asked_at = time.monotonic()
         if operation == "model" and entry.reply is not None:
             self._finished(replayed=True)
             return {"state": "recorded", "reply": entry.reply.decode("utf-8", "surrogatepass")}
@@ -303,6 +310,21 @@ class Session:
         )
         self._finished(replayed=False)
         return {"state": "ok"}
+
+    def _left_out(self, tool: str) -> str:
+        """The key of an effect of this tool that is recorded and not asked for; empty when there is none.
+
+        A program that repeats itself asks for every recorded step without waiting for a live one; threads
+        that are still at that are given time.
+        """
+        while not self._stopped.is_set():
+            with self._lock:
+                left = min(self._effects.get(tool, ()), default="")
+                waited = time.monotonic() - self._asked_at
+            if not left or waited > STRAY_SECONDS:
+                return left
+            self._stopped.wait(PAUSED_POLL_SECONDS)
+        return ""
 
     def _finished(self, *, replayed: bool) -> None:
         with self._lock:
@@ -341,6 +363,7 @@ class Session:
             scope=step.scope,
             turn=step.turn,
             task=step.task,
+            left_out=self._left_out(tool),
         )
         answer = call_until_settled(
             gateway=self._gateway,

@@ -45,6 +45,7 @@ def call_request(message: pb.CallToolRequest) -> CallRequest:
         scope=message.scope,
         turn=message.turn,
         task=message.task,
+        left_out=message.left_out,
     )
 
 
@@ -58,7 +59,8 @@ def entry(entry: Entry) -> pb.JournalEntry:
     step = pb.Step(key=entry.step.key, scope=entry.step.scope, turn=entry.step.turn, kind=entry.step.kind)
     if entry.row is None:
         return pb.JournalEntry(step=step, reply_json=entry.reply)
-    return pb.JournalEntry(step=step, answer=answer(answer_of(entry.row, entry.reply)))
+    said = answer(answer_of(entry.row, entry.reply))
+    return pb.JournalEntry(step=step, answer=said, effect_of=entry.effect_of)
 
 
 def answer(answer: Answer) -> pb.CallToolResponse:
