@@ -7,7 +7,7 @@ answered from them, so that only the first step without an entry goes live.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from meshgate_gateway import calls, runs, steps
+from meshgate_gateway import calls, own_calls, runs, steps
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.bounds import DEFAULT_BOUNDS, Bounds
 from meshgate_gateway.errors import Conflict, InvalidRequest
@@ -24,11 +24,16 @@ ANSWERS = (State.DONE, State.FAILED, State.DENIED)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One finished step with what it gave: `reply` of a model, or the settled row of a call."""
+    """One finished step with what it gave: `reply` of a model, or the settled row of a call.
+
+    Attributes:
+        arguments: of a call whose tool its caller runs itself, and has to run again.
+    """
 
     step: Step
     reply: bytes
     row: LedgerRow | None
+    arguments: bytes = b""
 
 
 def diverged(tables: Tables, run: Run, step: Step) -> JournalRow | None:
@@ -171,7 +176,8 @@ class Journal:
             step = Step(row.step_key, row.scope, row.turn, "model")
             return Entry(step, self.vault.get(tables, row.reply), None)
         data = self.vault.get(tables, row.result) if row.result else b""
-        return Entry(Step(row.step_key, row.scope, row.turn, "tool"), data, row)
+        arguments = self.vault.get(tables, row.arguments) if own_calls.runs_again(row) else b""
+        return Entry(Step(row.step_key, row.scope, row.turn, "tool"), data, row, arguments)
 
 
 def _pages(rows: Sequence[JournalRow | LedgerRow]) -> Iterator[list[JournalRow | LedgerRow]]:
