@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from fakes.core_gateway import CoreGateway
+from fakes.fake_gateway import FakeGateway
 from fakes.gateway_parts import ALLOW, deny
 from meshgate_gateway.adapters.sqlite_store import SqliteStore
+from meshgate_wire import broker_pb2 as pb
 
 from gateway import conftest as gateway_world
 
@@ -205,3 +207,27 @@ def test_a_permit_for_a_hosted_tool_is_not_followed(own_desk):
     assert ended.status != 0
     assert "is of no tool that runs in the agent" in ended.err
     assert "STAGED" not in ended.out
+
+
+class Deciding(FakeGateway):
+    """Has decided on other arguments than those that the program passed."""
+
+    def FinishOwnCall(self, request, context):  # noqa: N802 - gRPC's shape
+        """Echoes the result."""
+        result = {"kind": request.result.kind, "result": request.result.data}
+        return pb.CallToolResponse(call_id=request.call_id, state=pb.CALL_STATE_DONE, **result)
+
+
+def test_the_body_gets_the_bytes_that_were_decided_on(described, make_desk):
+    """Not what the program holds: nothing can be slipped in between decision and body."""
+    arguments = b'{"amount":1,"order":"decided"}'
+    run = pb.CallToolResponse(call_id="c1", state=pb.CALL_STATE_RUN, arguments_json=arguments, take=1)
+    desk = make_desk(Deciding(behave=lambda _seen, _nth: run))
+    desk.tools = [
+        {"tool": tool, "identity": row["identity"], "own_limit_bytes": 1000}
+        for tool, row in described.items()
+    ]
+    kept, sync, awaited = staged(play(desk, "decided"))
+    assert kept == ["decided 1.0", "decided 1.0"]
+    assert sync["staged"] == awaited["staged"] == "decided"
+    assert {seen.arguments["order"] for seen in desk.gateway.seen} == {"asked"}

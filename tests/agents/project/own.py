@@ -140,6 +140,11 @@ def plain() -> None:
     tell(*given)
 
 
+def decided() -> None:
+    """Asks for one thing, both ways."""
+    tell(stage.run(order="asked"), asyncio.run(stage.arun(order="asked")))
+
+
 async def _inside_a_loop() -> object:
     return think.run(text="v")
 

@@ -64,7 +64,7 @@ def has_async_body(tool: Any, body: Method, base: Method) -> bool:
 
 def _value(tool: Any, body: Method, permit: Message) -> Any:
     try:
-        arguments = _arguments(tool, str(permit["arguments"]))
+        arguments = _arguments(tool, permit)
         with _running(tool):
             return body(tool, **arguments)
     except Exception as error:
@@ -73,7 +73,7 @@ def _value(tool: Any, body: Method, permit: Message) -> Any:
 
 async def _awaited(tool: Any, body: "Callable[..., Awaitable[Any]]", permit: Message) -> Any:
     try:
-        arguments = _arguments(tool, str(permit["arguments"]))
+        arguments = _arguments(tool, permit)
         with _running(tool):
             return await body(tool, **arguments)
     except Exception as error:
@@ -121,9 +121,9 @@ def _running(tool: Any) -> Iterator[None]:
         _inside.reset(token)
 
 
-def _arguments(tool: Any, text: str) -> "dict[str, Any]":
+def _arguments(tool: Any, permit: Message) -> "dict[str, Any]":
     """The decided arguments as the tool's own schema types them."""
-    given = json.loads(text)
+    given = json.loads(permit["arguments"])
     schema = getattr(tool, "args_schema", None)
     if schema is None or not getattr(schema, "model_fields", None):
         return dict(given)
