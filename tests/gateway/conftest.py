@@ -19,6 +19,7 @@ from meshgate_gateway.history import History
 from meshgate_gateway.hosts import Hosts
 from meshgate_gateway.journal import Journal
 from meshgate_gateway.model import CallRequest
+from meshgate_gateway.own_calls import OwnCalls
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.policy import ActivePolicy, PolicySlot
 from meshgate_gateway.record import Recorder
@@ -47,6 +48,7 @@ CATALOGUE = {
         "orders.booked": entry(AMOUNT, effect="irreversible", reconcile=True),
         "orders.again": entry(AMOUNT, effect="irreversible", repeat="allow"),
         "other.thing": {**entry(LOOKUP), "host": "other"},
+        "desk.stage": {**entry(AMOUNT), "host": "desk", "effect": "memory", "execute": "agent"},
     },
     "apps": {
         "desk": {"kind": "crew"},
@@ -85,6 +87,7 @@ class World:
     vault: Vault
     journal: Journal
     history: History
+    own_calls: OwnCalls
 
     def run(self, run_id: str = "run-1") -> Any:
         return self.store.read(lambda tables: tables.runs.get(run_id))
@@ -138,8 +141,9 @@ def make_world(kept: SqliteStore | PostgresStore) -> World:
     sweeper = Sweeper(store, hosts, executor, clock)
     journal = Journal(door, store, vault, recorder, clock)
     history = History(store, vault, recorder, mesh, clock)
+    own = OwnCalls(door, store, vault, recorder, waiters, clock)
     return World(
-        store, policy, runtime, broker, hosts, runs, sweeper, executor, clock, vault, journal, history
+        store, policy, runtime, broker, hosts, runs, sweeper, executor, clock, vault, journal, history, own
     )
 
 

@@ -114,6 +114,23 @@ def test_a_killed_worker(mesh) -> None:
     once(mesh, "worker", "o-worker-1", "o-worker-2")
 
 
+def test_what_a_killed_program_kept_in_its_memory_is_there_again(mesh) -> None:
+    """A tool with `execute: agent`: run again by the next attempt, without the gateway, and so recorded."""
+    wanted = ("keep:k-1", "pay:o-own", "keep:k-2")
+    with mesh.held("o-own"):
+        begin(mesh, "own", *wanted)
+        eventually(lambda: mesh.effects("o-own"), "its second call is under way")
+        mesh.kill("nightly")
+        eventually(lambda: shown(mesh, "own")["attempt"] != "1", "another attempt has begun")
+    assert over(mesh, "own")["state"] == "completed", log(mesh, "nightly")
+    assert log(mesh, "nightly").count("KEPT k-1 k-2") == 1
+    assert "GOT keep 2 kept" in log(mesh, "nightly")
+    mine = [row for row in mesh.records() if row.get("run_id") == "own" and row.get("tool") == "nightly.keep"]
+    told = [(row["kind"], row["executed_in"]) for row in mine]
+    assert told == [("decision", "agent"), ("outcome", "agent")] * 2
+    assert len(mesh.effects("o-own")) == 1
+
+
 def processes(mesh: Mesh) -> list[dict]:
     return list(json.loads(meshgate(mesh, "ps", "-o", "json").stdout)["processes"])
 

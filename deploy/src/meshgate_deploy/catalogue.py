@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from meshgate_deploy import own_tools
 from meshgate_deploy.errors import DependencyUnavailable, ManifestError, Problem
 from meshgate_deploy.manifest import Manifest, ToolRule
 from meshgate_deploy.manifest_lines import suggest
@@ -16,19 +17,17 @@ def read_definitions(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     """Tool id to definition, over all hosts.
 
     Raises:
-        DependencyUnavailable: a host's file is no JSON object, or defines a tool of another host.
+        DependencyUnavailable: a host's or app's file is no JSON object, or defines a tool of another one.
     """
     definitions: dict[str, dict[str, Any]] = {}
     for host, path in files.items():
         try:
             found = json.loads(path.read_bytes())
         except (OSError, ValueError) as error:
-            raise DependencyUnavailable(
-                f"tool host {host} wrote no usable definitions", why=str(error)
-            ) from error
+            raise DependencyUnavailable(f"{host} wrote no usable definitions", why=str(error)) from error
         for tool, definition in found.items():
             if tool.partition(".")[0] != host:
-                raise DependencyUnavailable(f"tool host {host} defines {tool!r}", why="ids are <host>.<tool>")
+                raise DependencyUnavailable(f"{host} defines {tool!r}", why="ids are <host>.<tool>")
             definitions[tool] = definition
     return definitions
 
@@ -37,8 +36,10 @@ def catalogue(manifest: Manifest, definitions: Mapping[str, Mapping[str, Any]]) 
     """The gateway's catalogue.
 
     Raises:
-        ManifestError: the manifest has a rule for a tool that no host defines.
+        ManifestError: the manifest has a rule for a tool that no host defines, or none for one that an app
+            is to run itself.
     """
+    own_tools.require_rules(manifest, definitions)
     unknown = [tool for tool in manifest.tools if tool not in definitions and not tool.startswith("crewai.")]
     if unknown:
         raise ManifestError(
@@ -63,6 +64,7 @@ def _entry(tool: str, definition: Mapping[str, Any], rule: ToolRule) -> dict[str
     return {
         "host": tool.partition(".")[0],
         "kind": "tool",
+        "execute": rule.execute,
         "description": definition.get("description", ""),
         "schema": definition["schema"],
         "effect": rule.effect,

@@ -10,6 +10,7 @@ from typing import Any
 from meshgate_identities.tls import gateway_dns_name
 
 from meshgate_deploy import dapr_plane
+from meshgate_deploy import own_tools as own_limits
 from meshgate_deploy.manifest import Manifest, ToolEntry
 from meshgate_deploy.state import State
 from meshgate_deploy.store_url import is_postgresql
@@ -21,7 +22,7 @@ def ready_file(state: State, app: str) -> Path:
 
 
 def definitions_file(state: State, host: str) -> Path:
-    """What a tool host says its tools are."""
+    """What a tool host says its tools are, or the describing process of an app with tools of its own."""
     return state.generated / f"{host}.tools.json"
 
 
@@ -92,6 +93,16 @@ def toolhost(manifest: Manifest, state: State, host: str, *, target: str, sideca
     }
 
 
+def own_tools(manifest: Manifest, state: State, app: str) -> dict[str, Any]:
+    """Of the process that describes what an app runs itself."""
+    return {
+        "app": app,
+        "project_root": str(state.project),
+        "tools": [_tool(entry) for entry in manifest.own_tools[app]],
+        "definitions_file": str(definitions_file(state, app)),
+    }
+
+
 def launcher(  # noqa: PLR0913 - what one run is made of
     manifest: Manifest,
     state: State,
@@ -113,7 +124,15 @@ def launcher(  # noqa: PLR0913 - what one run is made of
         "gateway": gateway_address(manifest, target),
         "project_root": str(state.project),
         "socket_dir": str(state.sockets),
-        "tools": [{"tool": tool, "identity": row["identity"]} for tool, row in sorted(definitions.items())],
+        "tools": [
+            {
+                "tool": tool,
+                "identity": row["identity"],
+                "own_limit_bytes": own_limits.limit_bytes(manifest, tool),
+            }
+            for tool, row in sorted(definitions.items())
+            if tool.partition(".")[0] not in manifest.agents or tool.startswith(f"{app}.")
+        ],
         "expects_report": kind == "crew",
         "env": dict(env),
         "run_id": run_id,

@@ -80,6 +80,12 @@ class Environment:
         """A tool host's environment: the base and what is named for it."""
         return self.base() | self._named(manifest, host)
 
+    def for_own_tools(self, manifest: Manifest, app: str) -> dict[str, str]:
+        """Where an app's own tools are described: as the app has it, every secret withheld."""
+        part = manifest.crews.get(app) or manifest.programs.get(app)
+        withheld = dict.fromkeys(part.secrets if part else (), WITHHELD)
+        return self.for_agent(manifest, app, {}) | withheld
+
     def for_agent(self, manifest: Manifest, app: str, asker: Mapping[str, str]) -> dict[str, str]:
         """An agent's environment; secrets of hosts that are not named for it are withheld."""
         withheld = {name: WITHHELD for host in manifest.toolhosts.values() for name in host.secrets}

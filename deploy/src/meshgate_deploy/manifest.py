@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from meshgate_deploy import manifest_lines, store_url
+from meshgate_deploy import manifest_lines, own_tools, store_url
 from meshgate_deploy.errors import ManifestError, NotFound, Problem
 from meshgate_deploy.manifest_lines import Document
 
@@ -48,9 +48,33 @@ class Agent(_Part):
     role: str | None = None
 
 
-class _Runner(_Part):
-    """How often and how patiently a run of an app is carried on."""
+class ToolEntry(_Part):
+    """A tool that needs more than its name."""
 
+    class_: Reference | None = Field(default=None, alias="class")
+    factory: Reference | None = None
+    tool: Reference | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    name: str | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _one_source(self) -> "ToolEntry":
+        if sum(source is not None for source in (self.class_, self.factory, self.tool)) != 1:
+            raise ValueError("exactly one of class, factory and tool")
+        return self
+
+    @property
+    def reference(self) -> str:
+        """The `module:name` it is made from."""
+        return self.class_ or self.factory or self.tool or ""
+
+
+class _Runner(_Part):
+    """How often and how patiently a run of an app is carried on, and what it runs in its own process."""
+
+    tools: tuple[Reference | ToolEntry, ...] = Field(
+        default=(), description="tools that this app itself runs; each needs a rule with `execute: agent`"
+    )
     attempts: int = Field(default=5, ge=1, le=100, description="attempts of a run before it is given up")
     stall_seconds: float = Field(
         default=1800, alias="stallSeconds", gt=0, description="without a finished step; then a new attempt"
@@ -77,27 +101,6 @@ class Program(_Runner):
     secrets: tuple[Variable, ...] = ()
 
 
-class ToolEntry(_Part):
-    """A tool that needs more than its name."""
-
-    class_: Reference | None = Field(default=None, alias="class")
-    factory: Reference | None = None
-    tool: Reference | None = None
-    config: dict[str, Any] = Field(default_factory=dict)
-    name: str | None = None
-
-    @pydantic.model_validator(mode="after")
-    def _one_source(self) -> "ToolEntry":
-        if sum(source is not None for source in (self.class_, self.factory, self.tool)) != 1:
-            raise ValueError("exactly one of class, factory and tool")
-        return self
-
-    @property
-    def reference(self) -> str:
-        """The `module:name` it is made from."""
-        return self.class_ or self.factory or self.tool or ""
-
-
 class Mcp(_Part):
     """An MCP server that a tool host speaks to."""
 
@@ -120,6 +123,10 @@ class ToolRule(_Part):
 
     effect: Literal["read", "reversible", "external", "irreversible", "memory"] = "irreversible"
     idempotent: bool = False
+    execute: Literal["toolhost", "agent"] = Field(
+        default="toolhost",
+        description="agent: runs in the process of the app that lists it; for effect: memory only",
+    )
     repeat: Literal["allow", "same", "deny"] | None = None
     deadline_seconds: float | None = Field(default=None, alias="deadlineSeconds", gt=0, le=86_400)
     max_result_bytes: int | None = Field(default=None, alias="maxResultBytes", gt=0)
@@ -149,6 +156,11 @@ class Manifest(_Part):
         return crews | dict.fromkeys(self.programs, "program")
 
     @property
+    def own_tools(self) -> dict[str, tuple[str | ToolEntry, ...]]:
+        """What apps run in their own processes, by app."""
+        return {name: part.tools for name, part in {**self.crews, **self.programs}.items() if part.tools}
+
+    @property
     def apps(self) -> tuple[str, ...]:
         """Every app with a sidecar, the gateway first."""
         return ("gateway", *self.toolhosts, *self.agents)
@@ -171,6 +183,7 @@ class Manifest(_Part):
 
 _PARTS: dict[str, type[_Part]] = {
     "": Manifest, "crews.*": Crew, "crews.*.agents.*": Agent, "programs.*": Program,
+    "crews.*.tools.*": ToolEntry, "programs.*.tools.*": ToolEntry,
     "toolhosts.*": ToolHost, "toolhosts.*.mcp": Mcp, "toolhosts.*.tools.*": ToolEntry, "tools.*": ToolRule,
 }  # fmt: skip
 
@@ -231,10 +244,10 @@ def _duplicate_apps(document: Document) -> list[Problem]:
 
 
 def _beyond_shape(document: Document, manifest: Manifest) -> list[Problem]:
-    problems = []
+    problems = own_tools.problems(document, manifest)
     for tool in manifest.tools:
         host = tool.partition(".")[0]
-        if host not in manifest.toolhosts and host != "crewai":
+        if host not in manifest.toolhosts and host not in manifest.own_tools and host != "crewai":
             known = ", ".join(manifest.toolhosts) or "none is defined"
             problems.append(
                 Problem(

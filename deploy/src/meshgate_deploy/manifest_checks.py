@@ -34,6 +34,10 @@ def _references(manifest: Manifest) -> Iterator[tuple[tuple[str | int, ...], str
     for name, host in manifest.toolhosts.items():
         for index, entry in enumerate(host.tools):
             yield ("toolhosts", name, "tools", index), entry if isinstance(entry, str) else entry.reference
+    for app, own in manifest.own_tools.items():
+        section = "crews" if app in manifest.crews else "programs"
+        for index, entry in enumerate(own):
+            yield (section, app, "tools", index), entry if isinstance(entry, str) else entry.reference
     for name, rule in manifest.tools.items():
         if rule.reconcile:
             yield ("tools", name, "reconcile"), rule.reconcile

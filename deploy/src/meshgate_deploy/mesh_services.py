@@ -22,6 +22,13 @@ from meshgate_deploy.runtime import RuntimeBinaries
 from meshgate_deploy.services import Service, Start, http_ready
 from meshgate_deploy.state import State, new_token, write_private
 
+# Read when CrewAI is imported, in a process that only describes tools.
+QUIET = {
+    "CREWAI_DISABLE_TELEMETRY": "true",
+    "CREWAI_DISABLE_TRACKING": "true",
+    "CREWAI_DISABLE_VERSION_CHECK": "true",
+    "CREWAI_TRACING_ENABLED": "false",
+}
 SYSTEM_PATH = "/usr/bin:/bin"
 
 
@@ -123,6 +130,16 @@ class MeshServices:
             env=lambda: self._environment.for_host(self._manifest, host),
             ready=definitions.exists,
         )  # fmt: skip
+
+    def own_tools(self, app: str) -> Command:
+        """Describes the tools that an app runs itself, and ends."""
+        configs.definitions_file(self._state, app).unlink(missing_ok=True)
+        path = self._state.generated / f"{app}.own-tools.json"
+        config = configs.own_tools(self._manifest, self._state, app)
+        write_private(path, json.dumps(config, indent=2).encode())
+        argv = configs.module(sys.executable, "meshgate_toolhost.own_tools", path)
+        env = self._environment.for_own_tools(self._manifest, app)
+        return self._command(f"{app}-tools", argv, QUIET | env)
 
     def gateway(self, policy: Callable[[], Mapping[str, str]]) -> Service:
         """The gateway, once sidecars, OPA and the catalogue are there; `policy` says what is in force."""

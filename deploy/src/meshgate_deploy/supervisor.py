@@ -28,6 +28,7 @@ from meshgate_deploy import (
     dapr_plane,
     generate,
     manifest_checks,
+    own_tools,
     probes,
     runtime,
     store_check,
@@ -174,6 +175,7 @@ class Supervisor:
             [
                 self._start_opa,
                 *(partial(self._start_host, host) for host in manifest.toolhosts),
+                *(partial(self._describe, app) for app in manifest.own_tools),
                 *(
                     partial(self._start, partial(mesh.sidecar, app, name))
                     for app in manifest.apps
@@ -230,8 +232,12 @@ class Supervisor:
         self._services.start(self._mesh.sidecar(host))
         self._services.start(self._mesh.toolhost(host))
 
+    def _describe(self, app: str) -> None:
+        own_tools.describe(self._processes, self._mesh.own_tools(app), self._stop)
+
     def _write_catalogue(self) -> None:
-        files = {host: configs.definitions_file(self.state, host) for host in self.manifest.toolhosts}
+        apps = (*self.manifest.toolhosts, *self.manifest.own_tools)
+        files = {app: configs.definitions_file(self.state, app) for app in apps}
         self._runs.definitions = catalogue.read_definitions(files)
         made = catalogue.catalogue(self.manifest, self._runs.definitions)
         write_private(configs.catalogue_file(self.state), json.dumps(made, indent=2).encode())

@@ -5,12 +5,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from meshgate_gateway import calls, journal, ledger, repeats, runs
+from meshgate_gateway import calls, journal, ledger, own_calls, repeats, runs
 from meshgate_gateway.answers import OPEN, answer_of
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.bounds import DEFAULT_BOUNDS, Bounds
 from meshgate_gateway.catalogue import Catalogue
-from meshgate_gateway.decide import Allow, Decision, Deny, decide, permit_of, policy_input
+from meshgate_gateway.decide import (
+    Allow,
+    Decision,
+    Deny,
+    changed,
+    decide,
+    permit_of,
+    policy_input,
+    run_context,
+    runs_for,
+)
 from meshgate_gateway.errors import (
     Conflict,
     InvalidRequest,
@@ -24,17 +34,14 @@ from meshgate_gateway.model import (
     AuditRecord,
     Caller,
     CallRequest,
-    JournalRow,
     Kind,
     LedgerRow,
     Presented,
     Run,
-    RunContext,
     State,
     Step,
     Tool,
     ToolCall,
-    ToolKind,
 )
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.policy import ActivePolicy, PolicySlot
@@ -113,7 +120,7 @@ class Broker:
         4. ask the engine, and decide.
         5. record: decision and ledger row in one durable transaction. A repeat of an equal call
            may get that call's row here, and waits for it.
-        6. execute: only what a Permit names.
+        6. execute: only what a Permit names. A tool of the caller's own it is told to run itself.
         7. wait a little for the outcome, which FinishCall records.
         8. answer with what the ledger says.
         """
@@ -133,6 +140,8 @@ class Broker:
             self._rooms.store.write(lambda tables: self._park(tables, row.call_id))
         if row.state not in OPEN:
             return self._current(row.call_id)
+        if row.in_agent and row.call_id == asked.call_id:
+            return own_calls.permit(row, asked.offered)  # 6
         with self._rooms.waiters.expecting(row.call_id) as settled:
             if row.state is State.RESERVED:
                 fresh = fresh and row.call_id == asked.call_id
@@ -152,11 +161,8 @@ class Broker:
         if caller.kind not in runs.RUNNERS:
             raise NotPermitted("list_not_permitted", detail=f"a {caller.kind} calls no tools")
         listed = self._rooms.policy.active.listing.of(caller.app)
-        # Of the other kinds `decide` denies every call.
         return [
-            tool
-            for tool in self._catalogue.tools.values()
-            if tool.id in listed and tool.kind is ToolKind.TOOL
+            tool for tool in self._catalogue.tools.values() if tool.id in listed and runs_for(tool, caller)
         ]
 
     def _asked(self, caller: Caller, request: CallRequest) -> _Asked:
@@ -175,6 +181,8 @@ class Broker:
             raise InvalidRequest("step_place_invalid")
         call_id = calls.call_id(caller=caller.spiffe_id, run_id=request.run_id, step_key=request.step_key)
         tool = self._catalogue.tools.get(request.tool)
+        if tool is not None and tool.in_agent and not in_run:
+            raise NotPermitted("call_outside_run", tool=tool.id, detail="an agent runs its own tools in runs")
         if tool is None:
             unknown = calls.ArgumentsRefused("tool_unknown")
             return _Asked(caller, request, call_id, None, None, unknown)
@@ -196,7 +204,7 @@ class Broker:
             return None
         if row.caller != asked.caller.spiffe_id:
             raise NotPermitted("call_not_owned", call_id=asked.call_id, detail="held by another caller")
-        same = row.tool == _tool_name(asked) and self._rooms.vault.matches(
+        same = row.tool == calls.named(asked.request.tool) and self._rooms.vault.matches(
             tables, row.arguments, asked.offered
         )
         if not same:
@@ -210,7 +218,7 @@ class Broker:
 
         One that has not begun is put to the policy again: what is in force now may say no.
         """
-        if row.state is not State.RESERVED or asked.refused is not None:
+        if not ledger.begins_again(row) or asked.refused is not None:
             return self._rooms.store.write(lambda tables: self._joined(tables, asked, None))
         with self._deciding(asked, row.decision_id) as again:
             return self._rooms.store.write(lambda tables: self._joined(tables, asked, again))
@@ -219,17 +227,18 @@ class Broker:
         now = self._known(tables, asked)
         if now is None:
             raise RuntimeError("a call left the ledger")
-        run = tables.runs.get(asked.request.run_id)
-        if run is not None and now.state is State.RESERVED and run.state in runs.HELD:
+        run, begins = tables.runs.get(asked.request.run_id), ledger.begins_again(now)
+        if run is not None and begins and run.state in runs.HELD:
             raise Conflict(f"run_{run.state}", call_id=asked.call_id, tool=now.tool, detail=run.detail)
         if now.state not in OPEN or now.attempt == asked.request.attempt:
             return now
         after = replace(now, attempt=asked.request.attempt)
-        changed = asked.refused.reason if asked.refused is not None else _changed(now, asked.tool)
-        if now.state is State.RESERVED and changed:  # the catalogue is not the one that was decided on
-            after = replace(after, state=State.DENIED, reasons=(changed,))
+        after = ledger.handed_out(after) if now.in_agent else after
+        other = asked.refused.reason if asked.refused is not None else changed(now, asked.tool)
+        if begins and other:  # the catalogue is not the one that was decided on
+            after = replace(after, state=State.DENIED, reasons=(other,))
             tables.records.append(self._rooms.recorder.denied_unasked(caller=asked.caller, row=after))
-        elif now.state is State.RESERVED and again is not None:
+        elif begins and again is not None:
             if isinstance(again.decision, Deny):
                 after = replace(after, state=State.DENIED, reasons=again.decision.reasons)
             tables.records.append(self._decision_record(asked, again, after))
@@ -265,7 +274,7 @@ class Broker:
             caller=asked.caller,
             call=call,
             arguments=asked.arguments.value,
-            run=_run_context(asked.run),
+            run=run_context(asked.run),
             time=time_text(self._now_ms()),
         )
         with self._rooms.policy.deciding() as policy:
@@ -302,6 +311,8 @@ class Broker:
         )
         if first is not None:
             row = repeats.judged(row, call.tool, first)
+        if row.in_agent and row.state is State.RESERVED:
+            row = ledger.handed_out(row)
         self._bounds.add_call(tables, row)
         tables.records.append(self._decision_record(asked, verdict, row))
         if row.state in ledger.ANSWERED:
@@ -343,29 +354,13 @@ class Broker:
         if run.state in runs.HELD:
             return Conflict(f"run_{run.state}", call_id=asked.call_id, tool=tool.id, detail=run.detail)
         step = Step(request.step_key, request.scope, request.turn, "tool")
-        if tool.effect in journal.HARMLESS or not (why := self._strays(tables, asked, run, step, tool)):
+        key = request.left_out
+        missed = calls.call_id(caller=run.app, run_id=run.run_id, step_key=key) if key else ""
+        why = "" if tool.effect == "read" else journal.strays(tables, run, step, tool=tool, missed=missed)
+        if not why:
             return None
         runs.park(tables, self._rooms.recorder, run_id=run.run_id, why=why, now_ms=self._now_ms())
         return Conflict("run_diverged", call_id=asked.call_id, tool=tool.id, detail=why)
-
-    @staticmethod
-    def _strays(tables: Tables, asked: _Asked, run: Run, step: Step, tool: Tool) -> str:
-        """How a run does not repeat itself; empty when it does."""
-        other = journal.diverged(tables, run, step)
-        if other is not None:
-            return (
-                f"diverged: {tool.id} at turn {step.turn}, where {_whose(run, other)} had gone on to another "
-                f"model call ({other.step_key[:16]})"
-            )
-        key = asked.request.left_out
-        missed = calls.call_id(caller=asked.caller.spiffe_id, run_id=run.run_id, step_key=key) if key else ""
-        left = journal.left_out(tables, run, call_id=missed, tool=tool)
-        if left is None:
-            return ""
-        return (
-            f"diverged: {tool.id} at turn {step.turn}, while {left.call_id} of it, which {_whose(run, left)} "
-            "had made, was not asked for"
-        )
 
     def _refused(self, asked: _Asked, decision_id: str) -> LedgerRow:
         """A call nobody can decide on is denied for good: asked again it is the same answer."""
@@ -392,7 +387,7 @@ class Broker:
             run_id=request.run_id,
             attempt=request.attempt,
             step_key=request.step_key,
-            tool=_tool_name(asked),
+            tool=calls.named(asked.request.tool),
             host=tool.host if tool else "",
             effect=tool.effect if tool else "",
             idempotent=tool.idempotent if tool else False,
@@ -438,31 +433,3 @@ class Broker:
             return answer_of(row, self._rooms.vault.get(tables, row.result) if row.result else None)
 
         return self._rooms.store.read(work)
-
-
-def _changed(row: LedgerRow, tool: Tool | None) -> str:
-    """A reason when a call's tool is no longer what the call was decided on."""
-    if tool is None:
-        return "tool_unknown"
-    now = (tool.host, tool.effect, tool.idempotent, tool.definition_sha256)
-    return (
-        "" if now == (row.host, row.effect, row.idempotent, row.definition_sha256) else "definition_changed"
-    )
-
-
-def _tool_name(asked: _Asked) -> str:
-    """An unknown tool's name goes into the log only when it is shaped like one."""
-    name = asked.request.tool
-    return name if calls.is_tool_id(name) else ""
-
-
-def _whose(run: Run, row: JournalRow | LedgerRow) -> str:
-    """Who recorded a step; a fork's copies are another run's."""
-    return f"attempt {row.attempt}" if row.attempt > 0 else run.origin_run
-
-
-def _run_context(run: Run | None) -> RunContext | None:
-    """What policy sees of the run: what the store says, the request has no say in it."""
-    if run is None:
-        return None
-    return RunContext(id=run.run_id, attempt=run.attempt, origin=run.origin, labels={})

@@ -91,6 +91,11 @@ def is_tool_id(text: str) -> bool:
     return _TOOL_ID.match(text) is not None
 
 
+def named(tool: str) -> str:
+    """An unknown tool's name goes into the log only when it is shaped like one."""
+    return tool if is_tool_id(tool) else ""
+
+
 def is_step_key(text: str, *, in_run: bool) -> bool:
     """Inside a run a hex digest, outside of one a UUIDv7 that the client made."""
     return (_STEP_KEY if in_run else _UUID7).match(text) is not None

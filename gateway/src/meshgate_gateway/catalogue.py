@@ -41,6 +41,10 @@ def parse(text: bytes) -> Catalogue:
     for tool in tools.values():
         if tool.host not in apps:
             raise ConfigurationError(f"tool {tool.id}: its host {tool.host!r} is no app of the catalogue")
+        if tool.in_agent is not (apps[tool.host] is not Kind.TOOLHOST):
+            raise ConfigurationError(f"tool {tool.id}: {tool.host} is not where its `execute` says it runs")
+        if tool.in_agent and (tool.effect != "memory" or tool.reconcile):
+            raise ConfigurationError(f"tool {tool.id}: an agent runs only what has effect: memory")
     return Catalogue(MappingProxyType(tools), MappingProxyType(apps))
 
 
@@ -62,4 +66,11 @@ def _tool(name: str, entry: Mapping[str, object]) -> Tool:
         deadline_seconds=float(str(entry.get("deadline_seconds") or DEFAULT_DEADLINE_SECONDS)),
         definition_sha256=str(entry["definition_sha256"]),
         reconcile=entry.get("reconcile") is True,
+        in_agent=_in_agent(entry.get("execute", "toolhost")),
     )
+
+
+def _in_agent(execute: object) -> bool:
+    if execute not in ("toolhost", "agent"):
+        raise ValueError(f"execute: {execute!r} is neither toolhost nor agent")
+    return execute == "agent"

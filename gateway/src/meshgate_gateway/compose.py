@@ -21,6 +21,7 @@ from meshgate_gateway.history import History
 from meshgate_gateway.hosts import Hosts
 from meshgate_gateway.instances import RENEW_SECONDS, Instance
 from meshgate_gateway.journal import Journal
+from meshgate_gateway.own_calls import OwnCalls
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.policy import ActivePolicy, PolicyPlace, PolicySlot
 from meshgate_gateway.record import Recorder
@@ -107,6 +108,7 @@ class Gateway:
         parts, tools = self._parts, mesh.catalogue
         runs = Runs(door, parts.store, vault, self.recorder, parts.now_ms)
         journal = Journal(door, parts.store, vault, self.recorder, parts.now_ms)
+        own_calls = OwnCalls(door, parts.store, vault, self.recorder, self.hosts.waiters, parts.now_ms)
         admin = Admin(
             door=door,
             store=parts.store,
@@ -122,7 +124,9 @@ class Gateway:
             drive=self.drive,
         )
         return Services(
-            lambda guard: BrokerServicer(guard=guard, broker=self.broker, hosts=self.hosts, catalogue=tools),
+            lambda guard: BrokerServicer(
+                guard=guard, broker=self.broker, hosts=self.hosts, own_calls=own_calls, catalogue=tools
+            ),
             lambda guard: RunsServicer(guard=guard, runs=runs, journal=journal),
             lambda guard: AdminServicer(guard=guard, admin=admin),
         )

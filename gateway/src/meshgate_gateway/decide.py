@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from meshgate_policies.judge import judge
 
-from meshgate_gateway.model import Caller, LedgerRow, RunContext, State, ToolCall, ToolKind
+from meshgate_gateway.model import Caller, LedgerRow, Run, RunContext, State, Tool, ToolCall, ToolKind
 
 _SEAL = object()
 
@@ -90,6 +90,8 @@ def decide(*, caller: Caller, call: ToolCall, raw: object, decision_id: str) -> 
         return Deny(verdict.reasons)
     if call.tool.kind is not ToolKind.TOOL:
         return Deny(("delegation_not_available",))
+    if not runs_for(call.tool, caller):
+        return Deny(("tool_of_another_app",))
     permit = Permit(call.call_id, caller.spiffe_id, call.tool.id, call.tool.host, decision_id, _SEAL)
     return Allow(permit, verdict.obligations)
 
@@ -103,3 +105,25 @@ def permit_of(row: LedgerRow) -> Permit:
     if row.state is not State.RESERVED:
         raise RuntimeError(f"a {row.state} call has no permit")
     return Permit(row.call_id, row.caller, row.tool, row.host, row.decision_id, _SEAL)
+
+
+def changed(row: LedgerRow, tool: Tool | None) -> str:
+    """A reason when a call's tool is no longer what the call was decided on."""
+    if tool is None:
+        return "tool_unknown"
+    now = (tool.host, tool.effect, tool.idempotent, tool.definition_sha256)
+    return (
+        "" if now == (row.host, row.effect, row.idempotent, row.definition_sha256) else "definition_changed"
+    )
+
+
+def run_context(run: Run | None) -> RunContext | None:
+    """What policy sees of the run: what the store says, the request has no say in it."""
+    if run is None:
+        return None
+    return RunContext(id=run.run_id, attempt=run.attempt, origin=run.origin, labels={})
+
+
+def runs_for(tool: Tool, caller: Caller) -> bool:
+    """False for a tool that `decide` denies to this caller whatever policy says."""
+    return tool.kind is ToolKind.TOOL and not (tool.in_agent and tool.host != caller.app)

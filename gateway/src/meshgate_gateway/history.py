@@ -237,7 +237,7 @@ class _Copier:
             call_id=call_id,
             run_id=self.run.run_id,
             attempt=self._attempt(row),
-            take=0,
+            take=row.take if row.in_agent else 0,  # taken or not tells whether its body has to run again
             host_instance="",
             gateway=self.recorder.instance(),
             likeness=self._likeness(tables, row),
@@ -288,3 +288,6 @@ def _check_edit(edit: edits.Edit, kept: Sequence[StepRow]) -> None:
         raise InvalidRequest("edit_invalid", detail=f"step {edit.step} takes a {wanted}")
     if isinstance(row, LedgerRow) and row.state not in ledger.ANSWERED:
         raise Conflict("step_not_editable", detail=f"step {edit.step} was {row.state}; that stands")
+    if isinstance(row, LedgerRow) and row.in_agent:
+        why = f"step {edit.step} runs again in the agent, and what it gives then is compared"
+        raise Conflict("step_not_editable", detail=why)

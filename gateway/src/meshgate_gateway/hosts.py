@@ -122,8 +122,8 @@ class Hosts:
 
         def serve(caller: Caller) -> State:
             _check_names(call_id, host_instance)
-            checked = _checked(outcome)
-            state = self.store.write(lambda tables: self._finish(tables, caller, call_id, take, checked))
+            sound = checked(outcome)
+            state = self.store.write(lambda tables: self._finish(tables, caller, call_id, take, sound))
             self.executor.forget(call_id)
             self.waiters.settled(call_id)
             return state
@@ -218,7 +218,7 @@ class Hosts:
         """
         if outcome.state not in (State.DONE, State.FAILED):
             raise InvalidRequest("state_invalid")
-        checked = _checked(outcome)
+        sound = checked(outcome)
 
         def work(tables: Tables) -> State:
             row = tables.calls.get(call_id)
@@ -226,7 +226,7 @@ class Hosts:
                 raise Missing("call_unknown", detail="no such call")
             if row.state is not State.UNKNOWN:
                 raise Conflict("call_settled", call_id=call_id, tool=row.tool, detail=f"it is {row.state}")
-            return self._settle(tables, row, checked, by=f"operator {operator}", cause="resolved").state
+            return self._settle(tables, row, sound, by=f"operator {operator}", cause="resolved").state
 
         state = self.store.write(work)
         self.waiters.settled(call_id)
@@ -283,7 +283,12 @@ def _move(tables: Tables, before: LedgerRow, after: LedgerRow) -> None:
         raise Conflict("call_moved", call_id=before.call_id, tool=before.tool)
 
 
-def _checked(outcome: Outcome) -> Outcome:
+def checked(outcome: Outcome) -> Outcome:
+    """An outcome of a known state whose data is what it says, a failure's message cut to size.
+
+    Raises:
+        InvalidRequest: it is not.
+    """
     if outcome.state not in ledger.OUTCOMES:
         raise InvalidRequest("outcome_missing")
     if len(outcome.data) > MAX_RESULT_BYTES:

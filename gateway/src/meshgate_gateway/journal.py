@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from meshgate_gateway import calls, runs, steps
+from meshgate_gateway import calls, own_calls, runs, steps
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.bounds import DEFAULT_BOUNDS, Bounds
 from meshgate_gateway.errors import Conflict, InvalidRequest
@@ -30,7 +30,6 @@ from meshgate_gateway.store import CallQuery, Store, Tables
 MAX_STEP_BYTES = 3_145_728  # request and reply together; below gRPC's default 4 MiB with room for the rest
 PAGE = 64  # entries decrypted per read
 PAGE_BYTES = 4_194_304  # of clear text per read: one entry may be 3 MiB from a few stored bytes
-HARMLESS = ("read", "memory")  # effects that may happen again
 ANSWERS = (State.DONE, State.FAILED, State.DENIED)
 
 
@@ -39,12 +38,14 @@ class Entry:
     """One finished step with what it gave: `reply` of a model, or the settled row of a call.
 
     Attributes:
+        arguments: of a call whose tool its caller runs itself, and has to run again.
         effect_of: the tool, where the call took an effect that counts when a divergence is looked for.
     """
 
     step: Step
     reply: bytes
     row: LedgerRow | None
+    arguments: bytes = b""
     effect_of: str = ""
 
 
@@ -61,23 +62,47 @@ def diverged(tables: Tables, run: Run, step: Step) -> JournalRow | None:
     return tables.journal.beyond(run_id=run.run_id, scope=step.scope, turn=step.turn, attempts=earlier)
 
 
-def left_out(tables: Tables, run: Run, *, call_id: str, tool: Tool) -> LedgerRow | None:
-    """The effect of an earlier attempt that this one has not asked for, although it asks for a new one.
+def strays(tables: Tables, run: Run, step: Step, *, tool: Tool, missed: str) -> str:
+    """How a run that asks for an effect does not repeat itself; empty when nothing contradicts it.
 
     Whatever had ended before a recorded step ended before it in the program too, so that a program which
     repeats itself asks for every recorded step without waiting for a live one. An effect that is left out
     by a program that wants another effect of the same tool may be the same effect, under inputs that
     differ in each attempt.
+
+    Args:
+        tables: of the transaction that begins the call.
+        run: whose call it is.
+        step: where it stands.
+        tool: which one.
+        missed: id of a call of that tool which this attempt is said to have left out; may be empty.
     """
-    row = tables.calls.get(call_id) if call_id else None
-    if row is None or row.run_id != run.run_id or row.tool != tool.id:
-        return None
-    return row if acted(row, run) and row.attempt < run.attempt else None
+    other = diverged(tables, run, step)
+    if other is not None:
+        return (
+            f"diverged: {tool.id} at turn {step.turn}, where {_whose(run, other)} had gone on to another "
+            f"model call ({other.step_key[:16]})"
+        )
+    row = tables.calls.get(missed) if missed else None
+    if row is None or (row.run_id, row.tool) != (run.run_id, tool.id):
+        return ""
+    if not acted(row, run) or row.attempt >= run.attempt:
+        return ""
+    return (
+        f"diverged: {tool.id} at turn {step.turn}, while {row.call_id} of it, which {_whose(run, row)} had "
+        "made, was not asked for"
+    )
+
+
+def _whose(run: Run, row: JournalRow | LedgerRow) -> str:
+    """Who recorded a step; a fork's copies are another run's."""
+    return f"attempt {row.attempt}" if row.attempt > 0 else run.origin_run
 
 
 def acted(row: LedgerRow, run: Run) -> bool:
     """Whether a call took an effect that counts when a divergence is looked for."""
-    return row.state is State.DONE and row.effect not in HARMLESS and row.attempt > run.trusted_from
+    counts = row.state is State.DONE and row.attempt > run.trusted_from
+    return counts and row.effect != "read" and not own_calls.runs_again(row)
 
 
 def check_step(step: Step, *, kind: str) -> None:
@@ -214,8 +239,9 @@ class Journal:
             step = Step(row.step_key, row.scope, row.turn, "model")
             return Entry(step, self.vault.get(tables, row.reply), None)
         data = self.vault.get(tables, row.result) if row.result else b""
+        arguments = self.vault.get(tables, row.arguments) if own_calls.runs_again(row) else b""
         step = Step(row.step_key, row.scope, row.turn, "tool")
-        return Entry(step, data, row, effect_of=row.tool if acted(row, run) else "")
+        return Entry(step, data, row, arguments, effect_of=row.tool if acted(row, run) else "")
 
 
 def _pages(rows: Sequence[JournalRow | LedgerRow]) -> Iterator[list[JournalRow | LedgerRow]]:

@@ -5,6 +5,10 @@
 reserved -> sent (TakeCall) | failed: never_started (sweeper, cancel) | denied (second verdict)
 sent     -> sent (a repeatable tool taken again, or one that is to be reconciled) | done | failed | unknown
 unknown  -> done | failed (late FinishCall, reconcile, a person)
+
+Of a tool that its caller runs itself (`in_agent`) nothing outside that process depends:
+(new)    -> sent (the permit is in the answer) | denied | done, failed (a repeat)
+sent     -> sent (another attempt runs it anew) | denied (second verdict) | done | failed; never unknown
 """
 
 from dataclasses import replace
@@ -22,6 +26,7 @@ NEXT: dict[State, frozenset[State]] = {
 BEGINNINGS = frozenset({State.RESERVED, State.DENIED})
 OUTCOMES = frozenset({State.DONE, State.FAILED, State.UNKNOWN})
 ANSWERED = frozenset({State.DONE, State.FAILED})  # an effect was tried, and what came of it is known
+RUN_ENDED = "run_ended"  # error class of a call whose run ended while the agent itself ran it
 SETTLED = frozenset({State.DONE, State.FAILED, State.DENIED})
 
 
@@ -36,6 +41,20 @@ def check(before: State | None, after: State) -> None:
         raise RuntimeError(f"the ledger has no step from {before} to {after}")
 
 
+def check_move(before: LedgerRow, after: LedgerRow) -> None:
+    """Refuses a step of a call that the table does not have.
+
+    Raises:
+        RuntimeError: our own code took a wrong turn.
+    """
+    if before.in_agent and after.state is State.UNKNOWN:
+        raise RuntimeError("what an agent runs itself is never unknown")
+    if before.in_agent and (before.state, after.state) == (State.SENT, State.DENIED):
+        return
+    if after.state is not before.state:
+        check(before.state, after.state)
+
+
 def check_new(row: LedgerRow) -> None:
     """Refuses a row that cannot be a call's first one. A repeat may begin with the first call's outcome.
 
@@ -43,8 +62,10 @@ def check_new(row: LedgerRow) -> None:
         RuntimeError: our own code took a wrong turn.
     """
     if row.copied_from:
-        if row.state not in SETTLED or row.take:
+        if row.state not in SETTLED or (row.take and not row.in_agent):
             raise RuntimeError(f"a copied call cannot be {row.state}")
+        return
+    if row.in_agent and row.state is State.SENT:
         return
     if not (row.repeats and row.state in ANSWERED):
         check(None, row.state)
@@ -61,6 +82,18 @@ def taken(row: LedgerRow, *, host_instance: str, now_ms: int) -> LedgerRow:
         deadline_at_ms=now_ms + row.deadline_ms,
         updated_ms=now_ms,
     )
+
+
+def handed_out(row: LedgerRow) -> LedgerRow:
+    """The row of an allowed call whose caller is told to run it itself; `take` counts how often."""
+    if not row.in_agent:
+        raise RuntimeError("only what its caller runs itself is handed to the caller")
+    return replace(row, state=State.SENT, take=row.take + 1)
+
+
+def begins_again(row: LedgerRow) -> bool:
+    """True for an open call that another attempt may begin, so that policy is asked once more."""
+    return row.state is State.RESERVED or (row.in_agent and row.state is State.SENT)
 
 
 def asked_again(row: LedgerRow, *, host_instance: str, now_ms: int, may_run: bool) -> LedgerRow:

@@ -66,7 +66,11 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One entry of the frozen catalogue."""
+    """One entry of the frozen catalogue.
+
+    Attributes:
+        in_agent: its host is an agent's own app, whose process runs it; no tool host does.
+    """
 
     id: str
     host: str
@@ -79,6 +83,7 @@ class Tool:
     deadline_seconds: float
     definition_sha256: str
     reconcile: bool = False
+    in_agent: bool = False
 
     @property
     def repeatable(self) -> bool:
@@ -185,6 +190,11 @@ class LedgerRow:
         """True when running it twice under one key is harmless."""
         return self.idempotent or self.effect == "read"
 
+    @property
+    def in_agent(self) -> bool:
+        """True for a tool that its caller runs itself: no tool host is ever a caller."""
+        return bool(self.host) and self.caller.rpartition("/")[2] == self.host
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -203,7 +213,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What `CallTool` tells its caller."""
+    """What `CallTool` tells its caller.
+
+    Attributes:
+        arguments: what the caller is to run the tool with itself; empty for every other tool.
+        take: of that permit.
+    """
 
     call_id: str
     state: State
@@ -213,6 +228,8 @@ class Answer:
     result: bytes = b""
     error_class: str = ""
     message: str = ""
+    arguments: bytes = b""
+    take: int = 0
 
 
 ORIGINS = ("start", "fork", "rerun")

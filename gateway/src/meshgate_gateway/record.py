@@ -44,6 +44,11 @@ def _repeats(row: LedgerRow) -> dict[str, object]:
     return {"repeats": row.repeats} if row.repeats else {}
 
 
+def _where(row: LedgerRow) -> dict[str, object]:
+    """Marks a call whose outcome is the word of the agent that made it."""
+    return {"executed_in": "agent"} if row.in_agent else {}
+
+
 def _who(caller: Caller) -> dict[str, object]:
     return {
         "caller": caller.spiffe_id,
@@ -106,6 +111,7 @@ class Recorder:
             "step_key": row.step_key,
             "arguments": sealed_form(row.arguments),
             **_repeats(row),
+            **_where(row),
         }
 
     def refusal(  # noqa: PLR0913 - one record, its fields
@@ -154,6 +160,7 @@ class Recorder:
                 "settled_by": by,
                 "cause": cause,
                 **_repeats(row),
+                **_where(row),
                 "milliseconds": max(0, row.updated_ms - row.created_ms),
             },
         )
@@ -207,7 +214,7 @@ class Recorder:
         about: dict[str, object] = {"given": sealed_form(_given(row)), "gave": sealed_form(_gave(row))}
         if isinstance(row, LedgerRow):
             about |= {"call_id": row.call_id, "tool": row.tool, "decision_id": row.decision_id}
-            about |= {"state": row.state.value, "origin_call_id": row.copied_from}
+            about |= {"state": row.state.value, "origin_call_id": row.copied_from, **_where(row)}
         if before is not None:
             about["edited"] = {"before": sealed_form(_gave(before)), "after": sealed_form(_gave(row))}
         return self._made(

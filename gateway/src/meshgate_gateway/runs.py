@@ -32,6 +32,7 @@ TEXTS = {  # what a record commits to of a run's own clear text
     "run_started": ("input",),
     "attempt_ended": ("traceback",),
     "run_finished": ("traceback", "result"),
+    "run_differs": ("traceback",),
 }
 SUSPECT_AFTER_MS = 6_000  # three heartbeats of a launcher
 PENDING_AFTER_MS = 5_000  # an order that its app was told of has an attempt within a second

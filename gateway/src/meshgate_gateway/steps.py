@@ -43,6 +43,8 @@ def may_have_acted(row: StepRow) -> bool:
     """True for a call that changed something, or may have: made again it may change it again."""
     if isinstance(row, JournalRow) or row.effect == "read" or row.error_class == "never_started":
         return False
+    if row.in_agent:  # gone with the process that ran it
+        return False
     return row.state in TAKEN_STATES and bool(row.take or row.copied_from)
 
 

@@ -3,13 +3,14 @@
 reserved, old enough to be forgotten by the live path  -> started again (the runtime checks)
 reserved, older than anybody's patience                -> failed: never_started
 sent, past its deadline and a grace                    -> read: failed (timeout), else unknown
+sent, run by its caller itself, and the run has ended  -> failed: run_ended
 a run to be cancelled that no launcher works on        -> cancelled
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from meshgate_gateway import runs
+from meshgate_gateway import ledger, runs
 from meshgate_gateway.decide import permit_of
 from meshgate_gateway.errors import RuntimeUnavailable
 from meshgate_gateway.execute import Executor
@@ -38,7 +39,7 @@ class Sweeper:
         ended = runs.end_cancelled(self.store, self.hosts.recorder, now_ms=now)
         query = CallQuery(states=(State.RESERVED, State.SENT), limit=MAX_PER_SWEEP)
         rows = self.store.read(lambda tables: tables.calls.query(query))
-        return ended + sum(self._settle(row, now) for row in rows)
+        return ended + sum(self._settle_own(row) if row.in_agent else self._settle(row, now) for row in rows)
 
     def _settle(self, row: LedgerRow, now: int) -> bool:
         if row.state is State.SENT:
@@ -59,3 +60,11 @@ class Sweeper:
         except RuntimeUnavailable:
             return False  # the next sweep tries again; nothing was begun
         return True
+
+    def _settle_own(self, row: LedgerRow) -> bool:
+        """A call that its agent runs itself is open for as long as its run may go on."""
+        run = self.store.read(lambda tables: tables.runs.get(row.run_id))
+        if run is not None and not run.ended:
+            return False
+        outcome = Outcome(State.FAILED, b"its run ended before the tool did", "", ledger.RUN_ENDED)
+        return self.hosts.expire(row, outcome, cause=ledger.RUN_ENDED)

@@ -15,6 +15,7 @@ class CallState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CALL_STATE_FAILED: _ClassVar[CallState]
     CALL_STATE_DENIED: _ClassVar[CallState]
     CALL_STATE_UNKNOWN: _ClassVar[CallState]
+    CALL_STATE_RUN: _ClassVar[CallState]
 
 class ResultKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -27,6 +28,7 @@ CALL_STATE_DONE: CallState
 CALL_STATE_FAILED: CallState
 CALL_STATE_DENIED: CallState
 CALL_STATE_UNKNOWN: CallState
+CALL_STATE_RUN: CallState
 RESULT_KIND_UNSPECIFIED: ResultKind
 RESULT_KIND_TEXT: ResultKind
 RESULT_KIND_JSON: ResultKind
@@ -65,7 +67,7 @@ class CallToolRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., step_key: _Optional[str] = ..., tool: _Optional[str] = ..., arguments_json: _Optional[bytes] = ..., deadline_ms: _Optional[int] = ..., untrusted: _Optional[_Mapping[str, str]] = ..., scope: _Optional[str] = ..., turn: _Optional[int] = ..., task: _Optional[str] = ..., left_out: _Optional[str] = ...) -> None: ...
 
 class CallToolResponse(_message.Message):
-    __slots__ = ("call_id", "state", "decision_id", "reasons", "kind", "result", "error_class", "message")
+    __slots__ = ("call_id", "state", "decision_id", "reasons", "kind", "result", "error_class", "message", "arguments_json", "take")
     CALL_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +76,8 @@ class CallToolResponse(_message.Message):
     RESULT_FIELD_NUMBER: _ClassVar[int]
     ERROR_CLASS_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_JSON_FIELD_NUMBER: _ClassVar[int]
+    TAKE_FIELD_NUMBER: _ClassVar[int]
     call_id: str
     state: CallState
     decision_id: str
@@ -82,7 +86,9 @@ class CallToolResponse(_message.Message):
     result: bytes
     error_class: str
     message: str
-    def __init__(self, call_id: _Optional[str] = ..., state: _Optional[_Union[CallState, str]] = ..., decision_id: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., kind: _Optional[_Union[ResultKind, str]] = ..., result: _Optional[bytes] = ..., error_class: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    arguments_json: bytes
+    take: int
+    def __init__(self, call_id: _Optional[str] = ..., state: _Optional[_Union[CallState, str]] = ..., decision_id: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., kind: _Optional[_Union[ResultKind, str]] = ..., result: _Optional[bytes] = ..., error_class: _Optional[str] = ..., message: _Optional[str] = ..., arguments_json: _Optional[bytes] = ..., take: _Optional[int] = ...) -> None: ...
 
 class TakeCallRequest(_message.Message):
     __slots__ = ("call_id", "host_instance")
@@ -157,6 +163,20 @@ class FinishCallResponse(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     state: CallState
     def __init__(self, state: _Optional[_Union[CallState, str]] = ...) -> None: ...
+
+class FinishOwnCallRequest(_message.Message):
+    __slots__ = ("call_id", "attempt", "take", "result", "failure")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    TAKE_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    call_id: str
+    attempt: int
+    take: int
+    result: ToolResult
+    failure: ToolFailure
+    def __init__(self, call_id: _Optional[str] = ..., attempt: _Optional[int] = ..., take: _Optional[int] = ..., result: _Optional[_Union[ToolResult, _Mapping]] = ..., failure: _Optional[_Union[ToolFailure, _Mapping]] = ...) -> None: ...
 
 class ListToolsRequest(_message.Message):
     __slots__ = ()

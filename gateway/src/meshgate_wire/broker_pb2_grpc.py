@@ -50,6 +50,11 @@ class BrokerStub:
                 request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.FinishCallRequest.SerializeToString,
                 response_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.FinishCallResponse.FromString,
                 _registered_method=True)
+        self.FinishOwnCall = channel.unary_unary(
+                '/meshgate.broker.v1.Broker/FinishOwnCall',
+                request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.FinishOwnCallRequest.SerializeToString,
+                response_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.CallToolResponse.FromString,
+                _registered_method=True)
         self.ListTools = channel.unary_unary(
                 '/meshgate.broker.v1.Broker/ListTools',
                 request_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.ListToolsRequest.SerializeToString,
@@ -83,6 +88,14 @@ class BrokerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FinishOwnCall(self, request, context):
+        """The run's own app only: what came of a tool that it was told to run itself (RUN). Told again of a call that
+        is settled, it answers with what is recorded, or refuses another outcome and holds the run up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListTools(self, request, context):
         """Tools the caller may call with some arguments, as far as the policy in force can say without them.
         """
@@ -107,6 +120,11 @@ def add_BrokerServicer_to_server(servicer, server):
                     servicer.FinishCall,
                     request_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.FinishCallRequest.FromString,
                     response_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.FinishCallResponse.SerializeToString,
+            ),
+            'FinishOwnCall': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishOwnCall,
+                    request_deserializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.FinishOwnCallRequest.FromString,
+                    response_serializer=meshgate_dot_broker_dot_v1_dot_broker__pb2.CallToolResponse.SerializeToString,
             ),
             'ListTools': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTools,
@@ -196,6 +214,33 @@ class Broker:
             '/meshgate.broker.v1.Broker/FinishCall',
             meshgate_dot_broker_dot_v1_dot_broker__pb2.FinishCallRequest.SerializeToString,
             meshgate_dot_broker_dot_v1_dot_broker__pb2.FinishCallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishOwnCall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshgate.broker.v1.Broker/FinishOwnCall',
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.FinishOwnCallRequest.SerializeToString,
+            meshgate_dot_broker_dot_v1_dot_broker__pb2.CallToolResponse.FromString,
             options,
             channel_credentials,
             insecure,

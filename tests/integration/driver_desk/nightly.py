@@ -10,12 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import desk_own
 import desk_tools
 from crewai.tools import tool
 
 given = os.environ.get("MESHGATE_INPUT")
 wanted = json.loads(Path(given).read_text())["wanted"] if given else sys.argv[1:]
-tools = {name: tool(getattr(desk_tools, name)) for name in ("lookup", "pay")}
+tools = {"keep": desk_own.keep, **{name: tool(getattr(desk_tools, name)) for name in ("lookup", "pay")}}
 for pair in wanted:
     used, _, order = pair.partition(":")
     if used == "wait":
@@ -23,4 +24,5 @@ for pair in wanted:
             time.sleep(0.02)
         continue
     print("GOT", used, str(tools[used].run(order=order)), flush=True)
+print("KEPT", *desk_own.kept, flush=True)
 print("END", *wanted, flush=True)

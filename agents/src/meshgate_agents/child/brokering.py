@@ -1,4 +1,8 @@
-"""A tool call in the agent's process: what is sent to the launcher and what CrewAI gets back."""
+"""A tool call in the agent's process: what is sent to the launcher and what CrewAI gets back.
+
+Most answers are an outcome. For a tool that runs in the agent itself (`execute: agent`) the first one is a
+permit; its body is run by `own_tools`, and what it gave is told, which gives the outcome.
+"""
 
 import json
 from collections.abc import Callable
@@ -20,8 +24,16 @@ class Prepared:
     request: Message
 
 
+@dataclass(frozen=True)
+class Permit:
+    """The launcher's word that the body of this very call is to be run here."""
+
+    prepared: Prepared
+    terms: Message
+
+
 class Broker:
-    """Turns tool calls into requests. Never runs a tool."""
+    """Turns tool calls into requests, and answers into what CrewAI takes. Never runs a tool."""
 
     def __init__(self, *, channel: Channel) -> None:
         self._channel = channel
@@ -51,14 +63,25 @@ class Broker:
             }
         )
 
-    def settle(self, prepared: Prepared) -> Any:  # noqa: RET503 - end_process never returns
+    def settle(self, prepared: Prepared) -> Any:
         """Sends a prepared call and waits for its outcome.
 
         Returns:
-            The tool's result (text or JSON value), or a ToolFailure. Never raised: one raised
+            The tool's result (text or JSON value), a ToolFailure, or a Permit. Never raised: one raised
             error makes CrewAI's ReAct loop repeat the call several times.
         """
         answer = self._channel.ask(prepared.request)
+        if answer.get("state") == "run":
+            return Permit(prepared, answer)
+        return self._outcome(prepared, answer)
+
+    def ran(self, permit: Permit, outcome: Message) -> Any:
+        """Tells what a body gave; what CrewAI gets for it."""
+        request = {"op": "ran", "step": permit.prepared.request["step"], "outcome": outcome}
+        return self._outcome(permit.prepared, self._channel.ask(request))
+
+    @staticmethod
+    def _outcome(prepared: Prepared, answer: Message) -> Any:
         state = answer.get("state")
         progress.step(kind="tool", what=prepared.request["name"], replayed=bool(answer.get("replayed")))
         if state == "done":
@@ -69,6 +92,7 @@ class Broker:
                 str(answer["text"]), details={"state": state, "call_id": str(answer.get("call_id", ""))}
             )
         end_process(f"the launcher gave an unknown answer: {state!r}")
+        return None
 
 
 def failure(text: str, *, reason: str = "tool_reported", details: dict[str, str] | None = None) -> Any:

@@ -1,9 +1,9 @@
-"""Class-level interception of CrewAI's tools: no body of a brokered tool runs in this process.
+"""Class-level interception of CrewAI's tools: no body runs in this process unless the launcher says so.
 
 The patch lies on classes, not on objects or lists of tools, so that every route ends here: crews,
 agents and tasks alone, flows that call `tool.run()`, functions that the LLM layer runs. A brokered
-tool's own method is never called, so nothing nests and nothing needs to be told apart; a tool of
-CrewAI's own runs as it is (`internal_tools`).
+tool's own method is called only under a Permit, for a tool that runs in the agent itself; what that body
+calls of itself is part of it. A tool of CrewAI's own runs as it is (`internal_tools`).
 """
 
 import asyncio
@@ -11,15 +11,19 @@ import functools
 import inspect
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .brokering import Broker, Prepared, failure
+from . import own_tools
+from .brokering import Broker, Permit, Prepared, failure
 from .internal_tools import reserved_id
+
+if TYPE_CHECKING:
+    from .framing import Message
 
 METHODS = ("_run", "_arun", "run", "arun")
 CLAIMING = ("run", "arun")  # these count against max_usage_count, as CrewAI's own do
 
-_ours: "weakref.WeakSet[Callable[..., Any]]" = weakref.WeakSet()
+_ours: "weakref.WeakKeyDictionary[Callable[..., Any], Callable[..., Any]]" = weakref.WeakKeyDictionary()
 
 
 def is_ours(function: object) -> bool:
@@ -99,24 +103,57 @@ def _replacement(original: Any, name: str, broker: Broker) -> Callable[..., Any]
     claims = name in CLAIMING
 
     def sync(tool: Any, /, *args: Any, **kwargs: Any) -> Any:
-        if reserved_id(type(tool)):
+        if reserved_id(type(tool)) or own_tools.is_own_step_of(tool):
             return call_original(tool, *args, **kwargs)
         prepared = _prepare(tool, broker, (args, kwargs), claims=claims)
-        return broker.settle(prepared) if isinstance(prepared, Prepared) else prepared
+        settled = broker.settle(prepared) if isinstance(prepared, Prepared) else prepared
+        return _run_here(tool, broker, settled) if isinstance(settled, Permit) else settled
 
     async def awaited(tool: Any, /, *args: Any, **kwargs: Any) -> Any:
-        if reserved_id(type(tool)):
+        if reserved_id(type(tool)) or own_tools.is_own_step_of(tool):
             return await call_original(tool, *args, **kwargs)
         prepared = _prepare(tool, broker, (args, kwargs), claims=claims)
-        return (
-            await asyncio.to_thread(broker.settle, prepared) if isinstance(prepared, Prepared) else prepared
-        )
+        if not isinstance(prepared, Prepared):
+            return prepared
+        settled = await asyncio.to_thread(broker.settle, prepared)
+        return await _await_here(tool, broker, settled) if isinstance(settled, Permit) else settled
 
     ours = awaited if asyncio.iscoroutinefunction(original) or name in ("_arun", "arun") else sync
     if plain:
         functools.update_wrapper(ours, original)
-    _ours.add(ours)
+    _ours[ours] = call_original
     return ours
+
+
+def _run_here(tool: Any, broker: Broker, permit: Permit) -> Any:
+    """Runs a tool's own `_run`, whichever method was called; `run` adds only what was done already."""
+    outcome: Message = {"state": "failed", "error_class": "tool_raised", "data": "it was interrupted"}
+    try:
+        outcome = own_tools.run(tool, _own_body(tool, "_run"), permit.terms)
+    finally:  # also when it was interrupted: an equal call waits for this one's outcome
+        answer = broker.ran(permit, outcome)
+    return answer
+
+
+async def _await_here(tool: Any, broker: Broker, permit: Permit) -> Any:
+    body, none = _own_body(tool, "_arun"), _own_body(None, "_arun")
+    if not own_tools.has_async_body(tool, body, none):
+        return await asyncio.to_thread(_run_here, tool, broker, permit)
+    outcome: Message = {"state": "failed", "error_class": "tool_raised", "data": "it was interrupted"}
+    try:
+        outcome = await own_tools.arun(tool, body, permit.terms)
+    except BaseException:
+        broker.ran(permit, outcome)
+        raise
+    return await asyncio.to_thread(broker.ran, permit, outcome)
+
+
+def _own_body(tool: Any, name: str) -> Callable[..., Any]:
+    """The method as its class wrote it, below our replacement; of CrewAI's base class for no tool."""
+    from crewai.tools.base_tool import BaseTool
+
+    found = defined(BaseTool if tool is None else type(tool), name)
+    return _ours[found]  # type: ignore[index]
 
 
 def _prepare(

@@ -49,13 +49,42 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What the gateway says of a call. `state` is pending, done, failed, denied, unknown or refused."""
+    """What the gateway says of a call. `state` is pending, run, done, failed, denied, unknown or refused.
+
+    Attributes:
+        arguments: as they were decided on, of a tool that its caller runs itself: now, with `run`, or
+            again, with an answer from the journal.
+        take: of a `run`.
+    """
 
     state: str
     call_id: str = ""
     kind: str = ""
     result: str = ""
     text: str = ""
+    arguments: str = ""
+    take: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a tool gave that ran in the child. `state` is done or failed."""
+
+    state: str
+    data: str
+    kind: str = ""
+    error_class: str = ""
+
+    @property
+    def shown(self) -> str:
+        """As its answer says it."""
+        return self.data if self.state == "done" else _failure(self.error_class, self.data)
+
+    def same(self, answer: Answer) -> bool:
+        """Whether a recorded answer says just this."""
+        if self.state == "done":
+            return (answer.state, answer.kind, answer.result) == ("done", self.kind, self.data)
+        return (answer.state, answer.text) == ("failed", self.shown)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +172,9 @@ class Gateway(Protocol):
     def call_tool(self, call: Call) -> Answer:
         """Asks once."""
 
+    def finish_own(self, *, call_id: str, attempt: int, take: int, told: Told) -> Answer:
+        """Records what a tool gave that ran in the child; `take` is 0 for a call on record."""
+
     def heartbeat(self, *, run_id: str, attempt: int, steps: int) -> str:
         """Says that the attempt lives; returns the run's state."""
 
@@ -222,6 +254,17 @@ class GrpcGateway:
                 return Answer(state="refused", text=_one_line(f"refused: {error.details()}"))
             _translate(error)
 
+    def finish_own(self, *, call_id: str, attempt: int, take: int, told: Told) -> Answer:
+        """See Gateway."""
+        request: Any = broker_pb2.FinishOwnCallRequest(call_id=call_id, attempt=attempt, take=take)
+        if told.state == "done":
+            request.result.kind = broker_pb2.ResultKind.Value(f"RESULT_KIND_{told.kind.upper()}")
+            request.result.data = told.data.encode("utf-8", "surrogatepass")
+        else:
+            request.failure.error_class = told.error_class
+            request.failure.message = told.data
+        return _answer(self._ask(broker_pb2_grpc.BrokerStub(self._channel()).FinishOwnCall, request))
+
     def heartbeat(self, *, run_id: str, attempt: int, steps: int) -> str:
         """See Gateway."""
         request = broker_pb2.HeartbeatRequest(run_id=run_id, attempt=attempt, steps=steps)
@@ -265,21 +308,28 @@ def _entries(messages: Any) -> Iterator[Entry]:
 def _answer(response: Any) -> Answer:
     state = broker_pb2.CallState.Name(response.state).removeprefix("CALL_STATE_").lower()
     message = _one_line(response.message)
+    own: dict[str, Any] = {"arguments": response.arguments_json.decode(), "take": response.take}
+    if state == "run":
+        return Answer(state=state, call_id=response.call_id, **own)
     if state == "done":
-        return Answer(state=state, call_id=response.call_id, **_result(response))
+        return Answer(state=state, call_id=response.call_id, **_result(response), **own)
     if state == "denied":
         reasons = ", ".join(response.reasons) or message or "no reason given"
         text = f"denied [{response.decision_id}]: {_one_line(reasons)}; do not retry"
         return Answer(state=state, call_id=response.call_id, text=text)
     if state == "failed":
-        text = f"the tool failed ({_one_line(response.error_class) or 'error'}): {message}"
-        return Answer(state=state, call_id=response.call_id, text=text)
+        text = _failure(response.error_class, message)
+        return Answer(state=state, call_id=response.call_id, text=text, **own)
     if state in ("pending", "unknown"):
         return Answer(state=state, call_id=response.call_id, text=message)
     raise AttemptEnded(f"the gateway gave an answer without a state for {response.call_id}")
 
 
-def _result(response: Any) -> dict[str, str]:
+def _failure(error_class: str, message: str) -> str:
+    return f"the tool failed ({_one_line(error_class) or 'error'}): {_one_line(message)}"
+
+
+def _result(response: Any) -> dict[str, Any]:
     kinds = {broker_pb2.RESULT_KIND_TEXT: "text", broker_pb2.RESULT_KIND_JSON: "json"}
     kind = kinds.get(response.kind)
     if kind is None:

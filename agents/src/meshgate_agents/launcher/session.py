@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from meshgate_agents.child.framing import BadFrame, Message, receive, send
 from meshgate_agents.launcher.children import Child
@@ -22,9 +22,12 @@ from meshgate_agents.launcher.gateway import (
     call_until_settled,
     until_available,
 )
+from meshgate_agents.launcher.own_tools import OwnTools
 from meshgate_agents.launcher.peers import admit
 from meshgate_agents.launcher.tools import Refusal, ToolMap
 from meshgate_agents.launcher.vitals import Vitals
+
+T = TypeVar("T")
 
 MAX_SOCKET_PATH_BYTES = 107  # sun_path holds 108 with its final zero
 MAX_ROLE_CHARACTERS = 200
@@ -70,6 +73,7 @@ class Session:
         self._unavailable_seconds, self._on_end, self._note = unavailable_seconds, on_end, note
         self._journal = {entry.key: entry for entry in journal}
         self._live_steps = live_steps
+        self._own = OwnTools(gateway=gateway, attempt=attempt.number, ask=self._ask, live=live_steps)
         self._asked: set[str] = set()
         self._effects: dict[str, set[str]] = {}  # per tool, of the journal, not asked for
         for entry in self._journal.values():
@@ -228,7 +232,7 @@ class Session:
             return {"state": "ok"}
         if operation == "result":
             return self._keep_result(str(request.get("result", "")))
-        if operation in ("model", "reply", "gave_up", "call"):
+        if operation in ("model", "reply", "gave_up", "call", "ran"):
             return self._step(operation, request, _step(request))
         raise BadFrame(f"unknown operation {operation!r}")
 
@@ -244,9 +248,11 @@ class Session:
         """Answers from the journal, or does it. A live model call is under way until its reply is told."""
         if operation in ("reply", "gave_up") and self._live_steps:
             return self._model_ended(operation, request, step)
+        if operation == "ran":
+            return self._ran(request, step)
         entry = self._journal.get(step.key)
         if entry is not None:
-            return self._replay(operation, entry)
+            return self._replay(operation, request, entry)
         if not self._live_steps:
             raise Differs(_described(operation, request, step))  # a reply too: nothing is written
         self._begun(step)
@@ -255,7 +261,17 @@ class Session:
         try:
             return self._call(request, step)
         finally:
+            if not self._own.holds(step.key):
+                self._ended(step)
+
+    def _ran(self, request: Message, step: Step) -> Message:
+        """What a body gave that this child was told to run."""
+        try:
+            answer, replayed = self._own.ran(step.key, request.get("outcome"))
+        finally:
             self._ended(step)
+        self._finished(replayed=replayed)
+        return {**_message(answer), "replayed": replayed}
 
     def _model_ended(self, operation: str, request: Message, step: Step) -> Message:
         """The reply of a model call that is under way, or the word that there is none."""
@@ -282,7 +298,7 @@ class Session:
         with self._lock:
             self._open.discard(step.key)
 
-    def _replay(self, operation: str, entry: Entry) -> Message:
+    def _replay(self, operation: str, request: Message, entry: Entry) -> Message:
         with self._lock:
             self._asked.add(entry.key)
             self._effects[entry.effect_of].discard(entry.key)
@@ -290,6 +306,8 @@ class Session:
         if operation == "model" and entry.reply is not None:
             self._finished(replayed=True)
             return {"state": "recorded", "reply": entry.reply.decode("utf-8", "surrogatepass")}
+        if operation == "call" and entry.answer is not None and entry.answer.arguments:
+            return self._permit(request, entry.key, entry.answer, recorded=True)
         if operation == "call" and entry.answer is not None:
             self._finished(replayed=True)
             return {**_message(entry.answer), "replayed": True}
@@ -303,11 +321,7 @@ class Session:
             min(max(milliseconds, 0), MAX_MILLISECONDS) if isinstance(milliseconds, int) else 0,
         )
         run_id, attempt = self._attempt.run_id, self._attempt.number
-        until_available(
-            lambda: self._gateway.append(run_id=run_id, attempt=attempt, step=step, given=given),
-            seconds=self._unavailable_seconds,
-            stopped=self._stopped,
-        )
+        self._ask(lambda: self._gateway.append(run_id=run_id, attempt=attempt, step=step, given=given))
         self._finished(replayed=False)
         return {"state": "ok"}
 
@@ -345,11 +359,21 @@ class Session:
         )
         return {"state": "ok", "program": f"{program} {nth}", "attempt": self._attempt.number}
 
-    def _call(self, request: Message, step: Step) -> Message:
+    def _ask(self, ask: Callable[[], T]) -> T:
+        return until_available(ask, seconds=self._unavailable_seconds, stopped=self._stopped)
+
+    def _tool(self, request: Message) -> str | Refusal:
         identity = request.get("identity")
         if not isinstance(identity, dict):
             raise BadFrame("a call without identity")
-        tool = self._tools.find(identity=_texts(identity), name=str(request.get("name", "")))
+        return self._tools.find(identity=_texts(identity), name=str(request.get("name", "")))
+
+    def _permit(self, request: Message, key: str, answer: Answer, *, recorded: bool) -> Message:
+        limit, name = self._tools.own_limit(self._tool(request)), _word(request, "name")
+        return self._own.permit(key, answer, recorded=recorded, limit_bytes=limit, name=name)
+
+    def _call(self, request: Message, step: Step) -> Message:
+        tool = self._tool(request)
         if isinstance(tool, Refusal):
             self._note(tool.text)
             return {"state": "refused", "text": tool.text}
@@ -371,6 +395,8 @@ class Session:
             unavailable_seconds=self._unavailable_seconds,
             stopped=self._stopped,
         )
+        if answer.state == "run":
+            return self._permit(request, step.key, answer, recorded=False)
         self._finished(replayed=False)
         return _message(answer)
 

@@ -16,11 +16,16 @@ STEP_DEADLINE_SECONDS = 60.0  # how long an unavailable gateway is asked again f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolEntry:
-    """A tool of the manifest, and what its live object looks like in a program."""
+    """A tool of the manifest, and what its live object looks like in a program.
+
+    Attributes:
+        own_limit_bytes: of a result, for a tool that runs in the child itself; None for every other.
+    """
 
     tool: str
     qualname: str
     fields_sha256: str
+    own_limit_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,4 +113,5 @@ def _entry(item: Mapping[str, Any]) -> ToolEntry:
         tool=str(item["tool"]),
         qualname=str(identity["qualname"]),
         fields_sha256=str(identity["fields_sha256"]),
+        own_limit_bytes=int(item["own_limit_bytes"]) if item.get("own_limit_bytes") else None,
     )

@@ -19,9 +19,16 @@ class ToolMap:
     def __init__(self, *, entries: Iterable[ToolEntry]) -> None:
         self._exact: dict[tuple[str, str], list[str]] = {}
         self._by_name: dict[str, list[str]] = {}
+        self._own: dict[str, int] = {}
         for entry in entries:
             self._exact.setdefault((entry.qualname, entry.fields_sha256), []).append(entry.tool)
             self._by_name.setdefault(entry.qualname, []).append(entry.tool)
+            if entry.own_limit_bytes is not None:
+                self._own[entry.tool] = entry.own_limit_bytes
+
+    def own_limit(self, tool: str | Refusal) -> int | None:
+        """How large a result may be of a tool that runs in the child itself; None for every other."""
+        return self._own.get(tool) if isinstance(tool, str) else None
 
     def find(self, *, identity: Mapping[str, str], name: str) -> str | Refusal:
         """The canonical id of a tool object, or the refusal for none and for several."""

@@ -16,6 +16,7 @@ from meshgate_gateway.errors import Unavailable
 from meshgate_gateway.hosts import Hosts
 from meshgate_gateway.journal import Journal
 from meshgate_gateway.model import Outcome, Presented, State
+from meshgate_gateway.own_calls import OwnCall, OwnCalls
 from meshgate_gateway.policy import PolicyPlace
 from meshgate_gateway.record import VERSION
 from meshgate_gateway.runs import Runs, forsaken
@@ -30,10 +31,12 @@ Guard = Callable[[grpc.ServicerContext, Callable[[Presented], Any]], Any]
 class BrokerServicer(services.BrokerServicer):
     """Broker: agents and tool hosts."""
 
-    def __init__(self, *, guard: Guard, broker: Broker, hosts: Hosts, catalogue: Catalogue) -> None:
+    def __init__(
+        self, *, guard: Guard, broker: Broker, hosts: Hosts, own_calls: OwnCalls, catalogue: Catalogue
+    ) -> None:
         self._guard = guard
         self._broker = broker
-        self._hosts = hosts
+        self._hosts, self._own_calls = hosts, own_calls
         self._catalogue = catalogue
 
     def CallTool(self, request: pb.CallToolRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
@@ -66,6 +69,12 @@ class BrokerServicer(services.BrokerServicer):
             return pb.FinishCallResponse(state=wire.state(state))
 
         return self._guard(context, serve)
+
+    def FinishOwnCall(self, request: pb.FinishOwnCallRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """See the proto."""
+        outcome = wire.own_outcome(request) or Outcome(State.RESERVED, b"")
+        call = OwnCall(request.call_id, request.attempt, request.take)
+        return self._guard(context, lambda peer: wire.answer(self._own_calls.finish(peer, call, outcome)))
 
     def ListTools(self, request: pb.ListToolsRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802, ARG002
         """See the proto."""

@@ -188,8 +188,7 @@ class Calls:
 
     def move(self, before: LedgerRow, after: LedgerRow) -> bool:
         """Compare-and-set on state and take number."""
-        if after.state is not before.state:
-            ledger.check(before.state, after.state)
+        ledger.check_move(before, after)
         values = [*_call_out(after)[1:], before.call_id, before.state.value, before.take]
         return _happened(self._db.execute(_MOVE_CALL, values))
 

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 
 from meshgate_wire import broker_pb2 as pb
 
@@ -59,21 +60,23 @@ def entry(entry: Entry) -> pb.JournalEntry:
     step = pb.Step(key=entry.step.key, scope=entry.step.scope, turn=entry.step.turn, kind=entry.step.kind)
     if entry.row is None:
         return pb.JournalEntry(step=step, reply_json=entry.reply)
-    said = answer(answer_of(entry.row, entry.reply))
-    return pb.JournalEntry(step=step, answer=said, effect_of=entry.effect_of)
+    told = replace(answer_of(entry.row, entry.reply), arguments=entry.arguments)
+    return pb.JournalEntry(step=step, answer=answer(told), effect_of=entry.effect_of)
 
 
 def answer(answer: Answer) -> pb.CallToolResponse:
     """What CallTool says."""
     return pb.CallToolResponse(
         call_id=answer.call_id,
-        state=_STATES[answer.state],
+        state=pb.CALL_STATE_RUN if answer.take else _STATES[answer.state],
         decision_id=answer.decision_id,
         reasons=answer.reasons,
         kind=_KINDS[ResultKind(answer.result_kind)] if answer.result_kind else pb.RESULT_KIND_UNSPECIFIED,
         result=answer.result,
         error_class=answer.error_class,
         message=answer.message,
+        arguments_json=answer.arguments,
+        take=answer.take,
     )
 
 
@@ -110,6 +113,16 @@ def outcome(message: pb.FinishCallRequest) -> Outcome | None:
         failed = State.UNKNOWN if message.failure.ambiguous else State.FAILED
         text, error_class = message.failure.message.encode(), message.failure.error_class
         return Outcome(failed, text, "", error_class, reconciled=message.reconciled)
+    return None
+
+
+def own_outcome(message: pb.FinishOwnCallRequest) -> Outcome | None:
+    """What an agent says of a tool that it ran itself; it knows, so there is nothing ambiguous."""
+    which = message.WhichOneof("outcome")
+    if which == "result" and message.result.kind in _KIND_NAMES:
+        return Outcome(State.DONE, message.result.data, _KIND_NAMES[message.result.kind])
+    if which == "failure" and not message.failure.ambiguous:
+        return Outcome(State.FAILED, message.failure.message.encode(), "", message.failure.error_class)
     return None
 
 
