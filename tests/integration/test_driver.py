@@ -114,6 +114,17 @@ def test_a_killed_worker(mesh) -> None:
     once(mesh, "worker", "o-worker-1", "o-worker-2")
 
 
+def test_a_run_that_kills_its_worker_is_given_up(mesh) -> None:
+    """Each time at the same step, in whatever worker: bounded over all of them, the journal kept."""
+    begin(mesh, "fells", "pay:o-fells", "fell:")
+    run = over(mesh, "fells")
+    assert (run["state"], "given up after 5 attempts" in run["detail"]) == ("failed", True), run
+    once(mesh, "fells", "o-fells")
+    assert settled(mesh, "fells") == 1
+    begin(mesh, "fells-not", "lookup:o-fells-not")
+    assert over(mesh, "fells-not")["state"] == "completed"
+
+
 def processes(mesh: Mesh) -> list[dict]:
     return list(json.loads(meshgate(mesh, "ps", "-o", "json").stdout)["processes"])
 

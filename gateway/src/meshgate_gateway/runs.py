@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from meshgate_gateway import calls
+from meshgate_gateway import attempts, calls
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.bounds import DEFAULT_BOUNDS, Bounds
 from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted
@@ -19,7 +19,7 @@ from meshgate_gateway.store import CallQuery, Store, Tables
 
 RUNNERS = frozenset({Kind.CREW, Kind.PROGRAM, Kind.AGENT})
 ENDS = frozenset({"completed", "failed", "cancelled"})
-PAUSES = frozenset({"restarting", "paused"})  # between two attempts
+PAUSES = frozenset({"restarting", "paused", "stopped"})  # how an attempt ends and its run does not
 HELD = frozenset({"waiting", "paused", "cancelling"})  # no attempt begins
 ACTIONS = {
     "cancel": frozenset({"pending", "running", "restarting", "waiting", "pausing", "paused", "cancelling"}),
@@ -221,10 +221,12 @@ class Runs:
             if run.attempt and run.launcher == launcher:
                 return run
             now = self.now_ms()
+            before = attempts.ended(run, lost=True) if run.launcher else run
             after = replace(
-                run,
+                before,
                 state="running",
                 attempt=run.attempt + 1,
+                begun_steps=run.recorded_steps,
                 launcher=launcher,
                 detail="",
                 updated_ms=now,
@@ -267,16 +269,17 @@ class Runs:
     ) -> Run:
         """The current attempt is over, the run is not. A run that is held up stays so.
 
+        `stopped`: by the end of an orderly worker, so that the run waits for the next one.
         From here on the attempt makes no step; its launcher may still say that it lives, and end the run.
         """
 
         def work(tables: Tables, caller: Caller) -> Run:
             run = require(tables, caller=caller, run_id=run_id, attempt=attempt)
-            over = replace(run, launcher="")
+            over = attempts.ended(run, crashed=state == "restarting")
             if run.state in HELD or (state == "paused" and run.state != "pausing"):
                 tables.runs.move(run, over)
                 return over
-            ends = "paused" if run.state == "pausing" else state
+            ends = "paused" if run.state == "pausing" else "pending" if state == "stopped" else state
             after = replace(over, state=ends, detail=detail[:MAX_DETAIL_CHARACTERS], updated_ms=self.now_ms())
             return self._moved(tables, run, self._with(tables, after, traceback), "attempt_ended")
 

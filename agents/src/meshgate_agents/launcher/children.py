@@ -117,6 +117,13 @@ class Children:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
 
+    def abandon(self, child: Child) -> None:
+        """Kills a program of which nobody wants to know how it ends."""
+        self.kill(child)
+        with self._lock:
+            self._known.discard(child.pid)
+        self.sweep()
+
     def sweep(self) -> None:
         """Kills what ended programs left behind, also what left their group or session."""
         give_up_at = time.monotonic() + KILL_SECONDS

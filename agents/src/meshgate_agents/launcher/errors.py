@@ -9,12 +9,17 @@ LauncherError
 │   ├── RunOver          the run has ended, or another attempt has taken it over
 │   ├── Stopping         this process ends; the run goes on in another
 │   └── Differs          a replay asks for a step that the journal does not hold
+├── StartsSpent          a run's workflow was started so often in vain that it is not started again
 └── PeerRefused          a process that is no descendant of ours came to the socket
 """
 
 
 class LauncherError(Exception):
     """Root of the tree."""
+
+
+# What a machine raises that is out of disk, descriptors, threads or memory. Tried again, with a bound.
+FAULTS = (OSError, RuntimeError, MemoryError)
 
 
 class BadSettings(LauncherError):
@@ -57,6 +62,10 @@ class Stopping(AttemptEnded):
 
 class Differs(AttemptEnded):
     """The text describes the step."""
+
+
+class StartsSpent(LauncherError):
+    """Nothing of the run was begun, however often it was handed out."""
 
 
 class PeerRefused(LauncherError):

@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +20,7 @@ from typing import TypeVar
 from meshgate_agents.launcher import environment
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import (
+    FAULTS,
     AttemptEnded,
     GatewayUnavailable,
     LauncherError,
@@ -28,7 +29,7 @@ from meshgate_agents.launcher.errors import (
     RunOver,
     Stopping,
 )
-from meshgate_agents.launcher.gateway import End, Gateway, until_available
+from meshgate_agents.launcher.gateway import Begun, End, Gateway, until_available
 from meshgate_agents.launcher.session import Attempt, Session
 from meshgate_agents.launcher.settings import Settings
 from meshgate_agents.launcher.supervise import Ending, Supervisor
@@ -42,6 +43,7 @@ FINISH_SECONDS = 10.0  # of a cancelled run: somebody waits; any other end is wo
 HEARTBEAT_SECONDS = 2.0
 POLL_SECONDS = 1.0  # how often a run that is held up is looked at
 LONGEST_BACKOFF_SECONDS = 30.0
+MAX_ATTEMPTS = 1000  # of any kind: a run that loses its worker after each new step ends too
 OVER = ("cancelled", "failed", "completed")
 HOLDS = ("waiting", "cancelling")
 
@@ -72,7 +74,7 @@ class _Played:
 class Launch:
     """One program, one run. Use from one thread; several may be played by one process."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only, each a collaborator
         self,
         *,
         settings: Settings,
@@ -80,6 +82,7 @@ class Launch:
         program: Program,
         children: Children,
         note: Callable[[str], None] | None = None,
+        failures: int = 0,
     ) -> None:
         self._settings, self._gateway, self._program = settings, gateway, program
         self._say = note or say
@@ -87,7 +90,7 @@ class Launch:
         self._stopped = threading.Event()
         self._run_id = settings.run_id or uuid7()
         self._played = 0
-        self._crashes = 0
+        self._crashes = failures  # of every process that worked on the run: the store keeps count
 
     def run(self) -> int:
         """Starts the run and plays it, as the only thing that this process does; the exit status.
@@ -96,7 +99,7 @@ class Launch:
             LauncherError: the program was not started.
         """
         given = json.dumps({"app": self._settings.app, "command": list(self._program.command)}).encode()
-        self._ask(lambda: self._gateway.start_run(run_id=self._run_id, input_json=given))
+        self._crashes = self._ask(lambda: self._gateway.start_run(run_id=self._run_id, input_json=given))
         with self._supervisor.signals():
             return self.play()
 
@@ -107,9 +110,16 @@ class Launch:
             Stopping: `stop` was called first; the run is not over.
             LauncherError: the program was not started.
         """
+        if self._crashes and self._supervisor.rest(self._backoff()):
+            raise LauncherError("cancelled by a signal between two attempts")
         while True:
-            played = self._play()
+            begun = self._begin()
+            attempt = Attempt(self._run_id, begun.number)
+            if spent := self._spent(begun):
+                return self._given_up(attempt, spent)
+            played = self._play(attempt)
             if isinstance(played.ending.fatal, Stopping):
+                self._leave(attempt)
                 raise played.ending.fatal
             try:
                 status = self._verdict(played)
@@ -126,10 +136,34 @@ class Launch:
         self._stopped.set()
         self._supervisor.stop(reason)
 
-    def _play(self) -> _Played:
+    def _backoff(self) -> float:
+        """How long to rest before the next attempt."""
+        seconds = self._settings.backoff_seconds * 2.0 ** min(self._crashes - 1, 16)
+        return min(seconds, LONGEST_BACKOFF_SECONDS)
+
+    def _spent(self, begun: Begun) -> str:
+        """Why the run is given up before anything of this attempt runs; empty while it is not."""
+        self._crashes = max(self._crashes, begun.failures)
+        if begun.failures >= self._settings.attempts:
+            return f"given up after {begun.failures} attempts: the last one took its worker with it"
+        if begun.number > MAX_ATTEMPTS:
+            return f"given up after {MAX_ATTEMPTS} attempts, however they ended"
+        return ""
+
+    def _given_up(self, attempt: Attempt, why: str) -> int:
+        self._say(f"run {self._run_id} failed: {why}")
+        self._finish(attempt, End(state="failed", detail=why))
+        return FAILED
+
+    def _leave(self, attempt: Attempt) -> None:
+        """Says that the attempt ends because its process does; whoever is next finds out anyway."""
+        end = End(state="stopped", detail="its worker was told to end")
+        with suppress(LauncherError):
+            self._gateway.end_attempt(run_id=attempt.run_id, attempt=attempt.number, end=end)
+
+    def _play(self, attempt: Attempt) -> _Played:
         """One attempt: read the journal, start the child, wait for its end."""
-        number = self._begin()
-        attempt = Attempt(self._run_id, number)
+        number = attempt.number
         entries = self._ask(lambda: self._gateway.journal(run_id=self._run_id, attempt=number))
         known = f"; {len(entries)} finished steps in the journal" if entries else ""
         self._say(f"run {self._run_id}, attempt {number}, as {self._settings.spiffe_id}{known}")
@@ -143,14 +177,18 @@ class Launch:
             note=self._say,
         )
         over = threading.Event()
-        threading.Thread(target=self._watch, args=(attempt, session, over), daemon=True).start()
         try:
+            threading.Thread(target=self._watch, args=(attempt, session, over), daemon=True).start()
             ending = self._child(session)
         except Stopping:
+            self._leave(attempt)
             raise  # the run goes on in another process
         except LauncherError as error:
             self._finish(attempt, End(state="failed", detail=str(error)))
             raise
+        except FAULTS as error:
+            why = getattr(error, "strerror", None) or str(error)
+            ending = Ending(FAILED, 0, cancelled=False, fatal=AttemptEnded(f"{type(error).__name__}: {why}"))
         finally:
             over.set()
             session.close()
@@ -158,7 +196,7 @@ class Launch:
             self._say(f"attempt {number}: {session.told}")
         return _Played(attempt, ending, session.reports, session.steps, *session.crash, session.result)
 
-    def _begin(self) -> int:
+    def _begin(self) -> Begun:
         """A new attempt; a run that is held up is waited for."""
         instance, told = secrets.token_hex(16), False
         while True:
@@ -288,7 +326,7 @@ class Launch:
         crashes, limit = self._crashes, self._settings.attempts
         if crashes >= limit:
             return self._end(played, "failed", f"given up after {crashes} attempts: {played.cause}")
-        seconds = min(self._settings.backoff_seconds * 2 ** (crashes - 1), LONGEST_BACKOFF_SECONDS)
+        seconds = self._backoff()
         plan = f"attempt {crashes + 1} of {limit} in {seconds:g} s"
         self._say(f"{played.cause}; {plan}")
         attempt = played.attempt

@@ -138,11 +138,23 @@ class Session:
         if len(bytes(path)) > MAX_SOCKET_PATH_BYTES:
             folder.rmdir()
             raise LauncherError(f"{path} is too long for a socket; choose a shorter socket_dir")
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(path))
-        self._listener.listen(128)
+        try:
+            self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._listener.bind(str(path))
+            self._listener.listen(128)
+        except OSError:
+            self._abandon(folder)
+            raise
         threading.Thread(target=self._serve, args=(self._listener,), name="session", daemon=True).start()
         return path
+
+    def _abandon(self, folder: Path) -> None:
+        """Leaves nothing of a socket that could not be opened."""
+        if self._listener:
+            self._listener.close()
+            self._listener = None
+        (folder / "s").unlink(missing_ok=True)
+        folder.rmdir()
 
     def serve_only(self, child: Child) -> None:
         """Admits this program and what descends from it. Nobody is admitted before."""

@@ -2,25 +2,29 @@
 
 import dataclasses
 import json
+import secrets
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import (
+    FAULTS,
     BadSettings,
     GatewayUnavailable,
     LauncherError,
     RunOver,
     Stopping,
 )
-from meshgate_agents.launcher.gateway import Gateway, Known
-from meshgate_agents.launcher.launch import Launch, say
+from meshgate_agents.launcher.gateway import End, Gateway, Known
+from meshgate_agents.launcher.launch import LONGEST_BACKOFF_SECONDS, Launch, say
 from meshgate_agents.launcher.settings import Settings
 
 PAUSE_SECONDS = 1.0  # between two looks at a run that goes on elsewhere, or cannot go on now
+STOP_SECONDS = 3.0  # to say that attempts end here; the supervisor kills this process after 5
 UNKNOWN = "unknown"  # what comes of a run that is not there, or another app's
 
 
@@ -41,6 +45,7 @@ class Plays:
         self._lock = threading.Lock()
         self._playing: dict[str, Future[str]] = {}
         self._launches: dict[str, Launch] = {}
+        self._threads: dict[str, threading.Thread] = {}
         self._stop = threading.Event()
 
     def __contains__(self, run_id: str) -> bool:
@@ -71,19 +76,38 @@ class Plays:
             future: Future[str] = Future()
             future.set_running_or_notify_cancel()
             self._playing[run_id] = future
-        thread = threading.Thread(target=self._settle, args=(run_id, future), name=run_id, daemon=True)
-        thread.start()
+            thread = threading.Thread(target=self._settle, args=(run_id, future), name=run_id, daemon=True)
+            self._threads[run_id] = thread
+        try:
+            thread.start()
+        except RuntimeError:  # no thread is to be had: delivered again later
+            self._forget(run_id)
+            raise
         self._changed()
         return future
 
     def stop(self) -> None:
-        """Ends every program and leaves its run to another process."""
+        """Ends every program and leaves its run to another process, which is told that it may go on."""
         reason = Stopping("the worker of this app is told to end")
         with self._lock:
             self._stop.set()
-            launches = list(self._launches.values())
+            launches, threads = list(self._launches.values()), list(self._threads.values())
         for launch in launches:
             launch.stop(reason)
+        give_up_at = time.monotonic() + STOP_SECONDS
+        for thread in filter(threading.Thread.is_alive, threads):
+            thread.join(max(0.0, give_up_at - time.monotonic()))
+
+    def give_up(self, run_id: str, why: str) -> None:
+        """Ends a run of which nothing can be played as failed.
+
+        Raises:
+            GatewayUnavailable: ask again.
+            AttemptEnded: it is held up, or over.
+        """
+        _note(run_id)(f"failed: {why}")
+        begun = self._gateway.start_attempt(run_id=run_id, instance=secrets.token_hex(16))
+        self._gateway.finish(run_id=run_id, attempt=begun.number, end=End(state="failed", detail=why))
 
     def _settle(self, run_id: str, future: "Future[str]") -> None:
         try:
@@ -100,6 +124,7 @@ class Plays:
     def _forget(self, run_id: str) -> None:
         with self._lock:
             self._playing.pop(run_id, None)
+            self._threads.pop(run_id, None)
         self._changed()
 
     def _changed(self) -> None:
@@ -107,8 +132,9 @@ class Plays:
             self._on_change(sorted(self._playing))
 
     def _until_ended(self, run_id: str) -> str:
-        elsewhere = False
+        elsewhere, faults = False, 0
         while True:
+            pause = PAUSE_SECONDS
             try:
                 known = self.known(run_id)
                 if known is None:
@@ -124,16 +150,26 @@ class Plays:
                 raise
             except LauncherError as error:
                 _note(run_id)(str(error))
-            if self._stop.wait(PAUSE_SECONDS):
+            except FAULTS as error:  # a full disk, no descriptors, no threads: not the run's fault
+                faults += 1
+                pause = min(PAUSE_SECONDS * 2.0 ** min(faults, 16), LONGEST_BACKOFF_SECONDS)
+                _note(run_id)(f"{type(error).__name__}: {error}; tried again in {pause:g} s")
+            if self._stop.wait(pause):
                 raise Stopping("the worker ends")
 
     def _play_once(self, run_id: str, known: Known) -> None:
+        try:
+            program = self._program(known.input_json)
+        except BadSettings as error:
+            self.give_up(run_id, str(error))
+            return
         launch = Launch(
             settings=dataclasses.replace(self._settings, run_id=run_id),
             gateway=self._gateway,
-            program=self._program(known.input_json),
+            program=program,
             children=self._children,
             note=_note(run_id),
+            failures=known.failures,
         )
         with self._lock:
             if self._stop.is_set():

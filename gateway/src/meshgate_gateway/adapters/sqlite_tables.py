@@ -6,7 +6,7 @@ import time
 
 from meshgate_gateway.adapters.tables import CALL, ENDED, JOURNAL, RUN, SharedTables
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;

@@ -1,0 +1,162 @@
+"""A run that takes its worker down, and a worker whose machine is out of something: bounded, never silent."""
+
+import errno
+import sys
+
+import pytest
+from agents.test_worker import Store, ended, plays, store, subreaper  # noqa: F401 - fixtures
+from meshgate_agents.launcher import supervise
+from meshgate_agents.launcher.errors import StartsSpent
+from meshgate_agents.launcher.launch import Launch
+from meshgate_agents.launcher.session import Session
+from meshgate_agents.worker import activities, sidecar
+from meshgate_agents.worker import plays as plays_module
+
+
+def test_attempts_are_counted_over_the_deaths_of_workers(store, plays, tmp_path) -> None:  # noqa: F811
+    """The store knows of three that failed, this process of none: nothing of the program is started."""
+    store.add("r", sys.executable, "-c", "import sys; open(sys.argv[1], 'w')", str(tmp_path / "started"))
+    store.runs["r"] |= {"failures": 3, "attempt": 3}
+    assert ended(plays.play("r")) == "failed"
+    assert "given up after 3 attempts" in store.runs["r"]["detail"]
+    assert not (tmp_path / "started").exists()
+
+
+def test_the_backoff_is_kept_over_the_deaths_of_workers(store, plays, monkeypatch) -> None:  # noqa: F811
+    """The first attempt of this process rests as the third of the run."""
+    rests: list[float] = []
+    monkeypatch.setattr(supervise.Supervisor, "rest", lambda _self, seconds: rests.append(seconds))
+    store.add("r")
+    store.runs["r"] |= {"failures": 2, "attempt": 2}
+    assert ended(plays.play("r")) == "completed"
+    assert rests == [0.1]
+
+
+@pytest.mark.parametrize("how", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("no thread")])
+def test_a_fault_of_the_machine_is_tried_again(store, plays, monkeypatch, how) -> None:  # noqa: F811
+    """It ends the attempt with its reason; once there is room again the run goes on."""
+    real, faults = Session.listen, [how, how]
+
+    def listen(session, directory):
+        if faults:
+            raise faults.pop()
+        return real(session, directory)
+
+    monkeypatch.setattr(Session, "listen", listen)
+    store.add("r")
+    assert ended(plays.play("r")) == "completed"
+    assert store.runs["r"]["attempt"] == 3
+    assert [state for state, _ in store.ends] == ["restarting"] * 2
+    assert all(type(how).__name__ in detail for _, detail in store.ends)
+
+
+def test_a_fault_that_stays_ends_the_run(store, plays, monkeypatch) -> None:  # noqa: F811
+    """As failed, with what the machine is out of."""
+
+    def listen(_session, _directory):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Session, "listen", listen)
+    store.add("r")
+    assert ended(plays.play("r")) == "failed"
+    assert "Too many open files" in store.runs["r"]["detail"]
+
+
+def test_a_fault_outside_of_an_attempt_is_tried_again(store, plays, monkeypatch) -> None:  # noqa: F811
+    """Nothing was begun, so nothing is counted; the delivery is not lost."""
+    real, faults = Launch.play, [OSError(errno.ENFILE, "Too many open files in system")]
+
+    def play(launch):
+        if faults:
+            raise faults.pop()
+        return real(launch)
+
+    monkeypatch.setattr(Launch, "play", play)
+    monkeypatch.setattr(plays_module, "PAUSE_SECONDS", 0.01)
+    store.add("r")
+    assert ended(plays.play("r")) == "completed"
+    assert store.runs["r"]["attempt"] == 1
+
+
+def test_a_run_for_which_no_thread_is_to_be_had_is_not_kept(store, plays, monkeypatch) -> None:  # noqa: F811
+    """Its delivery fails, so that it is made again; the next one is no joiner of nobody."""
+    store.add("r")
+    with monkeypatch.context() as patched:
+        patched.setattr(plays_module.threading.Thread, "start", _no_thread)
+        with pytest.raises(RuntimeError):
+            plays.play("r")
+    assert "r" not in plays
+    assert ended(plays.play("r")) == "completed"
+
+
+def _no_thread(_thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_an_order_that_cannot_be_read_fails_its_run(store, plays) -> None:  # noqa: F811
+    """With the reason, in one attempt."""
+    store.add("r")
+    store.runs["r"]["order"] = b"["
+    assert ended(plays.play("r")) == "failed"
+    assert "cannot be read" in store.runs["r"]["detail"]
+    assert store.runs["r"]["attempt"] == 1
+
+
+class State:
+    """FAKE: how one workflow instance is."""
+
+    def __init__(self, name: str, age: float) -> None:
+        self.runtime_status, self.age = type("Status", (), {"name": name}), age
+
+
+class Handed:
+    """FAKE: a sidecar's instances."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.states: dict[str, State] = {}
+        self.made: list[str] = []
+        monkeypatch.setattr(sidecar, "_age", lambda state: state.age)
+        self.sidecar = object.__new__(sidecar.Sidecar)
+        monkeypatch.setattr(sidecar.Sidecar, "_state", lambda _self, instance: self.states.get(instance))
+        monkeypatch.setattr(sidecar.Sidecar, "_schedule", self._schedule)
+
+    def _schedule(self, _run_id, instance) -> bool:
+        self.made.append(instance)
+        self.states[instance] = State("RUNNING", 0.0)
+        return True
+
+
+def test_each_attempt_of_a_run_has_instances_of_its_own(monkeypatch) -> None:
+    """However many were used up before; and no name is another run's."""
+    handed = Handed(monkeypatch)
+    assert handed.sidecar.start("r", 0)
+    assert not handed.sidecar.start("r", 0)  # young: it is coming
+    for attempt in range(1, 100):
+        assert handed.sidecar.start("r", attempt)
+    assert len(set(handed.made)) == 100
+    assert not any(activities.parse({"run_id": name}) for name in handed.made if name != "r")
+
+
+def test_a_run_that_is_handed_out_in_vain_fails(store, plays, monkeypatch) -> None:  # noqa: F811
+    """Each instance after twice the wait; after the last one the run ends with the reason."""
+    handed = Handed(monkeypatch)
+    store.add("r")
+    store.runs["r"]["order"] = b"{}"
+    for number in range(sidecar.MAX_STARTS):
+        assert handed.sidecar.start("r", 0)
+        handed.states[sidecar.instance_id("r", 0, number)] = State("FAILED", 0.0)
+        if number:
+            assert not handed.sidecar.start("r", 0)
+        handed.states[sidecar.instance_id("r", 0, number)].age = 1e9
+    with pytest.raises(StartsSpent):
+        handed.sidecar.start("r", 0)
+    begin = activities.start_run(plays, handed.sidecar)
+    assert _awaited(begin(None, {"run_id": "r"})) == {"state": "failed"}
+    assert store.state("r") == "failed"
+    assert "handed out 16 times" in store.runs["r"]["detail"]
+
+
+def _awaited(coroutine) -> object:
+    import asyncio
+
+    return asyncio.run(coroutine)
