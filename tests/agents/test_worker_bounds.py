@@ -4,8 +4,8 @@ import errno
 import sys
 
 import pytest
-from agents.test_worker import Store, ended, plays, store, subreaper  # noqa: F401 - fixtures
-from meshgate_agents.launcher import supervise
+from agents.test_worker import WAIT, ended, eventually, plays, store, subreaper  # noqa: F401 - fixtures
+from meshgate_agents.launcher import launch, supervise
 from meshgate_agents.launcher.errors import StartsSpent
 from meshgate_agents.launcher.launch import Launch
 from meshgate_agents.launcher.session import Session
@@ -100,6 +100,25 @@ def test_an_order_that_cannot_be_read_fails_its_run(store, plays) -> None:  # no
     assert ended(plays.play("r")) == "failed"
     assert "cannot be read" in store.runs["r"]["detail"]
     assert store.runs["r"]["attempt"] == 1
+
+
+def test_a_pause_does_not_wait_for_a_step_for_ever(store, plays, tmp_path, monkeypatch) -> None:  # noqa: F811
+    """After its grace the attempt is ended all the same, and the run is paused; then it goes on."""
+    monkeypatch.setattr(launch, "PAUSE_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(Session, "pause", _step_under_way)
+    store.add("r", sys.executable, "-c", WAIT, str(tmp_path / "go"))
+    future = plays.play("r")
+    eventually(lambda: store.state("r") == "running", "it runs")
+    store.runs["r"]["state"] = "pausing"
+    eventually(lambda: store.state("r") == "paused", "paused, though its step did not end")
+    store.runs["r"]["state"] = "restarting"
+    (tmp_path / "go").touch()
+    assert ended(future) == "completed"
+
+
+def _step_under_way(session) -> bool:
+    session._paused_at = session._paused_at or 1e-9
+    return False
 
 
 class State:

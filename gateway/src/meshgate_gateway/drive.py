@@ -4,10 +4,11 @@ The store is the truth about them. The durable runtime only tells an app that it
 carries the run's id; a run of which nobody gives a sign of life is told to its app once more.
 """
 
+import itertools
 import json
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from meshgate_gateway import calls, runs
@@ -18,7 +19,7 @@ from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder
 from meshgate_gateway.store import Store, Tables
 
-MAX_PER_SWEEP = 200  # the rest comes with the next one, three seconds later
+PER_APP = 20  # of one sweep, the rest of the app's in turn with the next ones: no app waits for another's
 MAX_FAILURES = 3  # of one sweep; each may have waited 2 s for a sidecar, and the sweeper has more to do
 MAX_WORDS = 1024  # of a command
 
@@ -99,6 +100,7 @@ class Drive:
     runtime: RunRuntime
     mesh: Mesh
     now_ms: Callable[[], int]
+    turns: Iterator[int] = field(default_factory=itertools.count)
 
     def order(self, order: Order, *, operator: str) -> Run:
         """Makes the run and tells its app. The same id and order again is the same run.
@@ -140,11 +142,12 @@ class Drive:
 
     def sweep(self) -> int:
         """Tells the apps of their forsaken runs; returns how many."""
-        now = self.now_ms()
-        found = self.store.read(lambda tables: tables.runs.driven(MAX_PER_SWEEP))
+        now, turn = self.now_ms(), next(self.turns)
+        since = {state: now - patience for state, patience in runs.FORSAKEN_AFTER_MS.items()}
+        found = self.store.read(lambda tables: tables.runs.forsaken(since, per_app=PER_APP, turn=turn))
         told = failed = 0
         for run in found:
-            if failed < MAX_FAILURES and runs.forsaken(run, now_ms=now):
+            if failed < MAX_FAILURES:
                 told, failed = (told + 1, failed) if self.deliver(run) else (told, failed + 1)
         return told
 

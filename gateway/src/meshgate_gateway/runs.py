@@ -37,6 +37,11 @@ SUSPECT_AFTER_MS = 6_000  # three heartbeats of a launcher
 PENDING_AFTER_MS = 5_000  # an order that its app was told of has an attempt within a second
 RESTART_AFTER_MS = 45_000  # the longest backoff of a launcher, and half of it again
 SILENT_AFTER_MS = 15_000  # a launcher that lives has said so by then, also through a gateway's restart
+FORSAKEN_AFTER_MS = {
+    "pending": PENDING_AFTER_MS,
+    "running": SILENT_AFTER_MS,
+    "restarting": RESTART_AFTER_MS,
+}
 MAX_INPUT_BYTES = 1_048_576  # a quarter of gRPC's default receive limit
 MAX_COUNT = 2**31 - 1  # steps a heartbeat may claim; a column of every database holds it
 MAX_DETAIL_CHARACTERS = 2000
@@ -102,30 +107,30 @@ def shown(run: Run, *, now_ms: int) -> Run:
 
 def forsaken(run: Run, *, now_ms: int) -> bool:
     """Whether a worker should be at the run, and none gives a sign of that."""
-    patience = {
-        "pending": PENDING_AFTER_MS,
-        "running": SILENT_AFTER_MS,
-        "restarting": RESTART_AFTER_MS,
-    }.get(run.state)
+    patience = FORSAKEN_AFTER_MS.get(run.state)
     silent = now_ms - max(run.heartbeat_ms, run.updated_ms)
     return run.driven and patience is not None and silent > patience
 
 
-def end_cancelled(store: Store, recorder: Recorder, *, now_ms: int) -> int:
-    """Ends runs that were cancelled while no launcher lives to do it; returns how many."""
+def settle_left(store: Store, recorder: Recorder, *, now_ms: int) -> int:
+    """Ends runs that were cancelled, and pauses those that were to be, while no launcher lives to do it."""
     since = now_ms - SILENT_AFTER_MS
 
-    def work(tables: Tables) -> int:
-        ended = 0
-        for run in tables.runs.cancelling(silent_since_ms=since):
-            after = replace(run, state="cancelled", updated_ms=now_ms)
-            if tables.runs.move(run, after):
-                tables.records.append(note(recorder, "run_finished", after))
-                ended += 1
-        return ended
+    def settled(tables: Tables, run: Run) -> bool:
+        state, event = (
+            ("paused", "attempt_ended") if run.state == "pausing" else ("cancelled", "run_finished")
+        )
+        after = replace(attempts.ended(run, lost=True), state=state, updated_ms=now_ms)
+        if not tables.runs.move(run, after):
+            return False
+        tables.records.append(note(recorder, event, after))
+        return True
 
-    due = store.read(lambda tables: tables.runs.cancelling(silent_since_ms=since))
-    return store.write(work) if due else 0
+    if not store.read(lambda tables: tables.runs.leaving(silent_since_ms=since)):
+        return 0
+    return store.write(
+        lambda tables: sum(settled(tables, run) for run in tables.runs.leaving(silent_since_ms=since))
+    )
 
 
 def note(recorder: Recorder, event: str, run: Run, operator: str = "") -> AuditRecord:

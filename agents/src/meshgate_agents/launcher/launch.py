@@ -43,6 +43,7 @@ FINISH_SECONDS = 10.0  # of a cancelled run: somebody waits; any other end is wo
 HEARTBEAT_SECONDS = 2.0
 POLL_SECONDS = 1.0  # how often a run that is held up is looked at
 LONGEST_BACKOFF_SECONDS = 30.0
+PAUSE_GRACE_SECONDS = 60.0  # for the steps that are under way when a run is paused
 MAX_ATTEMPTS = 1000  # of any kind: a run that loses its worker after each new step ends too
 OVER = ("cancelled", "failed", "completed")
 HOLDS = ("waiting", "cancelling")
@@ -257,6 +258,8 @@ class Launch:
             return RunOver(f"run {self._run_id} is {state}")
         if state in HOLDS or (state == "pausing" and session.pause()):
             return RunHeld(f"run {self._run_id} is {state}")
+        if session.paused_seconds > PAUSE_GRACE_SECONDS:
+            return RunHeld(f"run {self._run_id} is {state}; a step did not end in {PAUSE_GRACE_SECONDS:g} s")
         silent = session.vitals.silent()
         if silent is not None:
             return AttemptEnded(f"process {silent} of the program gave no sign of life")

@@ -75,7 +75,7 @@ class Session:
         self._programs: dict[str, int] = {}
         self._replayed, self._live = 0, 0
         self._open: set[str] = set()
-        self._paused = False
+        self._paused_at = 0.0
         self._moved_at = time.monotonic()
         self.crash = ("", "")  # class and traceback of an uncaught exception
         self.result = b""  # what the run gave, one JSON value
@@ -116,13 +116,19 @@ class Session:
     def pause(self) -> bool:
         """Begins no further step; True once none is under way."""
         with self._lock:
-            self._paused = True
+            self._paused_at = self._paused_at or time.monotonic()
             return not self._open
+
+    @property
+    def paused_seconds(self) -> float:
+        """Since the run was paused; 0 while it is not."""
+        paused_at = self._paused_at
+        return time.monotonic() - paused_at if paused_at else 0.0
 
     def unpause(self) -> None:
         """The pause was lifted before it took effect."""
         with self._lock:
-            self._paused = False
+            self._paused_at = 0.0
 
     def listen(self, directory: Path) -> Path:
         """Opens the socket in a new private folder and serves it.
@@ -279,7 +285,7 @@ class Session:
         """Takes a step up; while the run is being paused it waits for the end, or until that is lifted."""
         while not self._stopped.is_set():
             with self._lock:
-                if not self._paused:
+                if not self._paused_at:
                     self._open.add(step.key)
                     return
             self._stopped.wait(PAUSED_POLL_SECONDS)

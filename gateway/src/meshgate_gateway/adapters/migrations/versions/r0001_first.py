@@ -38,7 +38,7 @@ _STATEMENTS = (
     "CREATE INDEX runs_open ON runs (app) WHERE state NOT IN ('completed', 'failed', 'cancelled')",
     """CREATE INDEX runs_driven ON runs (updated_ms)
         WHERE driven AND state IN ('pending', 'running', 'restarting')""",
-    "CREATE INDEX runs_cancelling ON runs (heartbeat_ms) WHERE state = 'cancelling'",
+    "CREATE INDEX runs_leaving ON runs (heartbeat_ms) WHERE state IN ('cancelling', 'pausing')",
     """CREATE TABLE journal (
         run_id text NOT NULL, step_key text NOT NULL, scope text NOT NULL, turn bigint NOT NULL,
         attempt bigint NOT NULL, created_ms bigint NOT NULL, milliseconds bigint NOT NULL,
