@@ -46,7 +46,7 @@ def test_an_id_is_one_run(world, drive) -> None:
     run = drive.order(order(), operator="ada")
     for other in (order(given=b"{}"), order(app="nightly"), order(command=("x",), cwd="/")):
         with pytest.raises(Conflict) as caught:
-            drive.order(other, operator="ada")
+            drive.order(other, operator="ada", local=True)
         assert caught.value.reason == "run_changed_input"
     assert world.run("r") == run
     assert starts(world) == [("r", "ada")]
@@ -71,6 +71,8 @@ def test_only_crews_and_programs_have_runs(world, drive, app) -> None:
         (order(given=b"[1]"), "input_not_an_object"),
         (order(given=json.dumps({"a": "x" * 2**20}).encode()), "input_too_large"),
         (order(command=("x",), cwd="here"), "command_invalid"),
+        (order(env={"LD_PRELOAD": "/tmp/x.so"}), "command_invalid"),
+        (order(cwd="/tmp"), "command_invalid"),
     ],
 )
 def test_an_order_that_is_not_valid_starts_nothing(world, drive, wrong, reason) -> None:

@@ -5,7 +5,7 @@ in the transaction that writes. The gateway marks and refuses; it never starts a
 """
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from meshgate_gateway import attempts, calls
@@ -133,13 +133,17 @@ def settle_left(store: Store, recorder: Recorder, *, now_ms: int) -> int:
     )
 
 
-def note(recorder: Recorder, event: str, run: Run, operator: str = "") -> AuditRecord:
+def note(
+    recorder: Recorder, event: str, run: Run, operator: str = "", *, more: Mapping[str, object] | None = None
+) -> AuditRecord:
     """The record of a step in a run's life."""
     fields = {"run_id": run.run_id, "attempt": run.attempt, "state": run.state, "steps": run.steps}
-    more = {"detail": run.detail} if run.state == "waiting" else {}  # ours; others come from a launcher
+    held = {"detail": run.detail} if run.state == "waiting" else {}  # ours; others come from a launcher
     by = {"operator": operator} if operator else {}
     texts = {name: sealed_form(getattr(run, name)) for name in TEXTS.get(event, ())}
-    return recorder.lifecycle(event=event, caller=run.app, fields={**fields, **more, **by, **texts})
+    return recorder.lifecycle(
+        event=event, caller=run.app, fields={**fields, **held, **by, **texts, **(more or {})}
+    )
 
 
 def owned(tables: Tables, *, caller: Caller, run_id: str) -> Run:
