@@ -27,6 +27,7 @@ from meshgate_deploy import (
     configs,
     dapr_plane,
     generate,
+    log_files,
     manifest_checks,
     probes,
     runtime,
@@ -275,6 +276,7 @@ class Supervisor:
         renew_at = time.monotonic() + RENEW_SECONDS
         while not self._stop.wait(TICK_SECONDS):
             reap_orphans(known=self._processes.pids)
+            log_files.bound(self.state.logs)
             if time.monotonic() > renew_at:
                 renew_at = time.monotonic() + RENEW_SECONDS
                 for app in self.manifest.apps:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from meshgate_agents.launcher import peers
+from meshgate_agents.launcher import inputs, peers
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import LauncherError
 from meshgate_agents.launcher.gateway import Gateway
@@ -46,6 +46,7 @@ def run(arguments: Sequence[str], *, connect: Connect) -> int:
     try:
         settings = load(parsed.config)
         peers.become_subreaper()
+        inputs.sweep(settings.socket_dir)
         with connect(settings) as gateway:
             kind = Replay if settings.replay else Launch
             program = Program(command=tuple(command))

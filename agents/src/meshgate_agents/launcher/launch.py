@@ -14,10 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
-from meshgate_agents.launcher import environment
+from meshgate_agents.launcher import environment, inputs
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import (
     FAULTS,
@@ -226,14 +225,8 @@ class Launch:
         if self._program.given is None:
             yield {}
             return
-        path = Path(self._settings.socket_dir) / f"input-{self._run_id}.json"
-        path.unlink(missing_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(self._program.given)
-        try:
+        with inputs.written(self._settings.socket_dir, self._program.given) as path:
             yield {environment.INPUT: str(path)}
-        finally:
-            path.unlink(missing_ok=True)
 
     def _watch(self, attempt: Attempt, session: Session, over: threading.Event) -> None:
         """Heartbeats for the attempt, and ends it when its run or its child is no longer well."""

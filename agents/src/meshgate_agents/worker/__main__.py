@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from meshgate_agents.launcher import peers
+from meshgate_agents.launcher import inputs, peers
 from meshgate_agents.launcher.children import Children
 from meshgate_agents.launcher.errors import LauncherError
 from meshgate_agents.launcher.identity import connect
@@ -52,6 +52,7 @@ def main() -> None:
 def _serve(config: Settings, stop: threading.Event) -> None:
     token = settings.read_token(config.api_token_file)
     peers.become_subreaper()
+    inputs.sweep(config.play.socket_dir)
     children = Children()
     with connect(config.play) as gateway:
         plays = Plays(
