@@ -79,6 +79,7 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
     journal: dict[str, pb.JournalEntry] = field(default_factory=dict)
     port: int = 0
     reason: str = "fake_reason"
+    given: bytes = b""  # what is kept of how the run was started
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -116,6 +117,9 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
     def StartRun(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.runs.append(request.run_id)
         return pb.StartRunResponse(run_id=request.run_id, state="pending")
+
+    def ReadRun(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return pb.ReadRunResponse(state="completed", input_json=self.given)
 
     def StartAttempt(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.attempts += 1

@@ -82,6 +82,18 @@ def test_a_crew_is_built_and_kicked_off_with_its_input(mesh) -> None:
     assert not [path for path in mesh.state.sockets.rglob("*") if "input" in path.name]
 
 
+def test_a_run_of_a_worker_is_replayed(mesh) -> None:
+    """Read-only, with the input it had: a program's, a crew's, and one with a command of its own."""
+    begin(mesh, "again", "pay:o-again")
+    assert over(mesh, "again")["state"] == "completed"
+    before = mesh.ask("ShowRun", run_id="again")
+    for run_id in ("again", "crew"):
+        done = meshgate(mesh, "runs", "replay", run_id)
+        assert (done.returncode, "equal, all" in done.stderr) == (0, True), done.stderr
+    assert mesh.ask("ShowRun", run_id="again") == before
+    once(mesh, "again", "o-again")
+
+
 def test_a_start_is_idempotent_and_says_what_is_wrong(mesh) -> None:
     """Same id and input: the same run. Everything else is refused with its exit code, and recorded."""
     begin(mesh, "same", "lookup:o-same")

@@ -10,9 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from meshgate_agents.launcher.environment import INPUT
 from meshgate_agents.launcher.peers import start_time
 
 _NAME = re.compile(r"input-(\d+)-(\d+)-[0-9a-f]{16}\.json")
+
+
+@contextmanager
+def variable(folder: Path, data: bytes | None) -> Iterator[dict[str, str]]:
+    """The variable that names the file of a run's input, where it has one."""
+    if data is None:
+        yield {}
+        return
+    with written(folder, data) as path:
+        yield {INPUT: str(path)}
 
 
 @contextmanager

@@ -11,8 +11,8 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -215,18 +215,9 @@ class Launch:
         self._played += 1
         if self._played == 1:
             self._say(environment.notice(ours))
-        with self._given() as given:
+        with inputs.variable(self._settings.socket_dir, self._program.given) as given:
             env = {**self._settings.env, **(self._program.env or {}), **ours, **given}
             return self._supervisor.run(self._program, env=env, on_start=session.serve_only)
-
-    @contextmanager
-    def _given(self) -> Iterator[dict[str, str]]:
-        """The variable that names the file of the run's input, where it has one."""
-        if self._program.given is None:
-            yield {}
-            return
-        with inputs.written(self._settings.socket_dir, self._program.given) as path:
-            yield {environment.INPUT: str(path)}
 
     def _watch(self, attempt: Attempt, session: Session, over: threading.Event) -> None:
         """Heartbeats for the attempt, and ends it when its run or its child is no longer well."""

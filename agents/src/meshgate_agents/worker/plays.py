@@ -1,15 +1,14 @@
 """The runs that this process plays: each on a thread of its own, each at most once."""
 
 import dataclasses
-import json
 import secrets
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 
+from meshgate_agents.launcher import orders
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import (
     FAULTS,
@@ -158,8 +157,9 @@ class Plays:
                 raise Stopping("the worker ends")
 
     def _play_once(self, run_id: str, known: Known) -> None:
+        own = Program(command=self._command, cwd=self._settings.project_root, stdin=subprocess.DEVNULL)
         try:
-            program = self._program(known.input_json)
+            program = orders.program(known.input_json, own)
         except BadSettings as error:
             self.give_up(run_id, str(error))
             return
@@ -180,25 +180,6 @@ class Plays:
         finally:
             with self._lock:
                 self._launches.pop(run_id, None)
-
-    def _program(self, envelope: bytes) -> Program:
-        """What the order of a run starts.
-
-        Raises:
-            BadSettings: the order cannot be read.
-        """
-        try:
-            order = json.loads(envelope)
-            given = json.dumps(order["input"], ensure_ascii=False) if "input" in order else None
-            return Program(
-                command=tuple(map(str, order.get("command") or self._command)),
-                cwd=Path(order.get("cwd") or self._settings.project_root),
-                env={str(name): str(value) for name, value in order.get("env", {}).items()},
-                given=None if given is None else given.encode("utf-8", "surrogatepass"),
-                stdin=subprocess.DEVNULL,
-            )
-        except (ValueError, TypeError, AttributeError) as error:
-            raise BadSettings(f"the order of the run cannot be read: {error!r}") from error
 
 
 def _note(run_id: str) -> Callable[[str], None]:
