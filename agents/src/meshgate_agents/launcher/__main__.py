@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from meshgate_identities.hardening import refuse_inspection
+
 from meshgate_agents.launcher import inputs, peers
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import LauncherError
@@ -45,6 +47,7 @@ def run(arguments: Sequence[str], *, connect: Connect) -> int:
         parser.error("no command after --")
     try:
         settings = load(parsed.config)
+        refuse_inspection()
         peers.become_subreaper()
         inputs.sweep(settings.socket_dir)
         with connect(settings) as gateway:

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from meshgate_identities.hardening import refuse_inspection
+
 from meshgate_agents.launcher import inputs, peers
 from meshgate_agents.launcher.children import Children
 from meshgate_agents.launcher.errors import LauncherError
@@ -50,6 +52,7 @@ def main() -> None:
 
 
 def _serve(config: Settings, stop: threading.Event) -> None:
+    refuse_inspection()
     token = settings.read_token(config.api_token_file)
     peers.become_subreaper()
     inputs.sweep(config.play.socket_dir)
