@@ -11,7 +11,7 @@ from pathlib import Path
 
 from meshgate_identities.hardening import refuse_inspection
 
-from meshgate_agents.launcher import inputs, peers
+from meshgate_agents.launcher import budget, inputs, peers
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import LauncherError
 from meshgate_agents.launcher.gateway import Gateway
@@ -48,6 +48,7 @@ def run(arguments: Sequence[str], *, connect: Connect) -> int:
     try:
         settings = load(parsed.config)
         refuse_inspection()
+        budget.raise_descriptors()
         peers.become_subreaper()
         inputs.sweep(settings.socket_dir)
         with connect(settings) as gateway:

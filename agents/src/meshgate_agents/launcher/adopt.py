@@ -1,6 +1,6 @@
 """Run by its path, in front of every program: keeps the program's orphans below the program.
 
-    python -I -S adopt.py COMMAND…
+    python -I -S adopt.py DESCRIPTORS COMMAND…
 
 It makes itself a subreaper, and one that dies with the process above it, which both outlive exec, and
 becomes the command. So whoever descends from the
@@ -10,6 +10,7 @@ program stays below it until it ends, and can be told from the processes of anot
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -20,8 +21,10 @@ OUT_OF_MEMORY_FIRST = "500"  # of 1000: the kernel ends the program then, not th
 FAILED = 125
 
 
-def main(command: list[str]) -> None:
+def main(descriptors: str, command: list[str]) -> None:
     """Becomes the command; returns only when that is not possible."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(descriptors), hard))
     libc = ctypes.CDLL(None)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         return
@@ -41,5 +44,5 @@ def main(command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1], sys.argv[2:])
     sys.exit(FAILED)

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from meshgate_agents.launcher.budget import SOFT_DESCRIPTORS
 from meshgate_agents.launcher.errors import LauncherError
 from meshgate_agents.launcher.peers import children_of, descendants, descends, start_time
 
@@ -78,7 +79,7 @@ class Children:
         command = program.command
         if _found(command[0], program.cwd, env) is None:
             raise LauncherError(f"cannot start {command[0]!r}: No such file or directory")
-        argv = [sys.executable, "-I", "-S", str(ADOPT), *command]
+        argv = [sys.executable, "-I", "-S", str(ADOPT), str(SOFT_DESCRIPTORS), *command]
         with self._lock:  # a sweep must not take it for a stray before it is known
             try:
                 popen = subprocess.Popen(

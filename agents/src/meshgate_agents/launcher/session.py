@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from meshgate_agents.child.framing import BadFrame, Message, receive, send
+from meshgate_agents.launcher import budget
 from meshgate_agents.launcher.children import Child
 from meshgate_agents.launcher.errors import AttemptEnded, Differs, LauncherError, PeerRefused
 from meshgate_agents.launcher.gateway import (
@@ -33,7 +34,7 @@ PAUSED_POLL_SECONDS = 0.2
 HEX_DIGITS = 64
 MAX_RESULT_BYTES = 1_048_576  # as much as a run's input
 MAX_TURN = 2**31 - 1
-MAX_CONVERSATIONS = 512  # at once; each is a thread. A crew's worst is a call per item of kickoff_for_each
+MAX_CONVERSATIONS = 128  # at once; each is a thread. A crew's worst is a call per item of kickoff_for_each
 MAX_MILLISECONDS = 2**31 - 1
 
 
@@ -83,6 +84,7 @@ class Session:
         self._child_known = threading.Event()
         self.vitals = Vitals()
         self._listener: socket.socket | None = None
+        self._budget = budget.Budget(budget.SESSION_BYTES, above=budget.PROCESS)
         self._conversations = threading.BoundedSemaphore(MAX_CONVERSATIONS)
 
     @property
@@ -197,7 +199,12 @@ class Session:
                     return  # closed
                 self._note(f"a connection on the private socket was not taken: {error}")
                 continue
-            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+            try:
+                threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+            except RuntimeError as error:  # the asker sees its connection closed
+                self._conversations.release()
+                connection.close()
+                self._note(f"a connection on the private socket was not served: {error}")
 
     def _converse(self, connection: socket.socket) -> None:
         """One request, one answer."""
@@ -207,11 +214,11 @@ class Session:
             self._conversations.release()
 
     def _conversed(self, connection: socket.socket) -> None:
-        with connection:
+        with connection, self._budget.loan() as loan:
             try:
                 pid = admit(connection, self._belongs)
                 connection.settimeout(FIRST_FRAME_SECONDS)
-                request = receive(connection)
+                request = receive(connection, loan.take)
                 connection.settimeout(None)
                 if request is not None:
                     send(connection, self._answer(request, pid))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from meshgate_identities.hardening import refuse_inspection
 
-from meshgate_agents.launcher import inputs, peers
+from meshgate_agents.launcher import budget, inputs, peers
 from meshgate_agents.launcher.children import Children
 from meshgate_agents.launcher.errors import LauncherError
 from meshgate_agents.launcher.identity import connect
@@ -53,6 +53,7 @@ def main() -> None:
 
 def _serve(config: Settings, stop: threading.Event) -> None:
     refuse_inspection()
+    budget.raise_descriptors()
     token = settings.read_token(config.api_token_file)
     peers.become_subreaper()
     inputs.sweep(config.play.socket_dir)
