@@ -36,7 +36,7 @@ class Store:
         order |= {} if given is None else {"input": given}
         self.runs[run_id] = {
             "state": "pending", "attempt": 0, "order": json.dumps(order).encode(), "result": b"",
-            "forsaken": False, "failures": 0,
+            "forsaken": False, "failures": 0, "lost": 0,
         }  # fmt: skip
 
     def state(self, run_id: str) -> str:
@@ -54,7 +54,7 @@ class Store:
             run = self.runs[run_id]
             return Known(
                 state=run["state"], forsaken=run["forsaken"], input_json=run["order"],
-                failures=run["failures"], attempt=run["attempt"],
+                failures=run["failures"], lost=run["lost"], attempt=run["attempt"],
             )  # fmt: skip
 
     def start_attempt(self, *, run_id: str, instance: str) -> Begun:
@@ -114,7 +114,8 @@ def plays(store, tmp_path):
     )  # fmt: skip
     children = Children()
     made = Plays(
-        settings=settings, command=[sys.executable, "-c", "print(1)"], gateway=store, children=children,
+        settings=settings, runs_at_once=16, command=[sys.executable, "-c", "print(1)"], gateway=store,
+        children=children,
         on_change=lambda _runs: None,
     )  # fmt: skip
     yield made

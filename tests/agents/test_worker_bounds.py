@@ -9,7 +9,7 @@ from meshgate_agents.launcher import launch, supervise
 from meshgate_agents.launcher.errors import StartsSpent
 from meshgate_agents.launcher.launch import Launch
 from meshgate_agents.launcher.session import Session
-from meshgate_agents.worker import activities, sidecar
+from meshgate_agents.worker import activities, sidecar, slots
 from meshgate_agents.worker import plays as plays_module
 
 
@@ -100,6 +100,65 @@ def test_an_order_that_cannot_be_read_fails_its_run(store, plays) -> None:  # no
     assert ended(plays.play("r")) == "failed"
     assert "cannot be read" in store.runs["r"]["detail"]
     assert store.runs["r"]["attempt"] == 1
+
+
+def test_so_many_runs_are_played_at_once(store, plays, tmp_path) -> None:  # noqa: F811
+    """The others stay pending, and get their turn in their order."""
+    plays._slots = slots.Slots(2)
+    futures = []
+    for number in range(5):
+        store.add(f"r{number}", sys.executable, "-c", WAIT, str(tmp_path / f"go{number}"))
+        futures.append(plays.play(f"r{number}"))
+        eventually(lambda n=number: n < 2 or len(plays._slots._waiting) == n - 1, "it waits")
+    for number in range(5):
+        eventually(lambda n=number: store.state(f"r{n}") == "running", "its turn")
+        begun = [name for name in store.runs if store.runs[name]["attempt"]]
+        assert len(begun) <= number + 2
+        assert begun == [f"r{n}" for n in range(len(begun))]
+        (tmp_path / f"go{number}").touch()
+        assert ended(futures[number]) == "completed"
+
+
+def test_a_run_that_rests_or_is_held_up_takes_no_place(store, plays, tmp_path) -> None:  # noqa: F811
+    """Else a few that wait for a person would stop the app."""
+    plays._slots = slots.Slots(1)
+    store.add("held", sys.executable, "-c", WAIT, str(tmp_path / "go"))
+    held = plays.play("held")
+    eventually(lambda: store.state("held") == "running", "it runs")
+    store.runs["held"]["state"] = "waiting"
+    store.add("other")
+    assert ended(plays.play("other")) == "completed"
+    assert not held.done()
+
+
+def test_a_run_has_its_last_chance_alone(store, plays, tmp_path) -> None:  # noqa: F811
+    """Of two that lost their workers together, one is not given up for the other's fault."""
+    for name in ("one", "two"):
+        store.add(name, sys.executable, "-c", WAIT, str(tmp_path / name))
+        store.runs[name] |= {"failures": 2, "lost": 2, "attempt": 2}
+    store.add("well")
+    one = plays.play("one")
+    eventually(lambda: store.state("one") == "running", "it has its chance")
+    two = plays.play("two")
+    assert ended(plays.play("well")) == "completed"
+    eventually(lambda: plays._last_chance._waiting, "the other waits")
+    assert store.state("two") == "pending"
+    (tmp_path / "one").touch()
+    assert ended(one) == "completed"
+    (tmp_path / "two").touch()
+    assert ended(two) == "completed"
+
+
+def test_a_run_that_waits_for_its_turn_is_left_at_the_end(store, plays, tmp_path) -> None:  # noqa: F811
+    """Its worker ends without waiting for it."""
+    plays._slots = slots.Slots(1)
+    for name in ("first", "second"):
+        store.add(name, sys.executable, "-c", WAIT, str(tmp_path / "never"))
+        plays.play(name)
+    eventually(lambda: plays._slots._waiting, "one waits")
+    plays.stop()
+    assert sorted(run["attempt"] for run in store.runs.values()) == [0, 1]
+    assert not plays._slots._waiting
 
 
 def test_a_pause_does_not_wait_for_a_step_for_ever(store, plays, tmp_path, monkeypatch) -> None:  # noqa: F811

@@ -84,6 +84,7 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self.called = threading.Event()
+        self.asked_to_start, self.away_at_the_start = threading.Event(), threading.Event()
 
     @property
     def logical(self) -> list[tuple[str, dict[str, Any]]]:
@@ -115,6 +116,9 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
         return reply
 
     def StartRun(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.asked_to_start.set()
+        if self.away_at_the_start.is_set():
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the fake is away")
         self.runs.append(request.run_id)
         return pb.StartRunResponse(run_id=request.run_id, state="pending")
 

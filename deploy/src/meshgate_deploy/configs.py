@@ -139,6 +139,7 @@ def worker(  # noqa: PLR0913 - what one worker is made of
     return {
         **launcher(manifest, state, app, target=target, definitions=definitions, env=env, run_id=None),
         "command": own_command(manifest, app, env),
+        "runs_at_once": (manifest.crews.get(app) or manifest.programs[app]).runs_at_once,
         "dapr": _sidecar(state, name, sidecar),
         "ready_file": str(ready_file(state, name)),
     }

@@ -58,6 +58,10 @@ class _Runner(_Part):
     replicas: int = Field(
         default=1, ge=1, le=8, description="workers, each with a sidecar; a run is played by one of them"
     )
+    runs_at_once: int = Field(
+        default=16, alias="runsAtOnce", ge=1, le=1000,
+        description="of one worker; more wait, in their order",
+    )  # fmt: skip
     commands: bool = Field(
         default=False,
         description="operators named in `operators` may start any command with the app's identity, not only "

@@ -15,7 +15,12 @@ def ended(run: Run, *, crashed: bool = False, lost: bool = False) -> Run:
     return replace(run, launcher="", crashes=run.crashes + (crashed and bool(run.launcher)), lost=in_a_row)
 
 
+def seen(run: Run) -> Run:
+    """The run as it is if nobody is at its attempt any more."""
+    return ended(run, lost=True) if run.launcher and run.state == "running" else run
+
+
 def failures(run: Run) -> int:
     """Attempts that count against the run's bound, one of which nobody has heard for long included."""
-    after = ended(run, lost=True) if run.launcher and run.state == "running" else run
+    after = seen(run)
     return after.crashes + after.lost

@@ -205,18 +205,20 @@ class ReadRunRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ...) -> None: ...
 
 class ReadRunResponse(_message.Message):
-    __slots__ = ("state", "forsaken", "input_json", "failures", "attempt")
+    __slots__ = ("state", "forsaken", "input_json", "failures", "attempt", "lost")
     STATE_FIELD_NUMBER: _ClassVar[int]
     FORSAKEN_FIELD_NUMBER: _ClassVar[int]
     INPUT_JSON_FIELD_NUMBER: _ClassVar[int]
     FAILURES_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
     state: str
     forsaken: bool
     input_json: bytes
     failures: int
     attempt: int
-    def __init__(self, state: _Optional[str] = ..., forsaken: _Optional[bool] = ..., input_json: _Optional[bytes] = ..., failures: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+    lost: int
+    def __init__(self, state: _Optional[str] = ..., forsaken: _Optional[bool] = ..., input_json: _Optional[bytes] = ..., failures: _Optional[int] = ..., attempt: _Optional[int] = ..., lost: _Optional[int] = ...) -> None: ...
 
 class StartAttemptRequest(_message.Message):
     __slots__ = ("run_id", "launcher_instance")

@@ -4,6 +4,7 @@ LauncherError
 ├── BadSettings          the config file is not what was agreed; nothing was started
 ├── GatewayUnavailable   no verdict came; asking again with the same key is right
 ├── AttemptEnded         this attempt cannot go on; the text is for a person, never for a model
+│   ├── GatewayAway      no verdict came for as long as it was waited for
 │   ├── RunHeld          the run waits for a person or for an outcome, or it is paused
 │   ├── RunFull           it holds as much as a run may; it fails, and its journal is kept
 │   ├── RunOver          the run has ended, or another attempt has taken it over
@@ -42,6 +43,10 @@ class GatewayUnavailable(LauncherError):
 
 class AttemptEnded(LauncherError):
     """This attempt is over, whatever the program does. Another may go on where it stopped."""
+
+
+class GatewayAway(AttemptEnded):
+    """Asking again later is right; nothing was decided."""
 
 
 class RunHeld(AttemptEnded):

@@ -9,7 +9,14 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import grpc
 from meshgate_wire import broker_pb2, broker_pb2_grpc
 
-from meshgate_agents.launcher.errors import AttemptEnded, GatewayUnavailable, RunFull, RunHeld, RunOver
+from meshgate_agents.launcher.errors import (
+    AttemptEnded,
+    GatewayAway,
+    GatewayUnavailable,
+    RunFull,
+    RunHeld,
+    RunOver,
+)
 
 T = TypeVar("T")
 
@@ -82,6 +89,7 @@ class Known:
 
     Attributes:
         forsaken: it should be worked on, and nobody gives a sign of that.
+        lost: those of them that took their worker with them, in a row.
         failures: attempts that count against its bound, of all workers.
         attempt: the current one's number; 0 before the first.
     """
@@ -90,6 +98,7 @@ class Known:
     forsaken: bool
     input_json: bytes
     failures: int = 0
+    lost: int = 0
     attempt: int = 0
 
     @property
@@ -178,6 +187,7 @@ class GrpcGateway:
             forsaken=found.forsaken,
             input_json=found.input_json,
             failures=found.failures,
+            lost=found.lost,
             attempt=found.attempt,
         )
 
@@ -317,7 +327,7 @@ def until_available(ask: Callable[[], T], *, seconds: float, stopped: threading.
             return ask()
         except GatewayUnavailable as error:
             if time.monotonic() + pause > give_up_at or stopped.is_set():
-                raise AttemptEnded(
+                raise GatewayAway(
                     f"the gateway gave no answer within {seconds:g} s ({error}); is the mesh up? "
                     "see `meshgate ps` and `meshgate logs gateway`"
                 ) from error

@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import (
     FAULTS,
     AttemptEnded,
+    GatewayAway,
     GatewayUnavailable,
     LauncherError,
     RunFull,
@@ -43,6 +44,7 @@ HEARTBEAT_SECONDS = 2.0
 POLL_SECONDS = 1.0  # how often a run that is held up is looked at
 LONGEST_BACKOFF_SECONDS = 30.0
 PAUSE_GRACE_SECONDS = 60.0  # for the steps that are under way when a run is paused
+SLICE_SECONDS = 1.0  # how soon Ctrl-C is heard while the gateway is waited for
 MAX_ATTEMPTS = 1000  # of any kind: a run that loses its worker after each new step ends too
 OVER = ("cancelled", "failed", "completed")
 HOLDS = ("waiting", "cancelling")
@@ -83,12 +85,14 @@ class Launch:
         children: Children,
         note: Callable[[str], None] | None = None,
         failures: int = 0,
+        place: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._settings, self._gateway, self._program = settings, gateway, program
         self._say = note or say
         self._supervisor = Supervisor(children)
         self._stopped = threading.Event()
         self._run_id = settings.run_id or uuid7()
+        self._place, self._patient = place, False
         self._played = 0
         self._crashes = failures  # of every process that worked on the run: the store keeps count
 
@@ -99,8 +103,9 @@ class Launch:
             LauncherError: the program was not started.
         """
         given = json.dumps({"app": self._settings.app, "command": list(self._program.command)}).encode()
-        self._crashes = self._ask(lambda: self._gateway.start_run(run_id=self._run_id, input_json=given))
+        self._patient = any(map(os.isatty, range(3)))
         with self._supervisor.signals():
+            self._crashes = self._ask(lambda: self._gateway.start_run(run_id=self._run_id, input_json=given))
             return self.play()
 
     def play(self) -> int:
@@ -113,11 +118,12 @@ class Launch:
         if self._crashes and self._supervisor.rest(self._backoff()):
             raise LauncherError("cancelled by a signal between two attempts")
         while True:
-            begun = self._begin()
-            attempt = Attempt(self._run_id, begun.number)
-            if spent := self._spent(begun):
-                return self._given_up(attempt, spent)
-            played = self._play(attempt)
+            with self._place():
+                begun = self._begin()
+                attempt = Attempt(self._run_id, begun.number)
+                if spent := self._spent(begun):
+                    return self._given_up(attempt, spent)
+                played = self._play(attempt)
             if isinstance(played.ending.fatal, Stopping):
                 self._leave(attempt)
                 raise played.ending.fatal
@@ -347,8 +353,26 @@ class Launch:
         return True
 
     def _ask(self, ask: Callable[[], T], seconds: float = 0) -> T:
+        """Asks until there is an answer: somebody at a terminal waits longer than a step may."""
         patience = seconds or self._settings.step_deadline_seconds
-        return until_available(ask, seconds=patience, stopped=self._stopped)
+        if seconds or not self._patient:
+            return until_available(ask, seconds=patience, stopped=self._stopped)
+        tell_at = time.monotonic()
+        while True:
+            try:
+                return until_available(ask, seconds=SLICE_SECONDS, stopped=self._stopped)
+            except GatewayAway as error:
+                if time.monotonic() > tell_at:
+                    tell_at = time.monotonic() + patience
+                    self._say(f"waiting for the gateway, until Ctrl-C: {error}")
+                if self._supervisor.rest(SLICE_SECONDS):
+                    raise LauncherError(f"{self._left()} while the gateway was away") from error
+
+    def _left(self) -> str:
+        return (
+            f"run {self._run_id} is left as it is (go on: meshgate run --run-id {self._run_id} -- …; "
+            f"end it: meshgate runs cancel {self._run_id}): interrupted"
+        )
 
 
 def uuid7() -> str:

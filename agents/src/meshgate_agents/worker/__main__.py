@@ -61,6 +61,7 @@ def _serve(config: Settings, stop: threading.Event) -> None:
     with connect(config.play) as gateway:
         plays = Plays(
             settings=config.play,
+            runs_at_once=config.runs_at_once,
             command=config.command,
             gateway=gateway,
             children=children,

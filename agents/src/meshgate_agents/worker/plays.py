@@ -5,8 +5,9 @@ import secrets
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 
 from meshgate_agents.launcher import orders
 from meshgate_agents.launcher.children import Children, Program
@@ -21,6 +22,7 @@ from meshgate_agents.launcher.errors import (
 from meshgate_agents.launcher.gateway import End, Gateway, Known
 from meshgate_agents.launcher.launch import LONGEST_BACKOFF_SECONDS, Launch, say
 from meshgate_agents.launcher.settings import Settings
+from meshgate_agents.worker.slots import Slots
 
 PAUSE_SECONDS = 1.0  # between two looks at a run that goes on elsewhere, or cannot go on now
 STOP_SECONDS = 3.0  # to say that attempts end here; the supervisor kills this process after 5
@@ -30,10 +32,11 @@ UNKNOWN = "unknown"  # what comes of a run that is not there, or another app's
 class Plays:
     """Plays runs until the store says that they have ended. Safe for threads."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only, each a collaborator
         self,
         *,
         settings: Settings,
+        runs_at_once: int,
         command: Sequence[str],
         gateway: Gateway,
         children: Children,
@@ -41,6 +44,7 @@ class Plays:
     ) -> None:
         self._settings, self._command = settings, tuple(command)
         self._gateway, self._children, self._on_change = gateway, children, on_change
+        self._slots, self._last_chance = Slots(runs_at_once), Slots(1)
         self._lock = threading.Lock()
         self._playing: dict[str, Future[str]] = {}
         self._launches: dict[str, Launch] = {}
@@ -170,6 +174,7 @@ class Plays:
             children=self._children,
             note=_note(run_id),
             failures=known.failures,
+            place=lambda: self._place(known),
         )
         with self._lock:
             if self._stop.is_set():
@@ -180,6 +185,15 @@ class Plays:
         finally:
             with self._lock:
                 self._launches.pop(run_id, None)
+
+    @contextmanager
+    def _place(self, known: Known) -> Iterator[None]:
+        """Waits for its turn. A run whose next loss is its last has it alone: others' faults are not its."""
+        with ExitStack() as held:
+            if known.lost and known.lost >= self._settings.attempts - 1:
+                held.enter_context(self._last_chance.slot(self._stop))
+            held.enter_context(self._slots.slot(self._stop))
+            yield
 
 
 def _note(run_id: str) -> Callable[[str], None]:

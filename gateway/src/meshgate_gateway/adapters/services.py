@@ -10,7 +10,7 @@ from meshgate_wire import broker_pb2_grpc as services
 
 from meshgate_gateway.adapters import wire
 from meshgate_gateway.admin import Admin
-from meshgate_gateway.attempts import failures
+from meshgate_gateway.attempts import failures, seen
 from meshgate_gateway.broker import Broker
 from meshgate_gateway.catalogue import Catalogue
 from meshgate_gateway.errors import Unavailable
@@ -155,6 +155,7 @@ class RunsServicer(services.RunsServicer):
                 input_json=given,
                 failures=failures(run),
                 attempt=run.attempt,
+                lost=seen(run).lost,
             )
 
         return self._guard(context, serve)
