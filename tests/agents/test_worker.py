@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from meshgate_agents.launcher.children import Children
-from meshgate_agents.launcher.errors import GatewayUnavailable, RunOver
+from meshgate_agents.launcher.errors import GatewayUnavailable, RunHeld, RunOver
 from meshgate_agents.launcher.gateway import Begun, Known
 from meshgate_agents.launcher.peers import become_subreaper
 from meshgate_agents.launcher.settings import GatewayAddress, Settings
@@ -60,6 +60,8 @@ class Store:
     def start_attempt(self, *, run_id: str, instance: str) -> Begun:
         with self.lock:
             run = self.runs[run_id]
+            if run["state"] == "paused":
+                raise RunHeld("run_paused")
             run["attempt"] += 1
             run |= {"state": "running", "forsaken": False}
             return Begun(run["attempt"], run["failures"])

@@ -129,6 +129,14 @@ def test_a_run_that_rests_or_is_held_up_takes_no_place(store, plays, tmp_path) -
     store.add("other")
     assert ended(plays.play("other")) == "completed"
     assert not held.done()
+    store.add("paused")
+    store.runs["paused"]["state"] = "paused"  # before anything of it was begun
+    paused = plays.play("paused")
+    eventually(lambda: any(launch._held_by for launch in plays._launches.values()), "it is held up")
+    store.add("another")
+    assert ended(plays.play("another")) == "completed"
+    store.runs["paused"]["state"] = "restarting"
+    assert ended(paused) == "completed"
 
 
 def test_a_run_has_its_last_chance_alone(store, plays, tmp_path) -> None:  # noqa: F811

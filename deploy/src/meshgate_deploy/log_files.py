@@ -16,7 +16,7 @@ def bound(folder: Path, *, limit_bytes: int = LIMIT_BYTES) -> list[str]:
     """Cuts every log that is too long; returns their names."""
     cut = []
     for path in folder.glob("*.log"):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # it went away, or it cannot be cut now: the next look tries again
             if path.stat().st_size > limit_bytes:
                 _cut(path, limit_bytes)
                 cut.append(path.name)

@@ -39,6 +39,6 @@ def _is_program(pid: int, sockets: Path) -> bool:
 def _ended(root: int) -> bool:
     """Kills a process and all below it; whoever adopted it reaps it."""
     for pid in (root, *descendants(root)):
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # gone, or another user's by now
             os.kill(pid, signal.SIGKILL)
     return True

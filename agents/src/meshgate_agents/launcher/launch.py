@@ -92,7 +92,7 @@ class Launch:
         self._supervisor = Supervisor(children)
         self._stopped = threading.Event()
         self._run_id = settings.run_id or uuid7()
-        self._place, self._patient = place, False
+        self._place, self._patient, self._held_by = place, False, ""
         self._played = 0
         self._crashes = failures  # of every process that worked on the run: the store keeps count
 
@@ -118,14 +118,11 @@ class Launch:
         if self._crashes and self._supervisor.rest(self._backoff()):
             raise LauncherError("cancelled by a signal between two attempts")
         while True:
-            with self._place():
-                begun = self._begin()
-                attempt = Attempt(self._run_id, begun.number)
-                if spent := self._spent(begun):
-                    return self._given_up(attempt, spent)
-                played = self._play(attempt)
+            played = self._next()
+            if isinstance(played, int):
+                return played
             if isinstance(played.ending.fatal, Stopping):
-                self._leave(attempt)
+                self._leave(played.attempt)
                 raise played.ending.fatal
             try:
                 status = self._verdict(played)
@@ -141,6 +138,18 @@ class Launch:
         """Ends the attempt and leaves the run to another process; from any thread."""
         self._stopped.set()
         self._supervisor.stop(reason)
+
+    def _next(self) -> _Played | int:
+        """The next attempt, once it is its turn; the exit status when the run is given up instead."""
+        while True:
+            with self._place():
+                begun = self._begin()
+                if begun is not None:
+                    attempt = Attempt(self._run_id, begun.number)
+                    spent = self._spent(begun)
+                    return self._given_up(attempt, spent) if spent else self._play(attempt)
+            if self._supervisor.rest(POLL_SECONDS):  # held up: it takes nobody's place meanwhile
+                raise LauncherError("cancelled by a signal while the run was held up")
 
     def _backoff(self) -> float:
         """How long to rest before the next attempt."""
@@ -202,18 +211,18 @@ class Launch:
             self._say(f"attempt {number}: {session.told}")
         return _Played(attempt, ending, session.reports, session.steps, *session.crash, session.result)
 
-    def _begin(self) -> Begun:
-        """A new attempt; a run that is held up is waited for."""
-        instance, told = secrets.token_hex(16), False
-        while True:
-            try:
-                return self._ask(lambda: self._gateway.start_attempt(run_id=self._run_id, instance=instance))
-            except RunHeld as error:
-                if not told:
-                    self._say(f"run {self._run_id} is held up: {error}")
-                told = True
-                if self._supervisor.rest(POLL_SECONDS):
-                    raise LauncherError("cancelled by a signal while the run was held up") from error
+    def _begin(self) -> Begun | None:
+        """A new attempt; None while the run is held up."""
+        instance = secrets.token_hex(16)
+        try:
+            begun = self._ask(lambda: self._gateway.start_attempt(run_id=self._run_id, instance=instance))
+        except RunHeld as error:
+            if str(error) != self._held_by:
+                self._held_by = str(error)
+                self._say(f"run {self._run_id} is held up: {error}")
+            return None
+        self._held_by = ""
+        return begun
 
     def _child(self, session: Session) -> Ending:
         socket_path = session.listen(self._settings.socket_dir)
