@@ -1,5 +1,6 @@
 """What a launcher does at its bounds, and when two things come at once."""
 
+import json
 import os
 import socket
 import sys
@@ -128,6 +129,24 @@ def test_a_closed_session_lets_go(tmp_path) -> None:
     own = [thread for thread in threading.enumerate() if thread not in before]
     session.close()
     eventually(lambda: own and not any(thread.is_alive() for thread in own))
+
+
+def test_a_run_of_a_worker_is_replayed_with_its_input(desk) -> None:
+    """Command, folder, variables and input as the gateway keeps them; nothing is written there."""
+    script = "import os; print(os.getcwd(), os.environ['B'], open(os.environ['MESHGATE_INPUT']).read())"
+    folder = desk.tmp / "own"
+    folder.mkdir()
+    order = {
+        "input": {"a": 1},
+        "command": [sys.executable, "-c", script],
+        "cwd": str(folder),
+        "env": {"B": "c"},
+    }
+    desk.gateway.given = json.dumps(order).encode()
+    ended = desk.run("false", run_id="r", replay=True)
+    assert (ended.status, ended.out.strip()) == (0, f'{folder} c {{"a": 1}}')
+    assert (desk.gateway.runs, desk.gateway.finished, desk.gateway.ended) == ([], [], [])
+    assert list((desk.tmp / "s").iterdir()) == []
 
 
 def test_a_full_run_fails_with_its_reason(desk) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from meshgate_agents.launcher.children import Children
-from meshgate_agents.launcher.errors import GatewayUnavailable, RunOver
-from meshgate_agents.launcher.gateway import Known
+from meshgate_agents.launcher.errors import GatewayUnavailable, RunHeld, RunOver
+from meshgate_agents.launcher.gateway import Begun, Known
 from meshgate_agents.launcher.peers import become_subreaper
 from meshgate_agents.launcher.settings import GatewayAddress, Settings
 from meshgate_agents.worker import activities
@@ -29,13 +29,14 @@ class Store:
         self.runs: dict[str, dict] = {}
         self.away = False
         self.broken: set[str] = set()
+        self.ends: list[tuple[str, str]] = []
 
     def add(self, run_id: str, *command: str, given: object = None) -> None:
         order = {"command": list(command)} if command else {}
         order |= {} if given is None else {"input": given}
         self.runs[run_id] = {
             "state": "pending", "attempt": 0, "order": json.dumps(order).encode(), "result": b"",
-            "forsaken": False,
+            "forsaken": False, "failures": 0, "lost": 0,
         }  # fmt: skip
 
     def state(self, run_id: str) -> str:
@@ -51,14 +52,19 @@ class Store:
             if run_id not in self.runs:
                 raise RunOver("run_unknown")
             run = self.runs[run_id]
-            return Known(state=run["state"], forsaken=run["forsaken"], input_json=run["order"])
+            return Known(
+                state=run["state"], forsaken=run["forsaken"], input_json=run["order"],
+                failures=run["failures"], lost=run["lost"], attempt=run["attempt"],
+            )  # fmt: skip
 
-    def start_attempt(self, *, run_id: str, instance: str) -> int:
+    def start_attempt(self, *, run_id: str, instance: str) -> Begun:
         with self.lock:
             run = self.runs[run_id]
+            if run["state"] == "paused":
+                raise RunHeld("run_paused")
             run["attempt"] += 1
             run |= {"state": "running", "forsaken": False}
-            return int(run["attempt"])
+            return Begun(run["attempt"], run["failures"])
 
     def journal(self, *, run_id: str, attempt: int) -> list:
         return []
@@ -72,6 +78,7 @@ class Store:
         with self.lock:
             self._current(run_id, attempt)
             self.runs[run_id]["state"] = end.state
+            self.ends.append((end.state, end.detail))
             return str(end.state)
 
     def finish(self, *, run_id: str, attempt: int, end: object) -> None:
@@ -109,7 +116,8 @@ def plays(store, tmp_path):
     )  # fmt: skip
     children = Children()
     made = Plays(
-        settings=settings, command=[sys.executable, "-c", "print(1)"], gateway=store, children=children,
+        settings=settings, runs_at_once=16, command=[sys.executable, "-c", "print(1)"], gateway=store,
+        children=children,
         on_change=lambda _runs: None,
     )  # fmt: skip
     yield made
@@ -223,7 +231,7 @@ def test_a_superseded_run_is_watched_and_taken_back_when_it_is_forsaken(store, p
     store.add("r", sys.executable, "-c", WAIT, str(tmp_path / "go"))
     future = plays.play("r")
     eventually(lambda: sockets(tmp_path), "the first attempt is under way")
-    assert store.start_attempt(run_id="r", instance="other") == 2
+    assert store.start_attempt(run_id="r", instance="other").number == 2
     eventually(lambda: not sockets(tmp_path), "the superseded attempt's program is ended")
     assert (store.state("r"), future.done()) == ("running", False)
     with store.lock:
@@ -243,7 +251,7 @@ def test_a_worker_that_is_told_to_end_leaves_its_runs_open(store, plays, tmp_pat
     plays.stop()
     eventually(lambda: not Path(f"/proc/{pid}").exists(), "the program was ended")
     eventually(lambda: not sockets(tmp_path), "its socket is gone")
-    assert (store.state("r"), future.done()) == ("running", False)
+    assert (store.state("r"), future.done()) == ("stopped", False)  # said, so that it counts for no failure
     assert not plays.play("r").done()
 
 

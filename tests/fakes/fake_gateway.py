@@ -80,10 +80,12 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
     strays: list[tuple[str, str]] = field(default_factory=list)  # refused: the key, and what was left out
     port: int = 0
     reason: str = "fake_reason"
+    given: bytes = b""  # what is kept of how the run was started
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self.called = threading.Event()
+        self.asked_to_start, self.away_at_the_start = threading.Event(), threading.Event()
 
     @property
     def logical(self) -> list[tuple[str, dict[str, Any]]]:
@@ -120,8 +122,14 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
         return reply
 
     def StartRun(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.asked_to_start.set()
+        if self.away_at_the_start.is_set():
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the fake is away")
         self.runs.append(request.run_id)
         return pb.StartRunResponse(run_id=request.run_id, state="pending")
+
+    def ReadRun(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return pb.ReadRunResponse(state="completed", input_json=self.given)
 
     def StartAttempt(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.attempts += 1

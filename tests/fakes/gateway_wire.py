@@ -147,8 +147,8 @@ class Wire:
         self.store.close()
 
 
-def serve(tmp_path: Path, entries: dict[str, Any]) -> Wire:
-    """A gateway on a free port. Bundles hold two domains; operators are the usual one."""
+def serve(tmp_path: Path, entries: dict[str, Any], *, operators: frozenset[str] = frozenset()) -> Wire:
+    """A gateway on a free port. Bundles hold two domains; operators are the usual one and those given."""
     directory, other = tmp_path / "ca", tmp_path / "other-ca"
     authority = DevelopmentAuthority(directory=directory, trust_domain=DOMAIN)
     foreign = DevelopmentAuthority(directory=other, trust_domain="other.example")
@@ -176,7 +176,7 @@ def serve(tmp_path: Path, entries: dict[str, Any]) -> Wire:
                 engines[place.socket], place.revision, place.digest, read_listing(place)
             ),
         ),
-        mesh=Mesh(MESH, DOMAIN, frozenset(), catalogue.parse(json.dumps(entries).encode())),
+        mesh=Mesh(MESH, DOMAIN, operators, catalogue.parse(json.dumps(entries).encode())),
         payload_key=b"k" * 32,
         listen="127.0.0.1:0",
         credentials=credentials,

@@ -6,7 +6,7 @@ import pytest
 from fakes.gateway_parts import peer
 from meshgate_gateway import catalogue
 from meshgate_gateway.authenticate import Mesh
-from meshgate_gateway.drive import Drive, Order
+from meshgate_gateway.drive import PER_APP, Drive, Order
 from meshgate_gateway.errors import Conflict, InvalidRequest, Missing
 
 DESK = "spiffe://desk.example/ns/desk/desk"
@@ -46,7 +46,7 @@ def test_an_id_is_one_run(world, drive) -> None:
     run = drive.order(order(), operator="ada")
     for other in (order(given=b"{}"), order(app="nightly"), order(command=("x",), cwd="/")):
         with pytest.raises(Conflict) as caught:
-            drive.order(other, operator="ada")
+            drive.order(other, operator="ada", local=True)
         assert caught.value.reason == "run_changed_input"
     assert world.run("r") == run
     assert starts(world) == [("r", "ada")]
@@ -71,6 +71,8 @@ def test_only_crews_and_programs_have_runs(world, drive, app) -> None:
         (order(given=b"[1]"), "input_not_an_object"),
         (order(given=json.dumps({"a": "x" * 2**20}).encode()), "input_too_large"),
         (order(command=("x",), cwd="here"), "command_invalid"),
+        (order(env={"LD_PRELOAD": "/tmp/x.so"}), "command_invalid"),
+        (order(cwd="/tmp"), "command_invalid"),
     ],
 )
 def test_an_order_that_is_not_valid_starts_nothing(world, drive, wrong, reason) -> None:
@@ -114,6 +116,37 @@ def test_a_run_that_nobody_is_at_is_delivered_again(world, drive) -> None:
     world.runs.control(run_id="r", action="cancel", operator="ada")
     world.clock.ms += 3_600_000
     assert drive.sweep() == 0
+
+
+def test_an_app_with_many_runs_starves_none(world, drive) -> None:
+    """Each app has a share of a sweep, one run of each in turn, and a long queue comes round to its end."""
+    world.runtime.away = True
+    for number in range(3 * PER_APP):
+        drive.order(order(run_id=f"many-{number:02}"), operator="ada")
+        world.clock.ms += 1
+    drive.order(order(app="nightly", run_id="one"), operator="ada")
+    world.runtime.away = False
+    world.clock.ms += 5_001
+    assert drive.sweep() == PER_APP + 1
+    told = [run_id for run_id, _app, _attempt in world.runtime.started]
+    assert "one" in told[:2]
+    assert [drive.sweep() for _ in range(2)] == [PER_APP + 1] * 2
+    assert {run_id for run_id, _app, _attempt in world.runtime.started} == {
+        "one", *(f"many-{number:02}" for number in range(3 * PER_APP))
+    }  # fmt: skip
+
+
+def test_runs_that_are_well_take_nobodys_place(world, drive) -> None:
+    """However many older ones there are."""
+    for number in range(2 * PER_APP):
+        drive.order(order(run_id=f"well-{number}"), operator="ada")
+        world.runs.start_attempt(peer("desk"), run_id=f"well-{number}", launcher="w")
+    world.clock.ms += 1
+    drive.order(order(run_id="lost"), operator="ada")
+    world.clock.ms += 5_001
+    world.runtime.started.clear()
+    assert drive.sweep() == 1
+    assert world.runtime.started == [("lost", "desk", 0)]
 
 
 def test_a_run_at_a_terminal_is_nobodys_to_deliver(world, drive) -> None:

@@ -23,6 +23,32 @@ def test_a_cancelled_run_without_a_launcher_ends(world) -> None:
     assert caught.value.reason == "run_ended"
 
 
+def test_a_run_to_be_paused_without_a_launcher_is_paused(world) -> None:
+    """Its worker died while it paused: it can be resumed, and its attempt acts no more; recorded once."""
+    assert world.runs.control(run_id="run-1", action="pause", operator="ada").state == "pausing"
+    world.clock.ms += 15_000
+    assert world.sweeper.sweep() == 0
+    world.clock.ms += 1
+    assert world.sweeper.sweep() == 1
+    assert world.sweeper.sweep() == 0
+    assert world.run().state == "paused"
+    ends = [record for record in world.records("lifecycle") if record["event"] == "attempt_ended"]
+    assert [(record["run_id"], record["state"]) for record in ends] == [("run-1", "paused")]
+    with pytest.raises(Conflict) as caught:
+        world.call()
+    assert caught.value.reason in ("attempt_ended", "run_paused")
+    assert world.runs.control(run_id="run-1", action="resume", operator="ada").state == "restarting"
+
+
+def test_a_launcher_that_lives_pauses_its_run_itself(world) -> None:
+    """However long its step takes: its heartbeat keeps the sweeper away."""
+    world.runs.control(run_id="run-1", action="pause", operator="ada")
+    world.clock.ms += 60_000
+    world.runs.heartbeat(peer("desk"), run_id="run-1", attempt=1, steps=0)
+    assert world.sweeper.sweep() == 0
+    assert world.run().state == "pausing"
+
+
 def test_a_launcher_that_lives_ends_its_cancelled_run_itself(world) -> None:
     """Its heartbeat keeps the sweeper away."""
     world.runs.control(run_id="run-1", action="cancel", operator="ada")

@@ -68,7 +68,7 @@ def log(mesh: Mesh, app: str) -> str:
 
 
 def test_a_crew_is_built_and_kicked_off_with_its_input(mesh) -> None:
-    """What the manifest names, by its factory; the result is kept with the run and stands in the log."""
+    """What the manifest names, by its factory; the result is kept with the run, and not in the log."""
     done = meshgate(mesh, "runs", "start", "clerk", "--run-id", "crew", "--input", '{"order": "A-1"}')
     assert done.returncode == 0, done.stderr
     assert over(mesh, "crew")["state"] == "completed", log(mesh, "clerk")
@@ -76,7 +76,22 @@ def test_a_crew_is_built_and_kicked_off_with_its_input(mesh) -> None:
     told = json.loads(meshgate(mesh, "runs", "show", "crew", "-o", "json").stdout)
     assert json.loads(told["result"]) == {"raw": "The desk says: o-crew-paid paid"}
     assert json.loads(told["input"]) == {"app": "clerk", "input": {"order": "A-1"}}
-    assert "The desk says: o-crew-paid paid" in log(mesh, "clerk")
+    printed = log(mesh, "clerk")
+    assert "run crew, attempt 1" in printed
+    assert "The desk says" not in printed  # a payload, which a purge must reach
+    assert not [path for path in mesh.state.sockets.rglob("*") if "input" in path.name]
+
+
+def test_a_run_of_a_worker_is_replayed(mesh) -> None:
+    """Read-only, with the input it had: a program's, a crew's, and one with a command of its own."""
+    begin(mesh, "again", "pay:o-again")
+    assert over(mesh, "again")["state"] == "completed"
+    before = mesh.ask("ShowRun", run_id="again")
+    for run_id in ("again", "crew"):
+        done = meshgate(mesh, "runs", "replay", run_id)
+        assert (done.returncode, "equal, all" in done.stderr) == (0, True), done.stderr
+    assert mesh.ask("ShowRun", run_id="again") == before
+    once(mesh, "again", "o-again")
 
 
 def test_a_start_is_idempotent_and_says_what_is_wrong(mesh) -> None:
@@ -129,6 +144,17 @@ def test_what_a_killed_program_kept_in_its_memory_is_there_again(mesh) -> None:
     told = [(row["kind"], row["executed_in"]) for row in mine]
     assert told == [("decision", "agent"), ("outcome", "agent")] * 2
     assert len(mesh.effects("o-own")) == 1
+
+
+def test_a_run_that_kills_its_worker_is_given_up(mesh) -> None:
+    """Each time at the same step, in whatever worker: bounded over all of them, the journal kept."""
+    begin(mesh, "fells", "pay:o-fells", "fell:")
+    run = over(mesh, "fells")
+    assert (run["state"], "given up after 5 attempts" in run["detail"]) == ("failed", True), run
+    once(mesh, "fells", "o-fells")
+    assert settled(mesh, "fells") == 1
+    begin(mesh, "fells-not", "lookup:o-fells-not")
+    assert over(mesh, "fells-not")["state"] == "completed"
 
 
 def processes(mesh: Mesh) -> list[dict]:

@@ -31,6 +31,11 @@ _REFUSED: dict[str, tuple[type[MeshError], str, str]] = {
     "run_id_invalid": (UsageError, "a run id is 1 to 64 of A-Z a-z 0-9 . _ -", "another --run-id"),
     "input_not_json": (UsageError, "the input is no JSON", "--input '{...}' or --input @FILE"),
     "input_not_an_object": (UsageError, "a crew's input is a JSON object", '--input \'{"topic": "…"}\''),
+    "commands_off": (
+        Denied,
+        "the app runs only what its manifest says",
+        "`commands: true` at the app in meshgate.yaml, or `meshgate run` on the mesh's own machine",
+    ),
     "input_too_large": (UsageError, "the input is larger than 1 MiB", "pass a reference to it"),
 }
 METHODS = (

@@ -56,7 +56,9 @@ def catalogue(manifest: Manifest, definitions: Mapping[str, Mapping[str, Any]]) 
             tool: _entry(tool, definition, manifest.tools.get(tool, ToolRule()))
             for tool, definition in sorted(definitions.items())
         },
-        "apps": {app: {"kind": kind} for app, kind in kinds.items()},
+        "apps": {
+            app: {"kind": kind, "commands": manifest.takes_commands(app)} for app, kind in kinds.items()
+        },
     }
 
 

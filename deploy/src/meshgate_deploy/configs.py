@@ -155,18 +155,22 @@ def worker(  # noqa: PLR0913 - what one worker is made of
     env: Mapping[str, str],
 ) -> dict[str, Any]:
     """One of an app's workers: a launcher's for any run, what the app runs by itself, and its own sidecar."""
-    crew = manifest.crews.get(app)
-    if crew is None:
-        command = list(manifest.programs[app].run)
-    else:
-        python = shutil.which("python", path=env.get("PATH", "")) or sys.executable
-        command = [python, "-m", "meshgate_kickoff", crew.crew]
     return {
         **launcher(manifest, state, app, target=target, definitions=definitions, env=env, run_id=None),
-        "command": command,
+        "command": own_command(manifest, app, env),
+        "runs_at_once": (manifest.crews.get(app) or manifest.programs[app]).runs_at_once,
         "dapr": _sidecar(state, name, sidecar),
         "ready_file": str(ready_file(state, name)),
     }
+
+
+def own_command(manifest: Manifest, app: str, env: Mapping[str, str]) -> list[str]:
+    """What an app runs by itself."""
+    crew = manifest.crews.get(app)
+    if crew is None:
+        return list(manifest.programs[app].run)
+    python = shutil.which("python", path=env.get("PATH", "")) or sys.executable
+    return [python, "-m", "meshgate_kickoff", crew.crew]
 
 
 def playing(state: State, name: str) -> list[str]:

@@ -52,6 +52,8 @@ def _print_tail(path: Path, lines: int) -> int:
 
 def _print_new(path: Path, offset: int) -> int:
     with path.open("rb") as file:
+        if file.seek(0, 2) < offset:  # it was cut meanwhile
+            offset = 0
         file.seek(offset)
         data = file.read()
     whole, end, _rest = data.rpartition(b"\n")

@@ -82,6 +82,15 @@ class _Runner(_Part):
     replicas: int = Field(
         default=1, ge=1, le=8, description="workers, each with a sidecar; a run is played by one of them"
     )
+    runs_at_once: int = Field(
+        default=16, alias="runsAtOnce", ge=1, le=1000,
+        description="of one worker; more wait, in their order",
+    )  # fmt: skip
+    commands: bool = Field(
+        default=False,
+        description="operators named in `operators` may start any command with the app's identity, not only "
+        "what the app runs by itself",
+    )
 
 
 class Crew(_Runner):
@@ -175,6 +184,11 @@ class Manifest(_Part):
         """The variables named for an app."""
         part = self.crews.get(app) or self.programs.get(app) or self.toolhosts.get(app)
         return (*part.env, *part.secrets) if part else ()
+
+    def takes_commands(self, app: str) -> bool:
+        """Whether an operator from outside may start a command of theirs as this app."""
+        runner = self.crews.get(app) or self.programs.get(app)
+        return runner is not None and runner.commands
 
     def spiffe_id(self, app: str) -> str:
         """Who an app is."""

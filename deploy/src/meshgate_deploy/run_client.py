@@ -29,6 +29,7 @@ def run_program(  # noqa: PLR0913 - the command's own options
     detach: bool,
     say: Callable[[str], None],
     replay: bool = False,
+    cwd: Path | None = None,
 ) -> int:
     """Runs a command as an agent. Brings the mesh up for it when none is up.
 
@@ -42,7 +43,7 @@ def run_program(  # noqa: PLR0913 - the command's own options
         detached.start_detached(project, say)
         state = open_state(project)
     request = {
-        "op": "run", "app": app, "run_id": run_id, "command": list(command), "cwd": str(Path.cwd()),
+        "op": "run", "app": app, "run_id": run_id, "command": list(command), "cwd": str(cwd or Path.cwd()),
         "replay": replay,
         "asker": {name: os.environ[name] for name in ASKED if name in os.environ},
     }  # fmt: skip

@@ -113,20 +113,21 @@ def replay(run_id: RunId, *, project: Project = None) -> None:
     """Run the program again on nothing but the run's journal: equal, or the first difference.
 
     No model is asked and no tool called. Status 0 when it is equal, 1 when not, 125 for a failure of ours.
-    Run it from the folder that the run was started from.
+    A run that was started at a terminal is replayed from the folder you are in, any other from its own.
     """
     from meshgate_deploy.run_client import run_program
 
     folder = project.resolve() if project else find_project(Path.cwd())
     app, command = started_as(run_id, _ask(open_state(folder), "ShowRun", {"run_id": run_id}))
     status = run_program(
-        project=folder, app=app, run_id=run_id, command=command, detach=False, say=note, replay=True
-    )
+        project=folder, app=app, run_id=run_id, command=command, detach=False, say=note, replay=True,
+        cwd=None if command else folder,
+    )  # fmt: skip
     raise typer.Exit(status)
 
 
 def started_as(run_id: str, shown: dict[str, Any]) -> tuple[str, list[str]]:
-    """The app and the command of a run, from what the gateway shows of it.
+    """The app and the command of a run, from what the gateway shows of it; no command for the app's own.
 
     Raises:
         MeshError: it was purged.
@@ -139,9 +140,9 @@ def started_as(run_id: str, shown: dict[str, Any]) -> tuple[str, list[str]]:
             next_step=f"meshgate runs show {run_id}",
         )
     given = json.loads(_text(shown["input_json"]) or "{}")
-    if not isinstance(given.get("command"), list):
+    if "app" not in given or not isinstance(given.get("command", []), list):
         raise NotFound(f"{run_id} does not say how it was started", next_step=f"meshgate runs show {run_id}")
-    return str(given["app"]), [str(word) for word in given["command"]]
+    return str(given["app"]), [str(word) for word in given.get("command", [])]
 
 
 @app.command()

@@ -120,19 +120,22 @@ class Runs:
 
     def _begun(self, app: str, run_id: str, order: Order) -> Running:
         path = self._state.generated / f"run-{run_id}.json"
+        env = self._environment.for_agent(self._manifest, app, order.asker)
+        command = order.command
+        if order.replay and not command:  # a run of what the app runs by itself
+            command = tuple(configs.own_command(self._manifest, app, env))
         config = configs.launcher(
             self._manifest, self._state, app, target=self._target(), definitions=self.definitions,
-            env=self._environment.for_agent(self._manifest, app, order.asker), run_id=run_id,
-            replay=order.replay,
+            env=env, run_id=run_id, replay=order.replay,
         )  # fmt: skip
         write_private(path, json.dumps(config, indent=2).encode())
-        argv = configs.module(sys.executable, "meshgate_agents.launcher", path, "--", *order.command)
-        command = Command(
+        argv = configs.module(sys.executable, "meshgate_agents.launcher", path, "--", *command)
+        start = Command(
             name=f"launcher-{app}", argv=argv, env=self._environment.base(), cwd=order.cwd,
             streams=order.streams,
             death_signal=signal.SIGTERM, grace_seconds=LAUNCHER_GRACE_SECONDS,
         )  # fmt: skip
-        return Running(run_id, app, command, self._launch(app, command), time.time())
+        return Running(run_id, app, start, self._launch(app, start), time.time())
 
     def _launch(self, app: str, command: Command) -> Child:
         child = self._processes.start(command)

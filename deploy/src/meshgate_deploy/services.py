@@ -285,5 +285,5 @@ def _since(log: Path | None, mark: int) -> str:
     if log is None:
         return ""
     with log.open("rb") as file:
-        file.seek(mark)
+        file.seek(mark if mark <= file.seek(0, 2) else 0)
         return file.read().decode("utf-8", "replace")

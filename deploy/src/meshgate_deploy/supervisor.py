@@ -20,6 +20,7 @@ from typing import Any
 
 from meshgate_agents.launcher.launch import uuid7
 from meshgate_identities.authority import DevelopmentAuthority
+from meshgate_identities.hardening import refuse_inspection
 from meshgate_identities.workload_api import WorkloadApiServer
 
 from meshgate_deploy import (
@@ -27,12 +28,14 @@ from meshgate_deploy import (
     configs,
     dapr_plane,
     generate,
+    log_files,
     manifest_checks,
     own_tools,
     probes,
     runtime,
     store_check,
     store_url,
+    strays,
 )
 from meshgate_deploy.activation import Activation
 from meshgate_deploy.admin_client import Operator
@@ -88,10 +91,13 @@ class Supervisor:
         with self._alone():
             # This may build for minutes: nothing runs yet, so signals still end us as usual.
             binaries = runtime.find_or_install(progress=self._say)
+            refuse_inspection()
             become_subreaper()
             control = ControlServer(path=self.state.control, handle=self._handle)
             for name in clean_leftovers(self.state.run / "processes.json"):
                 self._say(f"{name}: left by an earlier start that crashed; ended")
+            if left := strays.end_everywhere(self.state.sockets):
+                self._say(f"{left} processes of programs: left by an earlier start; ended")
             processes = Processes(record=self.state.run / "processes.json")
             before = {number: signal.signal(number, self._signalled) for number in SIGNALS}
             try:
@@ -281,6 +287,8 @@ class Supervisor:
         renew_at = time.monotonic() + RENEW_SECONDS
         while not self._stop.wait(TICK_SECONDS):
             reap_orphans(known=self._processes.pids)
+            strays.end_adopted(self.state.sockets)
+            log_files.bound(self.state.logs)
             if time.monotonic() > renew_at:
                 renew_at = time.monotonic() + RENEW_SECONDS
                 for app in self.manifest.apps:

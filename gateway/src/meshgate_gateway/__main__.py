@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from meshgate_identities.errors import IdentityUnavailable
+from meshgate_identities.hardening import refuse_inspection
 from meshgate_identities.source import IdentitySource
 from meshgate_identities.tls import server_credentials
 from meshgate_identities.verification import PeerVerifier
@@ -44,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    refuse_inspection()
     try:
         _run(settings.load(chosen.config), stop)
     except (ConfigurationError, IdentityUnavailable, Unavailable) as error:

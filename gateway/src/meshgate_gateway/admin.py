@@ -180,7 +180,11 @@ class Admin:
 
     def start(self, presented: Presented, order: Order, *, operator: str) -> Run:
         """Orders a run of an app."""
-        return self._enter(presented, "StartRun", lambda _: self.drive.order(order, operator=operator[:128]))
+
+        def serve(caller: Caller) -> Run:
+            return self.drive.order(order, operator=operator[:128], local=self.drive.mesh.is_local(caller))
+
+        return self._enter(presented, "StartRun", serve)
 
     def control(self, presented: Presented, *, run_id: str, action: str, operator: str) -> Run:
         """Cancels, pauses, resumes a run, or decides on one that waits."""
@@ -197,9 +201,12 @@ class Admin:
         """Makes a fork or a re-run of a run and tells its app, or says what one would be."""
         order = replace(order, operator=order.operator[:128])
 
-        def serve(_: Caller) -> Branch:
+        def serve(caller: Caller) -> Branch:
+            plan = self.history.plan(order)
+            app, local = plan.run.app.rpartition("/")[2], self.drive.mesh.is_local(caller)
+            self.drive.check_command(app, plan.given, local=local)
             if dry_run:
-                return self.history.plan(order)
+                return plan
             made = self.history.make(order)
             self.drive.deliver(made.run)
             return made

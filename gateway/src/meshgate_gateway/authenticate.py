@@ -57,6 +57,10 @@ class Mesh:
     operators: frozenset[str]
     catalogue: Catalogue
 
+    def is_local(self, caller: Caller) -> bool:
+        """Whether it is the operator of this mesh itself, behind the supervisor's socket; no other one."""
+        return caller.spiffe_id == f"spiffe://{self.trust_domain}/ns/{self.name}/{Kind.OPERATOR}"
+
     def kind_of(self, peer: SpiffeId) -> Kind | None:
         """What the mesh knows of a SPIFFE ID; None for an ID it did not name."""
         if str(peer) in self.operators:

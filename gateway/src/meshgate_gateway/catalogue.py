@@ -15,10 +15,11 @@ _REPEATS = ("allow", "same", "deny")
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Tool id to tool, app name to kind."""
+    """Tool id to tool, app name to kind, and the apps that take an operator's own command."""
 
     tools: Mapping[str, Tool]
     apps: Mapping[str, Kind]
+    commands: frozenset[str] = frozenset()
 
     @property
     def reconciled(self) -> frozenset[str]:
@@ -36,6 +37,9 @@ def parse(text: bytes) -> Catalogue:
         document = json.loads(text)
         tools = {name: _tool(name, entry) for name, entry in document["tools"].items()}
         apps = {name: Kind(entry["kind"]) for name, entry in document["apps"].items()}
+        commands = frozenset(
+            name for name, entry in document["apps"].items() if entry.get("commands") is True
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError(f"the catalogue cannot be read: {error!r}") from error
     for tool in tools.values():
@@ -45,7 +49,7 @@ def parse(text: bytes) -> Catalogue:
             raise ConfigurationError(f"tool {tool.id}: {tool.host} is not where its `execute` says it runs")
         if tool.in_agent and (tool.effect != "memory" or tool.reconcile):
             raise ConfigurationError(f"tool {tool.id}: an agent runs only what has effect: memory")
-    return Catalogue(MappingProxyType(tools), MappingProxyType(apps))
+    return Catalogue(MappingProxyType(tools), MappingProxyType(apps), commands)
 
 
 def _tool(name: str, entry: Mapping[str, object]) -> Tool:

@@ -4,21 +4,22 @@ The store is the truth about them. The durable runtime only tells an app that it
 carries the run's id; a run of which nobody gives a sign of life is told to its app once more.
 """
 
+import itertools
 import json
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from meshgate_gateway import calls, runs
 from meshgate_gateway.authenticate import Mesh
-from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, RuntimeUnavailable
+from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted, RuntimeUnavailable
 from meshgate_gateway.model import Kind, Run
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder
 from meshgate_gateway.store import Store, Tables
 
-MAX_PER_SWEEP = 200  # the rest comes with the next one, three seconds later
+PER_APP = 20  # of one sweep, the rest of the app's in turn with the next ones: no app waits for another's
 MAX_FAILURES = 3  # of one sweep; each may have waited 2 s for a sidecar, and the sweeper has more to do
 MAX_WORDS = 1024  # of a command
 
@@ -67,6 +68,8 @@ class Order:
             kept["input"] = _value(self.input_json)
             if kind is Kind.CREW and not self.command and not isinstance(kept["input"], dict):
                 raise InvalidRequest("input_not_an_object")
+        if (self.cwd or self.env) and not self.command:  # they would say nothing, or change what the app runs
+            raise InvalidRequest("command_invalid", detail="a folder or variables without a command")
         if self.command:
             words = [*self.command, self.cwd, *(self.env or {}), *(self.env or {}).values()]
             odd = any("\0" in word for word in words) or any("=" in name for name in self.env or {})
@@ -77,6 +80,14 @@ class Order:
         if len(made) > runs.MAX_INPUT_BYTES:
             raise InvalidRequest("input_too_large", detail=f"{len(made)} bytes")
         return made
+
+
+def has_command(envelope: bytes) -> bool:
+    """Whether a run's kept input names what it starts; one that cannot be read counts as such."""
+    try:
+        return not envelope or "command" in json.loads(envelope)
+    except (ValueError, TypeError):
+        return True
 
 
 def _value(text: bytes) -> object:
@@ -99,12 +110,19 @@ class Drive:
     runtime: RunRuntime
     mesh: Mesh
     now_ms: Callable[[], int]
+    turns: Iterator[int] = field(default_factory=itertools.count)
 
-    def order(self, order: Order, *, operator: str) -> Run:
+    def order(self, order: Order, *, operator: str, local: bool = False) -> Run:
         """Makes the run and tells its app. The same id and order again is the same run.
+
+        Args:
+            order: what is to run.
+            operator: who says so.
+            local: it came over the control socket, whose owner may start any program here anyway.
 
         Raises:
             Missing: no such app.
+            NotPermitted: a command for an app that takes none.
             Conflict: the id is another run's.
             InvalidRequest: the id, the input or the command is not valid.
         """
@@ -114,6 +132,7 @@ class Drive:
         if not calls.is_run_id(order.run_id):
             raise InvalidRequest("run_id_invalid")
         envelope = order.envelope(kind)
+        self.check_command(order.app, envelope, local=local)
         run = self.store.write(lambda tables: self._made(tables, order, envelope, operator))
         if run.state == "pending":
             self.deliver(run)
@@ -135,16 +154,31 @@ class Drive:
         run = Run(order.run_id, spiffe_id, "pending", 0, "", now, now, now, 0, "")
         run = replace(run, driven=True, input=self.vault.put(tables, envelope))
         tables.runs.insert(run)
-        tables.records.append(runs.note(self.recorder, "run_started", run, operator))
+        more = {"command": True} if order.command else {}  # what it is, the commitment to the input says
+        tables.records.append(runs.note(self.recorder, "run_started", run, operator, more=more))
         return run
+
+    def check_command(self, app: str, envelope: bytes, *, local: bool) -> None:
+        """May an operator have this started? What an app runs by itself always.
+
+        Raises:
+            NotPermitted: a command, and neither the app's entry in the manifest nor its place allows that.
+        """
+        if local or app in self.mesh.catalogue.commands or not has_command(envelope):
+            return
+        raise NotPermitted(
+            "commands_off",
+            detail=f"{app} runs only what its manifest says; `commands: true` there allows more",
+        )
 
     def sweep(self) -> int:
         """Tells the apps of their forsaken runs; returns how many."""
-        now = self.now_ms()
-        found = self.store.read(lambda tables: tables.runs.driven(MAX_PER_SWEEP))
+        now, turn = self.now_ms(), next(self.turns)
+        since = {state: now - patience for state, patience in runs.FORSAKEN_AFTER_MS.items()}
+        found = self.store.read(lambda tables: tables.runs.forsaken(since, per_app=PER_APP, turn=turn))
         told = failed = 0
         for run in found:
-            if failed < MAX_FAILURES and runs.forsaken(run, now_ms=now):
+            if failed < MAX_FAILURES:
                 told, failed = (told + 1, failed) if self.deliver(run) else (told, failed + 1)
         return told
 

@@ -250,6 +250,9 @@ class Run:
         recorded_steps: model replies and calls so far, of all attempts.
         recorded_bytes: clear text of these steps.
         driven: the worker of its app plays it; else a launcher that somebody started.
+        crashes: attempts that ended in a crash, or because the gateway stayed away.
+        lost: attempts in a row that nobody ended and that brought no new step: their worker died.
+        begun_steps: `recorded_steps` when the current attempt began.
         result: what it gave, one JSON value, where its program tells.
     """
 
@@ -271,6 +274,9 @@ class Run:
     recorded_steps: int = 0
     recorded_bytes: int = 0
     driven: bool = False
+    crashes: int = 0
+    lost: int = 0
+    begun_steps: int = 0
     input: Sealed | None = None
     traceback: Sealed | None = None
     result: Sealed | None = None

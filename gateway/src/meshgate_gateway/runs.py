@@ -5,10 +5,10 @@ in the transaction that writes. The gateway marks and refuses; it never starts a
 """
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from meshgate_gateway import calls
+from meshgate_gateway import attempts, calls
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.bounds import DEFAULT_BOUNDS, Bounds
 from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted
@@ -19,7 +19,7 @@ from meshgate_gateway.store import CallQuery, Store, Tables
 
 RUNNERS = frozenset({Kind.CREW, Kind.PROGRAM, Kind.AGENT})
 ENDS = frozenset({"completed", "failed", "cancelled"})
-PAUSES = frozenset({"restarting", "paused"})  # between two attempts
+PAUSES = frozenset({"restarting", "paused", "stopped"})  # how an attempt ends and its run does not
 HELD = frozenset({"waiting", "paused", "cancelling"})  # no attempt begins
 ACTIONS = {
     "cancel": frozenset({"pending", "running", "restarting", "waiting", "pausing", "paused", "cancelling"}),
@@ -38,6 +38,11 @@ SUSPECT_AFTER_MS = 6_000  # three heartbeats of a launcher
 PENDING_AFTER_MS = 5_000  # an order that its app was told of has an attempt within a second
 RESTART_AFTER_MS = 45_000  # the longest backoff of a launcher, and half of it again
 SILENT_AFTER_MS = 15_000  # a launcher that lives has said so by then, also through a gateway's restart
+FORSAKEN_AFTER_MS = {
+    "pending": PENDING_AFTER_MS,
+    "running": SILENT_AFTER_MS,
+    "restarting": RESTART_AFTER_MS,
+}
 MAX_INPUT_BYTES = 1_048_576  # a quarter of gRPC's default receive limit
 MAX_COUNT = 2**31 - 1  # steps a heartbeat may claim; a column of every database holds it
 MAX_DETAIL_CHARACTERS = 2000
@@ -103,39 +108,43 @@ def shown(run: Run, *, now_ms: int) -> Run:
 
 def forsaken(run: Run, *, now_ms: int) -> bool:
     """Whether a worker should be at the run, and none gives a sign of that."""
-    patience = {
-        "pending": PENDING_AFTER_MS,
-        "running": SILENT_AFTER_MS,
-        "restarting": RESTART_AFTER_MS,
-    }.get(run.state)
+    patience = FORSAKEN_AFTER_MS.get(run.state)
     silent = now_ms - max(run.heartbeat_ms, run.updated_ms)
     return run.driven and patience is not None and silent > patience
 
 
-def end_cancelled(store: Store, recorder: Recorder, *, now_ms: int) -> int:
-    """Ends runs that were cancelled while no launcher lives to do it; returns how many."""
+def settle_left(store: Store, recorder: Recorder, *, now_ms: int) -> int:
+    """Ends runs that were cancelled, and pauses those that were to be, while no launcher lives to do it."""
     since = now_ms - SILENT_AFTER_MS
 
-    def work(tables: Tables) -> int:
-        ended = 0
-        for run in tables.runs.cancelling(silent_since_ms=since):
-            after = replace(run, state="cancelled", updated_ms=now_ms)
-            if tables.runs.move(run, after):
-                tables.records.append(note(recorder, "run_finished", after))
-                ended += 1
-        return ended
+    def settled(tables: Tables, run: Run) -> bool:
+        state, event = (
+            ("paused", "attempt_ended") if run.state == "pausing" else ("cancelled", "run_finished")
+        )
+        after = replace(attempts.ended(run, lost=True), state=state, updated_ms=now_ms)
+        if not tables.runs.move(run, after):
+            return False
+        tables.records.append(note(recorder, event, after))
+        return True
 
-    due = store.read(lambda tables: tables.runs.cancelling(silent_since_ms=since))
-    return store.write(work) if due else 0
+    if not store.read(lambda tables: tables.runs.leaving(silent_since_ms=since)):
+        return 0
+    return store.write(
+        lambda tables: sum(settled(tables, run) for run in tables.runs.leaving(silent_since_ms=since))
+    )
 
 
-def note(recorder: Recorder, event: str, run: Run, operator: str = "") -> AuditRecord:
+def note(
+    recorder: Recorder, event: str, run: Run, operator: str = "", *, more: Mapping[str, object] | None = None
+) -> AuditRecord:
     """The record of a step in a run's life."""
     fields = {"run_id": run.run_id, "attempt": run.attempt, "state": run.state, "steps": run.steps}
-    more = {"detail": run.detail} if run.state == "waiting" else {}  # ours; others come from a launcher
+    held = {"detail": run.detail} if run.state == "waiting" else {}  # ours; others come from a launcher
     by = {"operator": operator} if operator else {}
     texts = {name: sealed_form(getattr(run, name)) for name in TEXTS.get(event, ())}
-    return recorder.lifecycle(event=event, caller=run.app, fields={**fields, **more, **by, **texts})
+    return recorder.lifecycle(
+        event=event, caller=run.app, fields={**fields, **held, **by, **texts, **(more or {})}
+    )
 
 
 def owned(tables: Tables, *, caller: Caller, run_id: str) -> Run:
@@ -222,10 +231,12 @@ class Runs:
             if run.attempt and run.launcher == launcher:
                 return run
             now = self.now_ms()
+            before = attempts.ended(run, lost=True) if run.launcher else run
             after = replace(
-                run,
+                before,
                 state="running",
                 attempt=run.attempt + 1,
+                begun_steps=run.recorded_steps,
                 launcher=launcher,
                 detail="",
                 updated_ms=now,
@@ -268,16 +279,17 @@ class Runs:
     ) -> Run:
         """The current attempt is over, the run is not. A run that is held up stays so.
 
+        `stopped`: by the end of an orderly worker, so that the run waits for the next one.
         From here on the attempt makes no step; its launcher may still say that it lives, and end the run.
         """
 
         def work(tables: Tables, caller: Caller) -> Run:
             run = require(tables, caller=caller, run_id=run_id, attempt=attempt)
-            over = replace(run, launcher="")
+            over = attempts.ended(run, crashed=state == "restarting")
             if run.state in HELD or (state == "paused" and run.state != "pausing"):
                 tables.runs.move(run, over)
                 return over
-            ends = "paused" if run.state == "pausing" else state
+            ends = "paused" if run.state == "pausing" else "pending" if state == "stopped" else state
             after = replace(over, state=ends, detail=detail[:MAX_DETAIL_CHARACTERS], updated_ms=self.now_ms())
             return self._moved(tables, run, self._with(tables, after, traceback), "attempt_ended")
 

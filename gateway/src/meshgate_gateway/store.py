@@ -6,7 +6,7 @@ after the other, each atomic; several may share one commit. Nobody retries insid
 of the gateway asks again with the same key.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -105,11 +105,15 @@ class RunTable(Protocol):
     def branches(self, run_id: str) -> Sequence[Run]:
         """Runs that were made from this one, at most MAX_ROWS."""
 
-    def driven(self, limit: int) -> Sequence[Run]:
-        """Runs that a worker should be at, those longest without a change first."""
+    def forsaken(self, silent_since_ms: Mapping[str, int], *, per_app: int, turn: int) -> Sequence[Run]:
+        """Driven runs in these states without a change or heartbeat since then.
 
-    def cancelling(self, *, silent_since_ms: int) -> Sequence[Run]:
-        """Runs to be cancelled whose last heartbeat is older, at most MAX_ROWS."""
+        At most `per_app` of each app, one of each app after the other, those longest without a change
+        first; with each further turn the next ones, and then again the first.
+        """
+
+    def leaving(self, *, silent_since_ms: int) -> Sequence[Run]:
+        """Runs to be cancelled or paused whose last heartbeat is older, at most MAX_ROWS."""
 
 
 class JournalTable(Protocol):

@@ -5,6 +5,7 @@ reserved, older than anybody's patience                -> failed: never_started
 sent, past its deadline and a grace                    -> read: failed (timeout), else unknown
 sent, run by its caller itself, and the run has ended  -> failed: run_ended
 a run to be cancelled that no launcher works on        -> cancelled
+a run to be paused that no launcher works on           -> paused
 """
 
 from collections.abc import Callable
@@ -36,7 +37,7 @@ class Sweeper:
     def sweep(self) -> int:
         """One pass; returns how many calls and runs it touched."""
         now = self.now_ms()
-        ended = runs.end_cancelled(self.store, self.hosts.recorder, now_ms=now)
+        ended = runs.settle_left(self.store, self.hosts.recorder, now_ms=now)
         query = CallQuery(states=(State.RESERVED, State.SENT), limit=MAX_PER_SWEEP)
         rows = self.store.read(lambda tables: tables.calls.query(query))
         return ended + sum(self._settle_own(row) if row.in_agent else self._settle(row, now) for row in rows)

@@ -211,12 +211,14 @@ class StartRunRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., input_json: _Optional[bytes] = ...) -> None: ...
 
 class StartRunResponse(_message.Message):
-    __slots__ = ("run_id", "state")
+    __slots__ = ("run_id", "state", "failures")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     state: str
-    def __init__(self, run_id: _Optional[str] = ..., state: _Optional[str] = ...) -> None: ...
+    failures: int
+    def __init__(self, run_id: _Optional[str] = ..., state: _Optional[str] = ..., failures: _Optional[int] = ...) -> None: ...
 
 class ReadRunRequest(_message.Message):
     __slots__ = ("run_id",)
@@ -225,14 +227,20 @@ class ReadRunRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ...) -> None: ...
 
 class ReadRunResponse(_message.Message):
-    __slots__ = ("state", "forsaken", "input_json")
+    __slots__ = ("state", "forsaken", "input_json", "failures", "attempt", "lost")
     STATE_FIELD_NUMBER: _ClassVar[int]
     FORSAKEN_FIELD_NUMBER: _ClassVar[int]
     INPUT_JSON_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
     state: str
     forsaken: bool
     input_json: bytes
-    def __init__(self, state: _Optional[str] = ..., forsaken: _Optional[bool] = ..., input_json: _Optional[bytes] = ...) -> None: ...
+    failures: int
+    attempt: int
+    lost: int
+    def __init__(self, state: _Optional[str] = ..., forsaken: _Optional[bool] = ..., input_json: _Optional[bytes] = ..., failures: _Optional[int] = ..., attempt: _Optional[int] = ..., lost: _Optional[int] = ...) -> None: ...
 
 class StartAttemptRequest(_message.Message):
     __slots__ = ("run_id", "launcher_instance")
@@ -243,10 +251,12 @@ class StartAttemptRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., launcher_instance: _Optional[str] = ...) -> None: ...
 
 class StartAttemptResponse(_message.Message):
-    __slots__ = ("attempt",)
+    __slots__ = ("attempt", "failures")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
     attempt: int
-    def __init__(self, attempt: _Optional[int] = ...) -> None: ...
+    failures: int
+    def __init__(self, attempt: _Optional[int] = ..., failures: _Optional[int] = ...) -> None: ...
 
 class Step(_message.Message):
     __slots__ = ("key", "scope", "turn", "kind")

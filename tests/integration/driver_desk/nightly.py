@@ -1,11 +1,13 @@
 """An ordinary program: uses the tools that its input names, in turn. Or its arguments, without an input.
 
-`wait:NAME` is no tool: it waits itself, outside of any step, while a test holds the name.
+`wait:NAME` is no tool: it waits itself, outside of any step, while a test holds the name. `fell:` kills the
+process above it, which is its worker.
 """
 # ruff: noqa: T201 - a program that prints
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -19,6 +21,9 @@ wanted = json.loads(Path(given).read_text())["wanted"] if given else sys.argv[1:
 tools = {"keep": desk_own.keep, **{name: tool(getattr(desk_tools, name)) for name in ("lookup", "pay")}}
 for pair in wanted:
     used, _, order = pair.partition(":")
+    if used == "fell":
+        os.kill(os.getppid(), signal.SIGKILL)  # what an out-of-memory killer does
+        time.sleep(600)
     if used == "wait":
         while (Path(__file__).parent / "hold" / order).exists():
             time.sleep(0.02)

@@ -3,6 +3,7 @@
 import json
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any
 
 MAX_FRAME_BYTES = 33_554_432  # 8x gRPC's default 4 MiB message, room for JSON escapes
@@ -28,8 +29,12 @@ def send(connection: socket.socket, message: Message) -> None:
     connection.sendall(_LENGTH.pack(len(data)) + data)
 
 
-def receive(connection: socket.socket) -> Message | None:
+def receive(connection: socket.socket, room: Callable[[int], None] | None = None) -> Message | None:
     """Reads one frame.
+
+    Args:
+        connection: whence.
+        room: asked for the frame's size before any of it is read.
 
     Returns:
         The object, or None when the other side closed before a first byte.
@@ -43,6 +48,8 @@ def receive(connection: socket.socket) -> Message | None:
     (length,) = _LENGTH.unpack(head)
     if length > MAX_FRAME_BYTES:
         raise BadFrame(f"a frame of {length} bytes is over {MAX_FRAME_BYTES}")
+    if room is not None:
+        room(length)
     data = _exactly(connection, length)
     if len(data) != length:
         raise BadFrame("the frame is cut off")

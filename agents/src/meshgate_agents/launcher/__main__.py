@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from meshgate_agents.launcher import peers
+from meshgate_identities.hardening import refuse_inspection
+
+from meshgate_agents.launcher import budget, inputs, peers
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import LauncherError
 from meshgate_agents.launcher.gateway import Gateway
@@ -45,7 +47,10 @@ def run(arguments: Sequence[str], *, connect: Connect) -> int:
         parser.error("no command after --")
     try:
         settings = load(parsed.config)
+        refuse_inspection()
+        budget.raise_descriptors()
         peers.become_subreaper()
+        inputs.sweep(settings.socket_dir)
         with connect(settings) as gateway:
             kind = Replay if settings.replay else Launch
             program = Program(command=tuple(command))

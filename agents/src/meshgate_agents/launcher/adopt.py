@@ -1,25 +1,37 @@
 """Run by its path, in front of every program: keeps the program's orphans below the program.
 
-    python -I -S adopt.py COMMAND…
+    python -I -S adopt.py DESCRIPTORS COMMAND…
 
-It makes itself a subreaper, which outlives exec, and becomes the command. So whoever descends from the
+It makes itself a subreaper, and one that dies with the process above it, which both outlive exec, and
+becomes the command. So whoever descends from the
 program stays below it until it ends, and can be told from the processes of another run.
 """
 
+import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
 
+PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+OUT_OF_MEMORY_FIRST = "500"  # of 1000: the kernel ends the program then, not the process above it
 FAILED = 125
 
 
-def main(command: list[str]) -> None:
+def main(descriptors: str, command: list[str]) -> None:
     """Becomes the command; returns only when that is not possible."""
-    if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(descriptors), hard))
+    libc = ctypes.CDLL(None)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         return
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(OUT_OF_MEMORY_FIRST)
     for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(ignored_by_python, signal.SIG_DFL)
     # As it was given: an interpreter that starts in the C locale adds a variable of its own.
@@ -32,5 +44,5 @@ def main(command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1], sys.argv[2:])
     sys.exit(FAILED)

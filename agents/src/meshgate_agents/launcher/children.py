@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from meshgate_agents.launcher.budget import SOFT_DESCRIPTORS
 from meshgate_agents.launcher.errors import LauncherError
 from meshgate_agents.launcher.peers import children_of, descendants, descends, start_time
 
@@ -78,7 +79,7 @@ class Children:
         command = program.command
         if _found(command[0], program.cwd, env) is None:
             raise LauncherError(f"cannot start {command[0]!r}: No such file or directory")
-        argv = [sys.executable, "-I", "-S", str(ADOPT), *command]
+        argv = [sys.executable, "-I", "-S", str(ADOPT), str(SOFT_DESCRIPTORS), *command]
         with self._lock:  # a sweep must not take it for a stray before it is known
             try:
                 popen = subprocess.Popen(
@@ -116,6 +117,13 @@ class Children:
                 for pid in (child.pid, *descendants(child.pid)):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
+
+    def abandon(self, child: Child) -> None:
+        """Kills a program of which nobody wants to know how it ends."""
+        self.kill(child)
+        with self._lock:
+            self._known.discard(child.pid)
+        self.sweep()
 
     def sweep(self) -> None:
         """Kills what ended programs left behind, also what left their group or session."""

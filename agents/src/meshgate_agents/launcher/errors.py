@@ -4,17 +4,23 @@ LauncherError
 ├── BadSettings          the config file is not what was agreed; nothing was started
 ├── GatewayUnavailable   no verdict came; asking again with the same key is right
 ├── AttemptEnded         this attempt cannot go on; the text is for a person, never for a model
+│   ├── GatewayAway      no verdict came for as long as it was waited for
 │   ├── RunHeld          the run waits for a person or for an outcome, or it is paused
 │   ├── RunFull           it holds as much as a run may; it fails, and its journal is kept
 │   ├── RunOver          the run has ended, or another attempt has taken it over
 │   ├── Stopping         this process ends; the run goes on in another
 │   └── Differs          a replay asks for a step that the journal does not hold
+├── StartsSpent          a run's workflow was started so often in vain that it is not started again
 └── PeerRefused          a process that is no descendant of ours came to the socket
 """
 
 
 class LauncherError(Exception):
     """Root of the tree."""
+
+
+# What a machine raises that is out of disk, descriptors, threads or memory. Tried again, with a bound.
+FAULTS = (OSError, RuntimeError, MemoryError)
 
 
 class BadSettings(LauncherError):
@@ -39,6 +45,10 @@ class AttemptEnded(LauncherError):
     """This attempt is over, whatever the program does. Another may go on where it stopped."""
 
 
+class GatewayAway(AttemptEnded):
+    """Asking again later is right; nothing was decided."""
+
+
 class RunHeld(AttemptEnded):
     """The run goes on when somebody has spoken."""
 
@@ -57,6 +67,10 @@ class Stopping(AttemptEnded):
 
 class Differs(AttemptEnded):
     """The text describes the step."""
+
+
+class StartsSpent(LauncherError):
+    """Nothing of the run was begun, however often it was handed out."""
 
 
 class PeerRefused(LauncherError):

@@ -9,7 +9,14 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import grpc
 from meshgate_wire import broker_pb2, broker_pb2_grpc
 
-from meshgate_agents.launcher.errors import AttemptEnded, GatewayUnavailable, RunFull, RunHeld, RunOver
+from meshgate_agents.launcher.errors import (
+    AttemptEnded,
+    GatewayAway,
+    GatewayUnavailable,
+    RunFull,
+    RunHeld,
+    RunOver,
+)
 
 T = TypeVar("T")
 
@@ -118,16 +125,30 @@ class Known:
 
     Attributes:
         forsaken: it should be worked on, and nobody gives a sign of that.
+        lost: those of them that took their worker with them, in a row.
+        failures: attempts that count against its bound, of all workers.
+        attempt: the current one's number; 0 before the first.
     """
 
     state: str
     forsaken: bool
     input_json: bytes
+    failures: int = 0
+    lost: int = 0
+    attempt: int = 0
 
     @property
     def ended(self) -> bool:
         """Nothing is left to do in it."""
         return self.state in ("completed", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An attempt: its fencing number, and how many before it failed."""
+
+    number: int
+    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,14 +172,14 @@ class Gateway(Protocol):
     Every method may raise GatewayUnavailable (ask again, it is safe) or AttemptEnded (do not).
     """
 
-    def start_run(self, *, run_id: str, input_json: bytes) -> None:
-        """Starts the run; the same id and input again is the same run."""
+    def start_run(self, *, run_id: str, input_json: bytes) -> int:
+        """Starts the run; the same id and input again is the same run. How many of its attempts failed."""
 
     def read_run(self, run_id: str) -> Known:
         """The run and its input."""
 
-    def start_attempt(self, *, run_id: str, instance: str) -> int:
-        """Begins an attempt and supersedes every older one; returns its fencing number."""
+    def start_attempt(self, *, run_id: str, instance: str) -> Begun:
+        """Begins an attempt and supersedes every older one."""
 
     def journal(self, *, run_id: str, attempt: int) -> "list[Entry]":
         """Every finished step of the run."""
@@ -167,7 +188,7 @@ class Gateway(Protocol):
         """Records a model's request, its reply and how many milliseconds it took."""
 
     def end_attempt(self, *, run_id: str, attempt: int, end: End) -> str:
-        """The attempt is over and the run is not: restarting or paused; returns the run's state."""
+        """The attempt is over, the run is not: restarting, paused or stopped; returns the run's state."""
 
     def call_tool(self, call: Call) -> Answer:
         """Asks once."""
@@ -192,19 +213,28 @@ class GrpcGateway:
     def _runs(self) -> Any:
         return broker_pb2_grpc.RunsStub(self._channel())
 
-    def start_run(self, *, run_id: str, input_json: bytes) -> None:
+    def start_run(self, *, run_id: str, input_json: bytes) -> int:
         """See Gateway."""
-        self._ask(self._runs.StartRun, broker_pb2.StartRunRequest(run_id=run_id, input_json=input_json))
+        request = broker_pb2.StartRunRequest(run_id=run_id, input_json=input_json)
+        return int(self._ask(self._runs.StartRun, request).failures)
 
     def read_run(self, run_id: str) -> Known:
         """See Gateway."""
         found = self._ask(self._runs.ReadRun, broker_pb2.ReadRunRequest(run_id=run_id))
-        return Known(state=found.state, forsaken=found.forsaken, input_json=found.input_json)
+        return Known(
+            state=found.state,
+            forsaken=found.forsaken,
+            input_json=found.input_json,
+            failures=found.failures,
+            lost=found.lost,
+            attempt=found.attempt,
+        )
 
-    def start_attempt(self, *, run_id: str, instance: str) -> int:
+    def start_attempt(self, *, run_id: str, instance: str) -> Begun:
         """See Gateway."""
         request = broker_pb2.StartAttemptRequest(run_id=run_id, launcher_instance=instance)
-        return int(self._ask(self._runs.StartAttempt, request).attempt)
+        begun = self._ask(self._runs.StartAttempt, request)
+        return Begun(begun.attempt, begun.failures)
 
     def journal(self, *, run_id: str, attempt: int) -> list[Entry]:
         """See Gateway."""
@@ -356,7 +386,7 @@ def until_available(ask: Callable[[], T], *, seconds: float, stopped: threading.
             return ask()
         except GatewayUnavailable as error:
             if time.monotonic() + pause > give_up_at or stopped.is_set():
-                raise AttemptEnded(
+                raise GatewayAway(
                     f"the gateway gave no answer within {seconds:g} s ({error}); is the mesh up? "
                     "see `meshgate ps` and `meshgate logs gateway`"
                 ) from error

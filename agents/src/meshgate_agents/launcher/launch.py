@@ -11,16 +11,17 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
-from meshgate_agents.launcher import environment
+from meshgate_agents.launcher import environment, inputs
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import (
+    FAULTS,
     AttemptEnded,
+    GatewayAway,
     GatewayUnavailable,
     LauncherError,
     RunFull,
@@ -28,7 +29,7 @@ from meshgate_agents.launcher.errors import (
     RunOver,
     Stopping,
 )
-from meshgate_agents.launcher.gateway import End, Gateway, until_available
+from meshgate_agents.launcher.gateway import Begun, End, Gateway, until_available
 from meshgate_agents.launcher.session import Attempt, Session
 from meshgate_agents.launcher.settings import Settings
 from meshgate_agents.launcher.supervise import Ending, Supervisor
@@ -42,6 +43,9 @@ FINISH_SECONDS = 10.0  # of a cancelled run: somebody waits; any other end is wo
 HEARTBEAT_SECONDS = 2.0
 POLL_SECONDS = 1.0  # how often a run that is held up is looked at
 LONGEST_BACKOFF_SECONDS = 30.0
+PAUSE_GRACE_SECONDS = 60.0  # for the steps that are under way when a run is paused
+SLICE_SECONDS = 1.0  # how soon Ctrl-C is heard while the gateway is waited for
+MAX_ATTEMPTS = 1000  # of any kind: a run that loses its worker after each new step ends too
 OVER = ("cancelled", "failed", "completed")
 HOLDS = ("waiting", "cancelling")
 
@@ -72,7 +76,7 @@ class _Played:
 class Launch:
     """One program, one run. Use from one thread; several may be played by one process."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only, each a collaborator
         self,
         *,
         settings: Settings,
@@ -80,14 +84,17 @@ class Launch:
         program: Program,
         children: Children,
         note: Callable[[str], None] | None = None,
+        failures: int = 0,
+        place: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._settings, self._gateway, self._program = settings, gateway, program
         self._say = note or say
         self._supervisor = Supervisor(children)
         self._stopped = threading.Event()
         self._run_id = settings.run_id or uuid7()
+        self._place, self._patient, self._held_by = place, False, ""
         self._played = 0
-        self._crashes = 0
+        self._crashes = failures  # of every process that worked on the run: the store keeps count
 
     def run(self) -> int:
         """Starts the run and plays it, as the only thing that this process does; the exit status.
@@ -96,8 +103,9 @@ class Launch:
             LauncherError: the program was not started.
         """
         given = json.dumps({"app": self._settings.app, "command": list(self._program.command)}).encode()
-        self._ask(lambda: self._gateway.start_run(run_id=self._run_id, input_json=given))
+        self._patient = any(map(os.isatty, range(3)))
         with self._supervisor.signals():
+            self._crashes = self._ask(lambda: self._gateway.start_run(run_id=self._run_id, input_json=given))
             return self.play()
 
     def play(self) -> int:
@@ -107,9 +115,14 @@ class Launch:
             Stopping: `stop` was called first; the run is not over.
             LauncherError: the program was not started.
         """
+        if self._crashes and self._supervisor.rest(self._backoff()):
+            raise LauncherError("cancelled by a signal between two attempts")
         while True:
-            played = self._play()
+            played = self._next()
+            if isinstance(played, int):
+                return played
             if isinstance(played.ending.fatal, Stopping):
+                self._leave(played.attempt)
                 raise played.ending.fatal
             try:
                 status = self._verdict(played)
@@ -126,10 +139,46 @@ class Launch:
         self._stopped.set()
         self._supervisor.stop(reason)
 
-    def _play(self) -> _Played:
+    def _next(self) -> _Played | int:
+        """The next attempt, once it is its turn; the exit status when the run is given up instead."""
+        while True:
+            with self._place():
+                begun = self._begin()
+                if begun is not None:
+                    attempt = Attempt(self._run_id, begun.number)
+                    spent = self._spent(begun)
+                    return self._given_up(attempt, spent) if spent else self._play(attempt)
+            if self._supervisor.rest(POLL_SECONDS):  # held up: it takes nobody's place meanwhile
+                raise LauncherError("cancelled by a signal while the run was held up")
+
+    def _backoff(self) -> float:
+        """How long to rest before the next attempt."""
+        seconds = self._settings.backoff_seconds * 2.0 ** min(self._crashes - 1, 16)
+        return min(seconds, LONGEST_BACKOFF_SECONDS)
+
+    def _spent(self, begun: Begun) -> str:
+        """Why the run is given up before anything of this attempt runs; empty while it is not."""
+        self._crashes = max(self._crashes, begun.failures)
+        if begun.failures >= self._settings.attempts:
+            return f"given up after {begun.failures} attempts: the last one took its worker with it"
+        if begun.number > MAX_ATTEMPTS:
+            return f"given up after {MAX_ATTEMPTS} attempts, however they ended"
+        return ""
+
+    def _given_up(self, attempt: Attempt, why: str) -> int:
+        self._say(f"run {self._run_id} failed: {why}")
+        self._finish(attempt, End(state="failed", detail=why))
+        return FAILED
+
+    def _leave(self, attempt: Attempt) -> None:
+        """Says that the attempt ends because its process does; whoever is next finds out anyway."""
+        end = End(state="stopped", detail="its worker was told to end")
+        with suppress(LauncherError):
+            self._gateway.end_attempt(run_id=attempt.run_id, attempt=attempt.number, end=end)
+
+    def _play(self, attempt: Attempt) -> _Played:
         """One attempt: read the journal, start the child, wait for its end."""
-        number = self._begin()
-        attempt = Attempt(self._run_id, number)
+        number = attempt.number
         entries = self._ask(lambda: self._gateway.journal(run_id=self._run_id, attempt=number))
         known = f"; {len(entries)} finished steps in the journal" if entries else ""
         self._say(f"run {self._run_id}, attempt {number}, as {self._settings.spiffe_id}{known}")
@@ -143,14 +192,18 @@ class Launch:
             note=self._say,
         )
         over = threading.Event()
-        threading.Thread(target=self._watch, args=(attempt, session, over), daemon=True).start()
         try:
+            threading.Thread(target=self._watch, args=(attempt, session, over), daemon=True).start()
             ending = self._child(session)
         except Stopping:
+            self._leave(attempt)
             raise  # the run goes on in another process
         except LauncherError as error:
             self._finish(attempt, End(state="failed", detail=str(error)))
             raise
+        except FAULTS as error:
+            why = getattr(error, "strerror", None) or str(error)
+            ending = Ending(FAILED, 0, cancelled=False, fatal=AttemptEnded(f"{type(error).__name__}: {why}"))
         finally:
             over.set()
             session.close()
@@ -158,18 +211,18 @@ class Launch:
             self._say(f"attempt {number}: {session.told}")
         return _Played(attempt, ending, session.reports, session.steps, *session.crash, session.result)
 
-    def _begin(self) -> int:
-        """A new attempt; a run that is held up is waited for."""
-        instance, told = secrets.token_hex(16), False
-        while True:
-            try:
-                return self._ask(lambda: self._gateway.start_attempt(run_id=self._run_id, instance=instance))
-            except RunHeld as error:
-                if not told:
-                    self._say(f"run {self._run_id} is held up: {error}")
-                told = True
-                if self._supervisor.rest(POLL_SECONDS):
-                    raise LauncherError("cancelled by a signal while the run was held up") from error
+    def _begin(self) -> Begun | None:
+        """A new attempt; None while the run is held up."""
+        instance = secrets.token_hex(16)
+        try:
+            begun = self._ask(lambda: self._gateway.start_attempt(run_id=self._run_id, instance=instance))
+        except RunHeld as error:
+            if str(error) != self._held_by:
+                self._held_by = str(error)
+                self._say(f"run {self._run_id} is held up: {error}")
+            return None
+        self._held_by = ""
+        return begun
 
     def _child(self, session: Session) -> Ending:
         socket_path = session.listen(self._settings.socket_dir)
@@ -177,24 +230,9 @@ class Launch:
         self._played += 1
         if self._played == 1:
             self._say(environment.notice(ours))
-        with self._given() as given:
+        with inputs.variable(self._settings.socket_dir, self._program.given) as given:
             env = {**self._settings.env, **(self._program.env or {}), **ours, **given}
             return self._supervisor.run(self._program, env=env, on_start=session.serve_only)
-
-    @contextmanager
-    def _given(self) -> Iterator[dict[str, str]]:
-        """The variable that names the file of the run's input, where it has one."""
-        if self._program.given is None:
-            yield {}
-            return
-        path = Path(self._settings.socket_dir) / f"input-{self._run_id}.json"
-        path.unlink(missing_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(self._program.given)
-        try:
-            yield {environment.INPUT: str(path)}
-        finally:
-            path.unlink(missing_ok=True)
 
     def _watch(self, attempt: Attempt, session: Session, over: threading.Event) -> None:
         """Heartbeats for the attempt, and ends it when its run or its child is no longer well."""
@@ -219,6 +257,8 @@ class Launch:
             return RunOver(f"run {self._run_id} is {state}")
         if state in HOLDS or (state == "pausing" and session.pause()):
             return RunHeld(f"run {self._run_id} is {state}")
+        if session.paused_seconds > PAUSE_GRACE_SECONDS:
+            return RunHeld(f"run {self._run_id} is {state}; a step did not end in {PAUSE_GRACE_SECONDS:g} s")
         silent = session.vitals.silent()
         if silent is not None:
             return AttemptEnded(f"process {silent} of the program gave no sign of life")
@@ -288,7 +328,7 @@ class Launch:
         crashes, limit = self._crashes, self._settings.attempts
         if crashes >= limit:
             return self._end(played, "failed", f"given up after {crashes} attempts: {played.cause}")
-        seconds = min(self._settings.backoff_seconds * 2 ** (crashes - 1), LONGEST_BACKOFF_SECONDS)
+        seconds = self._backoff()
         plan = f"attempt {crashes + 1} of {limit} in {seconds:g} s"
         self._say(f"{played.cause}; {plan}")
         attempt = played.attempt
@@ -322,8 +362,26 @@ class Launch:
         return True
 
     def _ask(self, ask: Callable[[], T], seconds: float = 0) -> T:
+        """Asks until there is an answer: somebody at a terminal waits longer than a step may."""
         patience = seconds or self._settings.step_deadline_seconds
-        return until_available(ask, seconds=patience, stopped=self._stopped)
+        if seconds or not self._patient:
+            return until_available(ask, seconds=patience, stopped=self._stopped)
+        tell_at = time.monotonic()
+        while True:
+            try:
+                return until_available(ask, seconds=SLICE_SECONDS, stopped=self._stopped)
+            except GatewayAway as error:
+                if time.monotonic() > tell_at:
+                    tell_at = time.monotonic() + patience
+                    self._say(f"waiting for the gateway, until Ctrl-C: {error}")
+                if self._supervisor.rest(SLICE_SECONDS):
+                    raise LauncherError(f"{self._left()} while the gateway was away") from error
+
+    def _left(self) -> str:
+        return (
+            f"run {self._run_id} is left as it is (go on: meshgate run --run-id {self._run_id} -- …; "
+            f"end it: meshgate runs cancel {self._run_id}): interrupted"
+        )
 
 
 def uuid7() -> str:

@@ -5,8 +5,10 @@ outside of models and tools it does again: files that it writes, lines that it p
 """
 
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
-from meshgate_agents.launcher import environment
+from meshgate_agents.launcher import environment, inputs, orders
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import BadSettings, Differs
 from meshgate_agents.launcher.gateway import Gateway, until_available
@@ -15,6 +17,8 @@ from meshgate_agents.launcher.session import Attempt, Session
 from meshgate_agents.launcher.settings import Settings
 from meshgate_agents.launcher.supervise import Ending, Supervisor
 from meshgate_agents.launcher.tools import ToolMap
+
+T = TypeVar("T")
 
 DIFFERENT = 1
 
@@ -38,11 +42,9 @@ class Replay:
         run_id = self._settings.run_id
         if not run_id:
             raise BadSettings("a replay names its run")
-        entries = until_available(
-            lambda: self._gateway.journal(run_id=run_id, attempt=0),
-            seconds=self._settings.step_deadline_seconds,
-            stopped=threading.Event(),
-        )
+        known = self._asked(lambda: self._gateway.read_run(run_id))
+        program = orders.program(known.input_json, self._program)
+        entries = self._asked(lambda: self._gateway.journal(run_id=run_id, attempt=0))
         say(f"replay of run {run_id}: {len(entries)} recorded steps; nothing is asked, called or written")
         supervisor = Supervisor(self._children)
         session = Session(
@@ -58,13 +60,16 @@ class Replay:
         try:
             socket_path = session.listen(self._settings.socket_dir)
             ours = environment.switches(settings=self._settings, socket_path=socket_path)
-            with supervisor.signals():
-                ending = supervisor.run(
-                    self._program, env={**self._settings.env, **ours}, on_start=session.serve_only
-                )
+            with supervisor.signals(), inputs.variable(self._settings.socket_dir, program.given) as given:
+                env = {**self._settings.env, **(program.env or {}), **ours, **given}
+                ending = supervisor.run(program, env=env, on_start=session.serve_only)
         finally:
             session.close()
         return _told(run_id, session, ending)
+
+    def _asked(self, ask: Callable[[], T]) -> T:
+        seconds = self._settings.step_deadline_seconds
+        return until_available(ask, seconds=seconds, stopped=threading.Event())
 
 
 def _told(run_id: str, session: Session, ending: Ending) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from meshgate_agents.child.framing import BadFrame, Message, receive, send
+from meshgate_agents.launcher import budget
 from meshgate_agents.launcher.children import Child
 from meshgate_agents.launcher.errors import AttemptEnded, Differs, LauncherError, PeerRefused
 from meshgate_agents.launcher.gateway import (
@@ -36,7 +37,7 @@ PAUSED_POLL_SECONDS = 0.2
 HEX_DIGITS = 64
 MAX_RESULT_BYTES = 1_048_576  # as much as a run's input
 MAX_TURN = 2**31 - 1
-MAX_CONVERSATIONS = 512  # at once; each is a thread. A crew's worst is a call per item of kickoff_for_each
+MAX_CONVERSATIONS = 128  # at once; each is a thread. A crew's worst is a call per item of kickoff_for_each
 MAX_MILLISECONDS = 2**31 - 1
 STRAY_SECONDS = 10.0  # for the threads of a program that still replay what is recorded of them
 
@@ -84,7 +85,7 @@ class Session:
         self._programs: dict[str, int] = {}
         self._replayed, self._live = 0, 0
         self._open: set[str] = set()
-        self._paused = False
+        self._paused_at = 0.0
         self._moved_at = time.monotonic()
         self.crash = ("", "")  # class and traceback of an uncaught exception
         self.result = b""  # what the run gave, one JSON value
@@ -92,6 +93,7 @@ class Session:
         self._child_known = threading.Event()
         self.vitals = Vitals()
         self._listener: socket.socket | None = None
+        self._budget = budget.Budget(budget.SESSION_BYTES, above=budget.PROCESS)
         self._conversations = threading.BoundedSemaphore(MAX_CONVERSATIONS)
 
     @property
@@ -125,13 +127,19 @@ class Session:
     def pause(self) -> bool:
         """Begins no further step; True once none is under way."""
         with self._lock:
-            self._paused = True
+            self._paused_at = self._paused_at or time.monotonic()
             return not self._open
+
+    @property
+    def paused_seconds(self) -> float:
+        """Since the run was paused; 0 while it is not."""
+        paused_at = self._paused_at
+        return time.monotonic() - paused_at if paused_at else 0.0
 
     def unpause(self) -> None:
         """The pause was lifted before it took effect."""
         with self._lock:
-            self._paused = False
+            self._paused_at = 0.0
 
     def listen(self, directory: Path) -> Path:
         """Opens the socket in a new private folder and serves it.
@@ -147,11 +155,23 @@ class Session:
         if len(bytes(path)) > MAX_SOCKET_PATH_BYTES:
             folder.rmdir()
             raise LauncherError(f"{path} is too long for a socket; choose a shorter socket_dir")
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(path))
-        self._listener.listen(128)
+        try:
+            self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._listener.bind(str(path))
+            self._listener.listen(128)
+        except OSError:
+            self._abandon(folder)
+            raise
         threading.Thread(target=self._serve, args=(self._listener,), name="session", daemon=True).start()
         return path
+
+    def _abandon(self, folder: Path) -> None:
+        """Leaves nothing of a socket that could not be opened."""
+        if self._listener:
+            self._listener.close()
+            self._listener = None
+        (folder / "s").unlink(missing_ok=True)
+        folder.rmdir()
 
     def serve_only(self, child: Child) -> None:
         """Admits this program and what descends from it. Nobody is admitted before."""
@@ -188,7 +208,12 @@ class Session:
                     return  # closed
                 self._note(f"a connection on the private socket was not taken: {error}")
                 continue
-            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+            try:
+                threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+            except RuntimeError as error:  # the asker sees its connection closed
+                self._conversations.release()
+                connection.close()
+                self._note(f"a connection on the private socket was not served: {error}")
 
     def _converse(self, connection: socket.socket) -> None:
         """One request, one answer."""
@@ -198,11 +223,11 @@ class Session:
             self._conversations.release()
 
     def _conversed(self, connection: socket.socket) -> None:
-        with connection:
+        with connection, self._budget.loan() as loan:
             try:
                 pid = admit(connection, self._belongs)
                 connection.settimeout(FIRST_FRAME_SECONDS)
-                request = receive(connection)
+                request = receive(connection, loan.take)
                 connection.settimeout(None)
                 if request is not None:
                     send(connection, self._answer(request, pid))
@@ -288,7 +313,7 @@ class Session:
         """Takes a step up; while the run is being paused it waits for the end, or until that is lifted."""
         while not self._stopped.is_set():
             with self._lock:
-                if not self._paused:
+                if not self._paused_at:
                     self._open.add(step.key)
                     return
             self._stopped.wait(PAUSED_POLL_SECONDS)

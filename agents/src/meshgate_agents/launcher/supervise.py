@@ -90,10 +90,14 @@ class Supervisor:
         if self._stopping is not None:
             raise self._stopping
         child = self._children.start(program, env)
-        on_start(child)
-        threading.Thread(target=self._watch, args=(child.pid, self._events), daemon=True).start()
-        with _foreground(child.pid):
-            status = self._wait(child)
+        try:
+            on_start(child)
+            threading.Thread(target=self._watch, args=(child.pid, self._events), daemon=True).start()
+            with _foreground(child.pid):
+                status = self._wait(child)
+        except BaseException:
+            self._children.abandon(child)  # nobody would wait for it any more
+            raise
         self._children.sweep()
         return Ending(
             status=128 - status if status < 0 else status,

@@ -14,7 +14,9 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from meshgate_agents.launcher import peers
+from meshgate_identities.hardening import refuse_inspection
+
+from meshgate_agents.launcher import budget, inputs, peers
 from meshgate_agents.launcher.children import Children
 from meshgate_agents.launcher.errors import LauncherError
 from meshgate_agents.launcher.identity import connect
@@ -50,12 +52,16 @@ def main() -> None:
 
 
 def _serve(config: Settings, stop: threading.Event) -> None:
+    refuse_inspection()
+    budget.raise_descriptors()
     token = settings.read_token(config.api_token_file)
     peers.become_subreaper()
+    inputs.sweep(config.play.socket_dir)
     children = Children()
     with connect(config.play) as gateway:
         plays = Plays(
             settings=config.play,
+            runs_at_once=config.runs_at_once,
             command=config.command,
             gateway=gateway,
             children=children,

@@ -9,6 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Protocol
 
+from meshgate_agents.launcher.errors import StartsSpent
 from meshgate_agents.worker.plays import UNKNOWN, Plays
 
 WORKFLOW = "run"
@@ -23,8 +24,12 @@ Activity = Callable[[object, object], Awaitable[dict[str, str]]]
 class Starter(Protocol):
     """Starts workflows in this app."""
 
-    def start(self, run_id: str) -> bool:
-        """Starts `run` for the id, unless an instance of it is under way; True when it did."""
+    def start(self, run_id: str, attempt: int) -> bool:
+        """Starts `run` for the id, unless an instance of it is under way; True when it did.
+
+        Raises:
+            StartsSpent: it was begun so often in vain that it is not begun again.
+        """
 
 
 def run(context: Any, given: dict[str, str]) -> Generator[Any, Any, dict[str, str]]:
@@ -67,7 +72,11 @@ def start_run(plays: Plays, starter: Starter) -> Activity:
             return UNKNOWN
         if known.state != "pending" and not known.forsaken:
             return known.state
-        return "started" if starter.start(run_id) else "joined"
+        try:
+            return "started" if starter.start(run_id, known.attempt) else "joined"
+        except StartsSpent as error:
+            plays.give_up(run_id, str(error))
+            return "failed"
 
     async def activity(_context: object, given: object) -> dict[str, str]:
         run_id = parse(given)

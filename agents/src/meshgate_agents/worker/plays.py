@@ -1,36 +1,42 @@
 """The runs that this process plays: each on a thread of its own, each at most once."""
 
 import dataclasses
-import json
+import secrets
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 
+from meshgate_agents.launcher import orders
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import (
+    FAULTS,
     BadSettings,
     GatewayUnavailable,
     LauncherError,
     RunOver,
     Stopping,
 )
-from meshgate_agents.launcher.gateway import Gateway, Known
-from meshgate_agents.launcher.launch import Launch, say
+from meshgate_agents.launcher.gateway import End, Gateway, Known
+from meshgate_agents.launcher.launch import LONGEST_BACKOFF_SECONDS, Launch, say
 from meshgate_agents.launcher.settings import Settings
+from meshgate_agents.worker.slots import Slots
 
 PAUSE_SECONDS = 1.0  # between two looks at a run that goes on elsewhere, or cannot go on now
+STOP_SECONDS = 3.0  # to say that attempts end here; the supervisor kills this process after 5
 UNKNOWN = "unknown"  # what comes of a run that is not there, or another app's
 
 
 class Plays:
     """Plays runs until the store says that they have ended. Safe for threads."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only, each a collaborator
         self,
         *,
         settings: Settings,
+        runs_at_once: int,
         command: Sequence[str],
         gateway: Gateway,
         children: Children,
@@ -38,9 +44,11 @@ class Plays:
     ) -> None:
         self._settings, self._command = settings, tuple(command)
         self._gateway, self._children, self._on_change = gateway, children, on_change
+        self._slots, self._last_chance = Slots(runs_at_once), Slots(1)
         self._lock = threading.Lock()
         self._playing: dict[str, Future[str]] = {}
         self._launches: dict[str, Launch] = {}
+        self._threads: dict[str, threading.Thread] = {}
         self._stop = threading.Event()
 
     def __contains__(self, run_id: str) -> bool:
@@ -71,19 +79,38 @@ class Plays:
             future: Future[str] = Future()
             future.set_running_or_notify_cancel()
             self._playing[run_id] = future
-        thread = threading.Thread(target=self._settle, args=(run_id, future), name=run_id, daemon=True)
-        thread.start()
+            thread = threading.Thread(target=self._settle, args=(run_id, future), name=run_id, daemon=True)
+            self._threads[run_id] = thread
+        try:
+            thread.start()
+        except RuntimeError:  # no thread is to be had: delivered again later
+            self._forget(run_id)
+            raise
         self._changed()
         return future
 
     def stop(self) -> None:
-        """Ends every program and leaves its run to another process."""
+        """Ends every program and leaves its run to another process, which is told that it may go on."""
         reason = Stopping("the worker of this app is told to end")
         with self._lock:
             self._stop.set()
-            launches = list(self._launches.values())
+            launches, threads = list(self._launches.values()), list(self._threads.values())
         for launch in launches:
             launch.stop(reason)
+        give_up_at = time.monotonic() + STOP_SECONDS
+        for thread in filter(threading.Thread.is_alive, threads):
+            thread.join(max(0.0, give_up_at - time.monotonic()))
+
+    def give_up(self, run_id: str, why: str) -> None:
+        """Ends a run of which nothing can be played as failed.
+
+        Raises:
+            GatewayUnavailable: ask again.
+            AttemptEnded: it is held up, or over.
+        """
+        _note(run_id)(f"failed: {why}")
+        begun = self._gateway.start_attempt(run_id=run_id, instance=secrets.token_hex(16))
+        self._gateway.finish(run_id=run_id, attempt=begun.number, end=End(state="failed", detail=why))
 
     def _settle(self, run_id: str, future: "Future[str]") -> None:
         try:
@@ -100,6 +127,7 @@ class Plays:
     def _forget(self, run_id: str) -> None:
         with self._lock:
             self._playing.pop(run_id, None)
+            self._threads.pop(run_id, None)
         self._changed()
 
     def _changed(self) -> None:
@@ -107,8 +135,9 @@ class Plays:
             self._on_change(sorted(self._playing))
 
     def _until_ended(self, run_id: str) -> str:
-        elsewhere = False
+        elsewhere, faults = False, 0
         while True:
+            pause = PAUSE_SECONDS
             try:
                 known = self.known(run_id)
                 if known is None:
@@ -124,16 +153,28 @@ class Plays:
                 raise
             except LauncherError as error:
                 _note(run_id)(str(error))
-            if self._stop.wait(PAUSE_SECONDS):
+            except FAULTS as error:  # a full disk, no descriptors, no threads: not the run's fault
+                faults += 1
+                pause = min(PAUSE_SECONDS * 2.0 ** min(faults, 16), LONGEST_BACKOFF_SECONDS)
+                _note(run_id)(f"{type(error).__name__}: {error}; tried again in {pause:g} s")
+            if self._stop.wait(pause):
                 raise Stopping("the worker ends")
 
     def _play_once(self, run_id: str, known: Known) -> None:
+        own = Program(command=self._command, cwd=self._settings.project_root, stdin=subprocess.DEVNULL)
+        try:
+            program = orders.program(known.input_json, own)
+        except BadSettings as error:
+            self.give_up(run_id, str(error))
+            return
         launch = Launch(
             settings=dataclasses.replace(self._settings, run_id=run_id),
             gateway=self._gateway,
-            program=self._program(known.input_json),
+            program=program,
             children=self._children,
             note=_note(run_id),
+            failures=known.failures,
+            place=lambda: self._place(known),
         )
         with self._lock:
             if self._stop.is_set():
@@ -145,24 +186,14 @@ class Plays:
             with self._lock:
                 self._launches.pop(run_id, None)
 
-    def _program(self, envelope: bytes) -> Program:
-        """What the order of a run starts.
-
-        Raises:
-            BadSettings: the order cannot be read.
-        """
-        try:
-            order = json.loads(envelope)
-            given = json.dumps(order["input"], ensure_ascii=False) if "input" in order else None
-            return Program(
-                command=tuple(map(str, order.get("command") or self._command)),
-                cwd=Path(order.get("cwd") or self._settings.project_root),
-                env={str(name): str(value) for name, value in order.get("env", {}).items()},
-                given=None if given is None else given.encode("utf-8", "surrogatepass"),
-                stdin=subprocess.DEVNULL,
-            )
-        except (ValueError, TypeError, AttributeError) as error:
-            raise BadSettings(f"the order of the run cannot be read: {error!r}") from error
+    @contextmanager
+    def _place(self, known: Known) -> Iterator[None]:
+        """Waits for its turn. A run whose next loss is its last has it alone: others' faults are not its."""
+        with ExitStack() as held:
+            if known.lost and known.lost >= self._settings.attempts - 1:
+                held.enter_context(self._last_chance.slot(self._stop))
+            held.enter_context(self._slots.slot(self._stop))
+            yield
 
 
 def _note(run_id: str) -> Callable[[str], None]:

@@ -14,11 +14,13 @@ class Settings:
 
     Attributes:
         play: of every run.
+        runs_at_once: attempts under way; those that rest, or wait for a person, take no place.
         command: what a run starts when its order names no command.
         ready_file: appears when runs are taken, and names those that are being played.
     """
 
     play: launcher.Settings
+    runs_at_once: int
     command: tuple[str, ...]
     grpc_port: int
     api_token_file: Path
@@ -36,6 +38,7 @@ def load(path: Path) -> Settings:
         raw = json.loads(path.read_text())
         return Settings(
             play=play,
+            runs_at_once=int(raw["runs_at_once"]),
             command=tuple(map(str, raw["command"])),
             grpc_port=int(raw["dapr"]["grpc_port"]),
             api_token_file=Path(raw["dapr"]["api_token_file"]),

@@ -10,7 +10,7 @@ from dapr.conf import settings as dapr_settings
 from dapr.ext.workflow import DaprWorkflowClient, WorkflowRuntime, WorkflowState
 from dapr.ext.workflow.logger import LoggerOptions
 
-from meshgate_agents.launcher.errors import GatewayUnavailable, LauncherError
+from meshgate_agents.launcher.errors import GatewayUnavailable, LauncherError, StartsSpent
 from meshgate_agents.worker import activities
 from meshgate_agents.worker.plays import Plays
 
@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 60.0
 MAX_ACTIVITIES = 1024  # runs under way; each waits on a thread of its own
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
-MAX_STARTS = 16  # fresh instance ids for one run; an id that ended may not be used again
+MAX_STARTS = 16  # instances for one attempt of a run, each after twice the wait: three days in all
 STUCK_SECONDS = 8.0  # an instance that is begun is played within a second
 _ENDED = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
 
@@ -71,8 +71,11 @@ class Sidecar:
         except (grpc.RpcError, RuntimeError) as error:
             raise LauncherError(f"the workflow worker: {error}") from error
 
-    def start(self, run_id: str) -> bool:
-        """Starts workflow `run`, unless an instance for that run is young enough to be coming.
+    def start(self, run_id: str, attempt: int) -> bool:
+        """Starts workflow `run`, unless an instance for that attempt is young enough to be coming.
+
+        An id that ended may not be used again, so each attempt has ids of its own: a run can be driven as
+        often as it may have attempts.
 
         Seen on 1.18.2: a work item handed to a worker that is then killed may not be handed out again,
         and its instance stays RUNNING. One that is too old is given up and another started beside it,
@@ -80,15 +83,17 @@ class Sidecar:
 
         Raises:
             GatewayUnavailable: the sidecar did not take it.
+            StartsSpent: so many instances brought no attempt.
         """
         for number in range(MAX_STARTS):
-            instance = run_id if number == 0 else f"{run_id}-{number}"
+            instance = instance_id(run_id, attempt, number)
             state = self._state(instance)
             if state is None:
                 return self._schedule(run_id, instance)
-            if state.runtime_status.name not in _ENDED and _age(state) < STUCK_SECONDS * 2**number:
+            at_once = number == 0 and state.runtime_status.name in _ENDED
+            if not at_once and _age(state) < STUCK_SECONDS * 2**number:
                 return False
-        raise GatewayUnavailable(reason="runtime_unavailable", detail=f"{run_id}: {MAX_STARTS} starts")
+        raise StartsSpent(f"handed out {MAX_STARTS} times after attempt {attempt}, and no attempt was begun")
 
     def _schedule(self, run_id: str, instance: str) -> bool:
         try:
@@ -106,6 +111,11 @@ class Sidecar:
             return self._client.get_workflow_state(instance, fetch_payloads=False)
         except grpc.RpcError as error:
             raise _unavailable(error) from error
+
+
+def instance_id(run_id: str, attempt: int, number: int) -> str:
+    """No other run's: an id of a run has no tilde."""
+    return f"{run_id}~{attempt}.{number}" if attempt or number else run_id
 
 
 def _unavailable(error: Any) -> GatewayUnavailable:

@@ -10,6 +10,7 @@ from meshgate_wire import broker_pb2_grpc as services
 
 from meshgate_gateway.adapters import wire
 from meshgate_gateway.admin import Admin
+from meshgate_gateway.attempts import failures, seen
 from meshgate_gateway.broker import Broker
 from meshgate_gateway.catalogue import Catalogue
 from meshgate_gateway.errors import Unavailable
@@ -147,7 +148,7 @@ class RunsServicer(services.RunsServicer):
 
         def serve(peer: Presented) -> pb.StartRunResponse:
             run = self._runs.start(peer, run_id=request.run_id, input_json=request.input_json)
-            return pb.StartRunResponse(run_id=run.run_id, state=run.state)
+            return pb.StartRunResponse(run_id=run.run_id, state=run.state, failures=failures(run))
 
         return self._guard(context, serve)
 
@@ -157,7 +158,14 @@ class RunsServicer(services.RunsServicer):
         def serve(peer: Presented) -> pb.ReadRunResponse:
             run, given = self._runs.read(peer, run_id=request.run_id)
             silent = forsaken(run, now_ms=self._runs.now_ms())
-            return pb.ReadRunResponse(state=run.state, forsaken=silent, input_json=given)
+            return pb.ReadRunResponse(
+                state=run.state,
+                forsaken=silent,
+                input_json=given,
+                failures=failures(run),
+                attempt=run.attempt,
+                lost=seen(run).lost,
+            )
 
         return self._guard(context, serve)
 
@@ -166,7 +174,7 @@ class RunsServicer(services.RunsServicer):
 
         def serve(peer: Presented) -> pb.StartAttemptResponse:
             run = self._runs.start_attempt(peer, run_id=request.run_id, launcher=request.launcher_instance)
-            return pb.StartAttemptResponse(attempt=run.attempt)
+            return pb.StartAttemptResponse(attempt=run.attempt, failures=run.crashes + run.lost)
 
         return self._guard(context, serve)
 

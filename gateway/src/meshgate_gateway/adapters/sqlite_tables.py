@@ -6,7 +6,7 @@ import time
 
 from meshgate_gateway.adapters.tables import CALL, ENDED, JOURNAL, RUN, SharedTables
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS runs ({", ".join(RUN).replace("run_id", "run_id TEXT 
   WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS runs_created ON runs (created_ms);
 CREATE INDEX IF NOT EXISTS runs_origin ON runs (origin_run) WHERE origin_run != '';
-CREATE INDEX IF NOT EXISTS runs_cancelling ON runs (heartbeat_ms) WHERE state = 'cancelling';
+CREATE INDEX IF NOT EXISTS runs_leaving ON runs (heartbeat_ms) WHERE state IN ('cancelling', 'pausing');
 CREATE INDEX IF NOT EXISTS runs_open ON runs (app) WHERE state NOT IN ({ENDED});
 CREATE INDEX IF NOT EXISTS runs_driven ON runs (updated_ms)
   WHERE driven AND state IN ('pending', 'running', 'restarting');

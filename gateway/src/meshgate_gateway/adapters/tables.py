@@ -6,7 +6,7 @@ values are always bound, and a value's place is written `?`.
 # ruff: noqa: S608
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Protocol
 
@@ -253,17 +253,23 @@ class Runs:
         sql = f"{_SELECT_RUN} WHERE origin_run != '' AND origin_run = ? LIMIT ?"
         return [_run_in(row) for row in self._db.execute(sql, (run_id, MAX_ROWS)).fetchall()]
 
-    def driven(self, limit: int) -> Sequence[Run]:
-        """Runs that a worker should be at, those longest without a change first."""
+    def forsaken(self, silent_since_ms: Mapping[str, int], *, per_app: int, turn: int) -> Sequence[Run]:
+        """Driven runs of which nobody gives a sign of life: some of each app, in turn."""
+        silent = " OR ".join(["(state = ? AND updated_ms < ? AND heartbeat_ms < ?)"] * len(silent_since_ms))
         sql = (
-            f"{_SELECT_RUN} WHERE driven AND state IN ('pending', 'running', 'restarting') "
-            "ORDER BY updated_ms LIMIT ?"
+            f"SELECT {', '.join(RUN)} FROM (SELECT {', '.join(RUN)}, "
+            "row_number() OVER (PARTITION BY app ORDER BY updated_ms, run_id) - 1 AS place, "
+            "(count(*) OVER (PARTITION BY app) + ? - 1) / ? AS pages FROM runs WHERE driven "
+            f"AND state IN ('pending', 'running', 'restarting') AND ({silent})) AS found "
+            "WHERE place / ? = ? - pages * (? / pages) ORDER BY place, updated_ms, run_id"
         )
-        return [_run_in(row) for row in self._db.execute(sql, (limit,)).fetchall()]
+        since = [value for state, ms in silent_since_ms.items() for value in (state, ms, ms)]
+        rows = self._db.execute(sql, (per_app, per_app, *since, per_app, turn, turn))
+        return [_run_in(row) for row in rows.fetchall()]
 
-    def cancelling(self, *, silent_since_ms: int) -> Sequence[Run]:
-        """Runs to be cancelled whose last heartbeat is older."""
-        sql = f"{_SELECT_RUN} WHERE state = 'cancelling' AND heartbeat_ms < ? LIMIT ?"
+    def leaving(self, *, silent_since_ms: int) -> Sequence[Run]:
+        """Runs to be cancelled or paused whose last heartbeat is older."""
+        sql = f"{_SELECT_RUN} WHERE state IN ('cancelling', 'pausing') AND heartbeat_ms < ? LIMIT ?"
         rows = self._db.execute(sql, (silent_since_ms, MAX_ROWS))
         return [_run_in(row) for row in rows.fetchall()]
 

@@ -1,8 +1,8 @@
 """Builds what `crew: module:name` names and kicks it off: `python -m meshgate_kickoff REFERENCE`.
 
 The name may be a crew, a flow, a class that CrewBase decorates, or anything that gives one of these when it
-is called. Inputs come from the file MESHGATE_INPUT. The result goes to standard output, and to the launcher
-as JSON.
+is called. Inputs come from the file MESHGATE_INPUT. The result goes to the launcher, as JSON, and nowhere
+else: the app's log is kept in the clear, and longer than the run.
 """
 # ruff: noqa: INP001 - no package: it lies where PYTHONPATH leads
 
@@ -22,10 +22,7 @@ def main(reference: str) -> None:
     sys.path[:0] = [str(folder) for folder in (root, root / "src") if folder.is_dir()]
     given = os.environ.get("MESHGATE_INPUT")
     inputs = json.loads(Path(given).read_text(encoding="utf-8")) if given else None
-    result = _runnable(_found(reference, root)).kickoff(inputs=inputs)
-    sys.stdout.write(f"{getattr(result, 'raw', result)}\n")
-    sys.stdout.flush()
-    _tell(_plain(result))
+    _tell(_plain(_runnable(_found(reference, root)).kickoff(inputs=inputs)))
 
 
 def _found(reference: str, root: Path) -> object:

@@ -31,13 +31,14 @@ _STATEMENTS = (
         heartbeat_ms bigint NOT NULL, steps bigint NOT NULL, detail text NOT NULL,
         trusted_from bigint NOT NULL, origin text NOT NULL, origin_run text NOT NULL,
         origin_step bigint NOT NULL, purged_ms bigint NOT NULL, recorded_steps bigint NOT NULL,
-        recorded_bytes bigint NOT NULL, driven boolean NOT NULL, input text, traceback text, result text)""",
+        recorded_bytes bigint NOT NULL, driven boolean NOT NULL, crashes bigint NOT NULL,
+        lost bigint NOT NULL, begun_steps bigint NOT NULL, input text, traceback text, result text)""",
     "CREATE INDEX runs_created ON runs (created_ms)",
     "CREATE INDEX runs_origin ON runs (origin_run) WHERE origin_run <> ''",
     "CREATE INDEX runs_open ON runs (app) WHERE state NOT IN ('completed', 'failed', 'cancelled')",
     """CREATE INDEX runs_driven ON runs (updated_ms)
         WHERE driven AND state IN ('pending', 'running', 'restarting')""",
-    "CREATE INDEX runs_cancelling ON runs (heartbeat_ms) WHERE state = 'cancelling'",
+    "CREATE INDEX runs_leaving ON runs (heartbeat_ms) WHERE state IN ('cancelling', 'pausing')",
     """CREATE TABLE journal (
         run_id text NOT NULL, step_key text NOT NULL, scope text NOT NULL, turn bigint NOT NULL,
         attempt bigint NOT NULL, created_ms bigint NOT NULL, milliseconds bigint NOT NULL,

@@ -1,0 +1,34 @@
+"""What a run starts, read from the input that the gateway keeps with it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from meshgate_agents.launcher.children import Program
+from meshgate_agents.launcher.errors import BadSettings
+
+
+def program(envelope: bytes, own: Program) -> Program:
+    """The program of a run.
+
+    Args:
+        envelope: the run's kept input; empty for a run that has none.
+        own: what is started where the envelope names nothing else.
+
+    Raises:
+        BadSettings: the order cannot be read.
+    """
+    if not envelope:
+        return own
+    try:
+        order = json.loads(envelope)
+        given = json.dumps(order["input"], ensure_ascii=False) if "input" in order else None
+        return replace(
+            own,
+            command=tuple(map(str, order.get("command") or own.command)),
+            cwd=Path(order["cwd"]) if order.get("cwd") else own.cwd,
+            env={str(name): str(value) for name, value in order.get("env", {}).items()},
+            given=None if given is None else given.encode("utf-8", "surrogatepass"),
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadSettings(f"the order of the run cannot be read: {error!r}") from error

@@ -1,0 +1,44 @@
+"""Programs of agents that outlived who watched over them: ended, for nobody speaks for them any more.
+
+A program and all that it starts stay below its launcher or worker while that lives. When it is killed, the
+kernel kills the program, and what that had started, in whatever session, becomes the supervisor's. It is
+known by the variable that names its private socket; one that took that out of its environment is not known
+here, and ends with the mesh.
+"""
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+from meshgate_agents.launcher.peers import children_of, descendants
+
+PROC = Path("/proc")
+SOCKET = b"MESHGATE_SOCKET="
+
+
+def end_adopted(sockets: Path) -> int:
+    """Kills programs, with all below them, that are this process's own children; returns how many."""
+    return sum(_ended(pid) for pid in children_of(os.getpid()) if _is_program(pid, sockets))
+
+
+def end_everywhere(sockets: Path) -> int:
+    """Kills every program of the mesh, while nothing of the mesh is to run; returns how many."""
+    pids = [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()]
+    return sum(_ended(pid) for pid in pids if pid != os.getpid() and _is_program(pid, sockets))
+
+
+def _is_program(pid: int, sockets: Path) -> bool:
+    try:
+        variables = (PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:  # gone, or not ours to read
+        return False
+    return any(item.startswith(SOCKET + bytes(sockets) + b"/") for item in variables)
+
+
+def _ended(root: int) -> bool:
+    """Kills a process and all below it; whoever adopted it reaps it."""
+    for pid in (root, *descendants(root)):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # gone, or another user's by now
+            os.kill(pid, signal.SIGKILL)
+    return True

@@ -1,0 +1,26 @@
+"""How attempts of a run end, and which of them count against its bound. Pure."""
+
+from dataclasses import replace
+
+from meshgate_gateway.model import Run
+
+
+def ended(run: Run, *, crashed: bool = False, lost: bool = False) -> Run:
+    """The run without its current attempt. How many failed is kept here, so that it outlives every worker.
+
+    A worker that dies takes attempts with it that were well: only those in a row without a new step count.
+    """
+    moved = run.recorded_steps > run.begun_steps
+    in_a_row = (0 if moved else run.lost) + (lost and not moved)
+    return replace(run, launcher="", crashes=run.crashes + (crashed and bool(run.launcher)), lost=in_a_row)
+
+
+def seen(run: Run) -> Run:
+    """The run as it is if nobody is at its attempt any more."""
+    return ended(run, lost=True) if run.launcher and run.state == "running" else run
+
+
+def failures(run: Run) -> int:
+    """Attempts that count against the run's bound, one of which nobody has heard for long included."""
+    after = seen(run)
+    return after.crashes + after.lost

@@ -1,0 +1,83 @@
+"""What a program left in a session of its own ends once its launcher or worker was killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from meshgate_agents.launcher import children
+from meshgate_agents.launcher.peers import become_subreaper
+from meshgate_deploy import strays
+
+SLEEPER = "import os, sys, time; os.setsid(); open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)"
+LEAVES = f"""
+import os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {SLEEPER!r}, sys.argv[1]])
+while not (os.path.exists(sys.argv[1]) and os.path.getsize(sys.argv[1])): time.sleep(0.01)
+time.sleep(600)
+"""
+WATCHER = f"""
+import os, sys, time
+from meshgate_agents.launcher.children import Children, Program
+from meshgate_agents.launcher.peers import become_subreaper
+become_subreaper()
+program = Program(command=(sys.executable, "-c", {LEAVES!r}, sys.argv[1]))
+child = Children().start(program, {{**os.environ, "MESHGATE_SOCKET": sys.argv[2] + "/a/s"}})
+open(sys.argv[1] + ".program", "w").write(str(child.pid))
+time.sleep(600)
+"""
+
+
+def eventually(check, what: str):
+    end = time.monotonic() + 60
+    while not (found := check()):
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+    return found
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("end", [strays.end_adopted, strays.end_everywhere])
+def test_nothing_of_a_killed_worker_works_on(tmp_path, end) -> None:
+    """The kernel kills the program, the supervisor what that left; another mesh's processes stay."""
+    become_subreaper()
+    mark, sockets = tmp_path / "pid", tmp_path / "s"
+    watcher = subprocess.Popen([sys.executable, "-c", WATCHER, str(mark), str(sockets)])
+    orphan = int(eventually(lambda: mark.exists() and mark.read_text(), "it has left"))
+    program = int(eventually(lambda: Path(f"{mark}.program").read_text(), "the program is known"))
+    watcher.kill()
+    watcher.wait()
+    eventually(lambda: not lives(program), "the program went with who watched over it")
+    assert lives(orphan)
+    assert end(tmp_path / "other") == 0
+    assert lives(orphan)
+    eventually(lambda: end(sockets), "it is found")
+    eventually(lambda: not lives(orphan), "it is ended")
+    for pid in (program, orphan):
+        try:
+            os.waitpid(pid, 0)
+        except ChildProcessError:
+            continue
+
+
+def test_a_program_goes_first_when_memory_is_out(tmp_path) -> None:
+    """The kernel ends it, not the worker above it with every other run."""
+    made = children.Children()
+    program = children.Program(command=(sys.executable, "-c", "import time; time.sleep(600)"))
+    child = made.start(program, dict(os.environ))
+    try:
+        score = Path(f"/proc/{child.pid}/oom_score_adj")
+        eventually(lambda: score.read_text().strip() == "500", "it is the first to go")
+        assert int(Path("/proc/self/oom_score_adj").read_text()) < 500
+    finally:
+        made.kill(child)
+        assert child.popen.wait() == -signal.SIGKILL
