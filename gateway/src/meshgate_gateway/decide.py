@@ -103,3 +103,14 @@ def permit_of(row: LedgerRow) -> Permit:
     if row.state is not State.RESERVED:
         raise RuntimeError(f"a {row.state} call has no permit")
     return Permit(row.call_id, row.caller, row.tool, row.host, row.decision_id, _SEAL)
+
+
+def question_of(row: LedgerRow) -> Permit:
+    """For a call that may have begun: its host is to find out what came of it. TakeCall says what it may do.
+
+    Raises:
+        RuntimeError: the row is in any other state.
+    """
+    if row.state not in (State.SENT, State.UNKNOWN):
+        raise RuntimeError(f"nobody asks about a {row.state} call")
+    return Permit(row.call_id, row.caller, row.tool, row.host, row.decision_id, _SEAL)

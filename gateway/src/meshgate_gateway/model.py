@@ -145,6 +145,10 @@ class LedgerRow:
         repeats: id of the first such call, when this one is not it.
         task: digest of that task.
         copied_from: id of another run's call whose answer this is; it was never executed here.
+        busy_until_ms: until then a process that was told to run it may be at work on it.
+        asked_ms: when a host last took it as a question what came of it.
+        asks: how often the sweeper has put that question.
+        next_ask_ms: when it puts it next; 0 for a call about which there is none.
     """
 
     call_id: str
@@ -178,6 +182,10 @@ class LedgerRow:
     repeats: str = ""
     task: str = ""
     copied_from: str = ""
+    busy_until_ms: int = 0
+    asked_ms: int = 0
+    asks: int = 0
+    next_ask_ms: int = 0
 
     @property
     def repeatable(self) -> bool:

@@ -49,6 +49,8 @@ class CallQuery:
     likeness: str = ""
     states: tuple[State, ...] = ()
     updated_before_ms: int = 0
+    tools: tuple[str, ...] = ()
+    ask_due_ms: int = 0
     limit: int = 1000
 
 
@@ -189,10 +191,11 @@ class Store(Protocol):
     """The gateway's only memory."""
 
     def write(self, work: Callable[[Tables], T]) -> T:
-        """Runs `work` in one transaction and returns once it is durable.
+        """Runs `work` in one transaction and returns once it is durable. May run it more than once.
 
         Raises:
             StoreUnavailable: it may or may not be stored.
+            NotStorable: the database takes no such value; nothing was stored.
         """
 
     def read(self, work: Callable[[Tables], T]) -> T:
@@ -200,6 +203,7 @@ class Store(Protocol):
 
         Raises:
             StoreUnavailable: nothing could be read.
+            NotStorable: no column holds such a value.
         """
 
     def probe(self) -> None:

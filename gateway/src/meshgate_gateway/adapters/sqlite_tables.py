@@ -6,7 +6,7 @@ import time
 
 from meshgate_gateway.adapters.tables import CALL, ENDED, JOURNAL, RUN, SharedTables
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -18,6 +18,7 @@ CREATE INDEX IF NOT EXISTS records_run ON records (run_id) WHERE run_id != '';
 CREATE TABLE IF NOT EXISTS calls ({", ".join(CALL).replace("call_id", "call_id TEXT PRIMARY KEY", 1)})
   WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS calls_open ON calls (updated_ms) WHERE state IN ('reserved', 'sent');
+CREATE INDEX IF NOT EXISTS calls_asked ON calls (next_ask_ms) WHERE next_ask_ms > 0;
 CREATE INDEX IF NOT EXISTS calls_like ON calls (likeness) WHERE likeness != '';
 CREATE INDEX IF NOT EXISTS calls_run ON calls (run_id, created_ms);
 CREATE TABLE IF NOT EXISTS runs ({", ".join(RUN).replace("run_id", "run_id TEXT PRIMARY KEY", 1)})

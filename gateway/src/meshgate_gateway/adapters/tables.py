@@ -209,6 +209,12 @@ class Calls:
         if query.updated_before_ms:
             where.append("updated_ms < ?")
             values.append(query.updated_before_ms)
+        if query.tools:
+            where.append(f"tool IN ({', '.join('?' * len(query.tools))})")
+            values += query.tools
+        if query.ask_due_ms:
+            where.append("next_ask_ms > 0 AND next_ask_ms <= ? AND state IN ('sent', 'unknown')")
+            values.append(query.ask_due_ms)
         values.append(max(1, min(query.limit, MAX_ROWS)))
         sql = f"{_SELECT_CALL} WHERE {' AND '.join(where)} ORDER BY created_ms DESC LIMIT ?"
         return [_call_in(row) for row in self._db.execute(sql, values).fetchall()]

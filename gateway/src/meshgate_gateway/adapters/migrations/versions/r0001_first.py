@@ -21,8 +21,10 @@ _STATEMENTS = (
         updated_ms bigint NOT NULL, take bigint NOT NULL, host_instance text NOT NULL,
         deadline_at_ms bigint NOT NULL, result text, result_kind text NOT NULL, error_class text NOT NULL,
         scope text NOT NULL, turn bigint NOT NULL, likeness text NOT NULL, repeats text NOT NULL,
-        task text NOT NULL, copied_from text NOT NULL)""",
+        task text NOT NULL, copied_from text NOT NULL, busy_until_ms bigint NOT NULL,
+        asked_ms bigint NOT NULL, asks bigint NOT NULL, next_ask_ms bigint NOT NULL)""",
     "CREATE INDEX calls_open ON calls (updated_ms) WHERE state IN ('reserved', 'sent')",
+    "CREATE INDEX calls_asked ON calls (next_ask_ms) WHERE next_ask_ms > 0",
     "CREATE INDEX calls_like ON calls (likeness) WHERE likeness <> ''",
     "CREATE INDEX calls_run ON calls (run_id, created_ms)",
     """CREATE TABLE runs (
