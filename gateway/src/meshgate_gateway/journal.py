@@ -135,13 +135,21 @@ class Journal:
         }
         return self.recorder.lifecycle(event="run_differs", caller=run.app, fields=fields)
 
-    def read(self, presented: Presented, *, run_id: str, attempt: int) -> Iterator[Entry]:
+    def read(
+        self,
+        presented: Presented,
+        *,
+        run_id: str,
+        attempt: int,
+        admit: Callable[[Caller], None] = lambda _: None,
+    ) -> Iterator[Entry]:
         """Every finished step of the run, oldest first; decrypted as it is asked for.
 
         Args:
             presented: the run's own app.
             run_id: which run.
             attempt: the current one; 0 looks at a run in any state, also one that has ended.
+            admit: called with who it is before anything is read; may refuse.
 
         Raises:
             Conflict: superseded.
@@ -155,6 +163,7 @@ class Journal:
                     raise Conflict("run_purged", detail=run_id)
                 return tables.journal.of_run(run_id), settled_calls(tables, run_id)
 
+            admit(caller)
             return self.store.read(work)
 
         replies, settled = self.door.enter(presented, "ReadJournal", serve)
