@@ -133,8 +133,8 @@ def test_nobody_holds_all_streams() -> None:
 def test_who_does_not_read_is_cut_off(wire, monkeypatch) -> None:
     """Streams nobody reads from fill an app's share, and no other's; after a while they are closed."""
     monkeypatch.setattr(services, "STREAM_SECONDS", 5.0)
-    for number in range(6):
-        append(wire, f"large {number}", reply_json=json.dumps("x" * 2_000_000).encode())
+    for number in range(20):
+        append(wire, f"large {number}", reply_json=json.dumps("x" * 3_000_000).encode())
     asked = pb.ReadJournalRequest(run_id="run-1", attempt=1)
     stub = wire.runs("desk")
     held = [stub.ReadJournal(asked) for _ in range(MAX_PER_CALLER)]
