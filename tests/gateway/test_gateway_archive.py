@@ -210,6 +210,12 @@ def test_who_took_clear_text_out_is_recorded_first(wire, tmp_path) -> None:
     record = bodies[-1]
     assert (record["event"], record["exported_run"], record["operator"]) == ("run_exported", "run-1", "ann")
     assert record["digest"] == answer["digest"]
+    asking(wire)("ExportRun", {"run_id": "run-1", "operator": "eve", "from_step": 3})
+    page = asking(wire)("QueryRecords", {"kind": "lifecycle", "limit": 1000})
+    later = [json.loads(base64.b64decode(body)) for body in page["records_json"]][len(bodies) :]
+    assert [(one["event"], one["operator"], one["from_step"]) for one in later] == [
+        ("run_exported", "eve", 3)
+    ]
     wire.store.fail_before = True
     assert refusal(lambda: asking(wire)("ExportRun", {"run_id": "run-1"})) == "store_unavailable"
     wire.store.fail_before = False

@@ -187,6 +187,26 @@ def test_a_first_take_whose_answer_was_lost_is_no_question(world) -> None:
     assert take(world, call_id, "new").row.take == 3
 
 
+@pytest.mark.parametrize("how", ["reconciled", "late", "resolved"])
+def test_what_stood_there_while_nobody_knew_is_gone(world, how) -> None:
+    """A purge finds clear text by the row alone: what a settled row names no more may not be left."""
+    call_id = taken_and_lost(world)
+    expired(world, call_id)
+    before = world.row(call_id).result
+    if how == "reconciled":
+        take(world, call_id, "new")
+        finish(world, call_id, 2, DONE)
+    elif how == "late":
+        finish(world, call_id, 1, Outcome(State.DONE, b"paid", "text"))
+    else:
+        world.hosts.resolve(call_id=call_id, outcome=Outcome(State.DONE, b"x", "text"), operator="ada")
+    after = world.row(call_id).result
+    kept = world.store.read(
+        lambda tables: [tables.payloads.get(one.payload_id) is not None for one in (before, after)]
+    )
+    assert kept == [False, True]
+
+
 def test_unknown_stays_unknown(world) -> None:
     """Said once it parks the run, said again it is no error, and a person settles it."""
     call_id = taken_and_lost(world)

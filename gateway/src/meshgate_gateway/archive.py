@@ -71,16 +71,23 @@ class Archive:
     now_ms: Callable[[], int]
 
     def part(self, *, run_id: str, from_step: int, operator: str) -> Part:
-        """The run itself (`from_step` 0), or as many steps from there on as fit.
+        """The run itself (`from_step` 0), or as many steps from there on as fit. Each is recorded first.
 
         Raises:
             Missing: no such run.
             Conflict: purged, or too long.
         """
-        if from_step:
-            return self.store.read(lambda tables: self._steps(tables, run_id, from_step))
-        part = self.store.read(lambda tables: self._run(tables, run_id))
-        fields = {"exported_run": run_id, "digest": part.digest, "operator": operator}
+        part = self.store.read(
+            lambda tables: self._steps(tables, run_id, from_step) if from_step else self._run(tables, run_id)
+        )
+        # Not the run's own record (`run_id`): an export changes nothing of what it gives out.
+        fields = {
+            "exported_run": run_id,
+            "digest": part.digest,
+            "operator": operator,
+            "from_step": from_step,
+            "next_step": part.next_step,
+        }
         record = self.recorder.lifecycle(event="run_exported", fields=fields)
         self.store.write(lambda tables: tables.records.append(record))
         return part

@@ -198,6 +198,8 @@ class Hosts:
     def _settle(
         self, tables: Tables, row: LedgerRow, outcome: Outcome, *, by: str, cause: str = ""
     ) -> LedgerRow:
+        if row.result is not None:  # what stood there while nobody knew: nothing names it any more
+            tables.payloads.delete([row.result.payload_id])
         sealed = self.vault.put(tables, outcome.data)
         after = ledger.settled(row, outcome, sealed, now_ms=self.now_ms())
         _move(tables, row, after)

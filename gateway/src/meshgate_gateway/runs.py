@@ -338,7 +338,9 @@ class Runs:
             run = owned(tables, caller=caller, run_id=run_id)
             if run.ended and run.attempt == attempt and run.state == state:
                 return run
-            run = require(tables, caller=caller, run_id=run_id, attempt=attempt)
+            # What is over has done nothing more: it cannot have come to the end of its program.
+            check = acting if state == "completed" else require
+            run = check(tables, caller=caller, run_id=run_id, attempt=attempt)
             if run.state in HELD and state == "completed":
                 raise Conflict(f"run_{run.state}", detail=run.detail)
             after = replace(run, state=state, detail=detail[:MAX_DETAIL_CHARACTERS], updated_ms=self.now_ms())
