@@ -14,7 +14,7 @@ from meshgate_gateway.errors import Conflict, InvalidRequest
 from meshgate_gateway.model import AuditRecord, Caller, JournalRow, LedgerRow, Presented, Run, State, Step
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder
-from meshgate_gateway.store import CallQuery, Store, Tables
+from meshgate_gateway.store import Store, Tables
 
 MAX_STEP_BYTES = 3_145_728  # request and reply together; below gRPC's default 4 MiB with room for the rest
 PAGE = 64  # entries decrypted per read
@@ -100,7 +100,7 @@ class Journal:
             other = diverged(tables, run, step)
             if other is not None:
                 tables.records.append(self._difference(run, step, other))
-            self.bounds.add_step(tables, run, len(request) + len(reply))
+            place = self.bounds.add_step(tables, run, len(request) + len(reply))
             put = self.vault.put
             row = JournalRow(
                 run_id=run_id,
@@ -110,6 +110,7 @@ class Journal:
                 attempt=attempt,
                 created_ms=self.now_ms(),
                 milliseconds=milliseconds,
+                place=place,
                 request=put(tables, request),
                 reply=put(tables, reply),
             )
@@ -198,11 +199,5 @@ def _pages(rows: Sequence[JournalRow | LedgerRow]) -> Iterator[list[JournalRow |
 
 
 def settled_calls(tables: Tables, run_id: str) -> list[LedgerRow]:
-    """A run's calls whose answer stands, oldest first."""
-    found: list[LedgerRow] = []
-    query = CallQuery(run_id=run_id, states=ANSWERS, limit=MAX_CALLS)
-    found += tables.calls.query(query)
-    return sorted(found, key=lambda row: row.created_ms)
-
-
-MAX_CALLS = 10_000  # calls of one run that a new attempt is told of; beyond it asks the ledger for each
+    """A run's calls whose answer stands, in their order."""
+    return [row for row in tables.calls.of_run(run_id) if row.state in ANSWERS]

@@ -149,6 +149,7 @@ class LedgerRow:
         asked_ms: when a host last took it as a question what came of it.
         asks: how often the sweeper has put that question.
         next_ask_ms: when it puts it next; 0 for a call about which there is none.
+        place: among the steps of its run, from 1; 0 outside of a run.
     """
 
     call_id: str
@@ -186,6 +187,7 @@ class LedgerRow:
     asked_ms: int = 0
     asks: int = 0
     next_ask_ms: int = 0
+    place: int = 0
 
     @property
     def repeatable(self) -> bool:
@@ -241,6 +243,7 @@ class Run:
         recorded_bytes: clear text of these steps.
         driven: the worker of its app plays it; else a launcher that somebody started.
         result: what it gave, one JSON value, where its program tells.
+        purging: its clear text is being deleted.
     """
 
     run_id: str
@@ -261,6 +264,7 @@ class Run:
     recorded_steps: int = 0
     recorded_bytes: int = 0
     driven: bool = False
+    purging: bool = False
     input: Sealed | None = None
     traceback: Sealed | None = None
     result: Sealed | None = None
@@ -288,6 +292,7 @@ class JournalRow:
     Attributes:
         attempt: 0 and below for a copy of another run's step; below 0 it does not count when a
             divergence is looked for.
+        place: among the steps of its run, from 1.
     """
 
     run_id: str
@@ -297,6 +302,7 @@ class JournalRow:
     attempt: int
     created_ms: int
     milliseconds: int
+    place: int
     request: Sealed
     reply: Sealed
 

@@ -20,7 +20,7 @@ from meshgate_gateway.store import CallQuery, Store, Tables
 RUNNERS = frozenset({Kind.CREW, Kind.PROGRAM, Kind.AGENT})
 ENDS = frozenset({"completed", "failed", "cancelled"})
 PAUSES = frozenset({"restarting", "paused"})  # between two attempts
-HELD = frozenset({"waiting", "paused", "cancelling"})  # no attempt begins
+HELD = frozenset({"waiting", "paused", "cancelling", "copying"})  # no attempt begins
 ACTIONS = {
     "cancel": frozenset({"pending", "running", "restarting", "waiting", "pausing", "paused", "cancelling"}),
     "pause": frozenset({"pending", "running", "restarting"}),
@@ -203,7 +203,7 @@ class Runs:
         def serve(caller: Caller) -> tuple[Run, bytes]:
             def work(tables: Tables) -> tuple[Run, bytes]:
                 run = owned(tables, caller=caller, run_id=run_id)
-                return run, self.vault.get(tables, run.input) if run.input else b""
+                return run, self.vault.get(tables, run.input) if run.input and not run.purged_ms else b""
 
             return self.store.read(work)
 

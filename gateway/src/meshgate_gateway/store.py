@@ -82,6 +82,9 @@ class CallTable(Protocol):
     def query(self, query: CallQuery) -> Sequence[LedgerRow]:
         """Calls that match, newest first."""
 
+    def of_run(self, run_id: str) -> Sequence[LedgerRow]:
+        """All calls of a run, in their order."""
+
 
 class RunTable(Protocol):
     """Runs and their fencing numbers."""
@@ -110,6 +113,9 @@ class RunTable(Protocol):
     def driven(self, limit: int) -> Sequence[Run]:
         """Runs that a worker should be at, those longest without a change first."""
 
+    def unfinished(self, *, before_ms: int) -> Sequence[Run]:
+        """Runs whose making or purge took more than one transaction and stopped at that time or earlier."""
+
     def cancelling(self, *, silent_since_ms: int) -> Sequence[Run]:
         """Runs to be cancelled whose last heartbeat is older, at most MAX_ROWS."""
 
@@ -124,10 +130,10 @@ class JournalTable(Protocol):
         """One step."""
 
     def of_run(self, run_id: str) -> Sequence[JournalRow]:
-        """A run's steps, oldest first."""
+        """A run's steps, in their order."""
 
-    def delete(self, run_id: str) -> int:
-        """Deletes a run's steps; how many there were."""
+    def delete(self, run_id: str, limit: int) -> int:
+        """Deletes that many of a run's steps; how many there were."""
 
     def beyond(self, *, run_id: str, scope: str, turn: int, attempts: range) -> JournalRow | None:
         """A model step of these attempts at this turn of the scope or at a later one."""

@@ -331,7 +331,11 @@ class AdminServicer(services.AdminServicer):
 
         def serve(peer: Presented) -> pb.ExportRunResponse:
             part = self._admin.export(
-                peer, run_id=request.run_id, from_step=request.from_step, operator=request.operator
+                peer,
+                run_id=request.run_id,
+                from_step=request.from_step,
+                operator=request.operator,
+                from_byte=request.from_byte,
             )
             return wire.part(part)
 
