@@ -151,6 +151,23 @@ def test_a_purge_leaves_what_a_fork_holds(world) -> None:
     assert payloads(world) == 0
 
 
+def test_two_gateways_that_purge_one_run_record_it_once(world, monkeypatch) -> None:
+    """One is so slow that the other takes it up: both come to the end, and one says so."""
+    worked(world)
+    box = archive_of(world)
+
+    def act(now: int) -> None:
+        if now == 4:
+            monkeypatch.undo()
+            world.clock.ms += 100_000
+            assert box.resume() == 1
+
+    between(world, monkeypatch, act)
+    assert not box.purge(run_id="run-1", **OPERATOR).run.purging
+    events = [record["event"] for record in world.records("lifecycle")]
+    assert (events.count("run_purged"), payloads(world)) == (1, 0)
+
+
 def test_a_purge_under_way_is_nobody_elses(world, monkeypatch) -> None:
     """The sweep takes it up only when it was left alone for a while."""
     worked(world)

@@ -63,8 +63,7 @@ class Gateway:
         probes: Mapping[str, Callable[[], object]] | None = None,
         wait_seconds: float = WAIT_SECONDS,
     ) -> None:
-        self._parts = parts
-        self._stop = threading.Event()
+        self._parts, self._stop = parts, threading.Event()
         self._loops: list[threading.Thread] = []
         self.instance = Instance(store=parts.store)
         self.recorder = Recorder(instance=lambda: self.instance.name, now_ms=parts.now_ms)
