@@ -23,6 +23,7 @@ from meshgate_audit.archive import Broken, Verified, run_digest, verify_archive
 from meshgate_deploy.archive_commands import _digest
 from meshgate_deploy.archive_file import write_archive
 from meshgate_deploy.errors import IntegrityFailed, UsageError
+from meshgate_gateway import archive
 from meshgate_wire import broker_pb2 as pb
 
 Files = dict[str, bytes]
@@ -185,6 +186,40 @@ def test_large_steps_come_in_parts(wire, tmp_path) -> None:
     assert len(files_of(tmp_path / "run.tar.gz")["text/0008-gave"]) > 3_000_000
 
 
+def test_a_step_that_no_message_holds_comes_in_pieces(wire, tmp_path, monkeypatch) -> None:
+    """The same archive, whatever a part may hold; no part holds more, and each piece is on record."""
+    work(wire, "large", ended=False)
+    append(wire, "large", "big", 2, size=10_000)
+    wire.runs("desk").FinishRun(pb.FinishRunRequest(run_id="large", attempt=1, state="completed"))
+    export(wire, tmp_path / "whole.tar.gz", "large")
+    sizes: list[int] = []
+    monkeypatch.setattr(archive, "PART_BYTES", 2_000)
+    ask = asking(wire)
+
+    def measured(method: str, request: dict[str, Any]) -> dict[str, Any]:
+        answer = ask(method, request)
+        if method == "ExportRun" and request.get("from_step"):
+            sizes.append(json_format.ParseDict(answer, pb.ExportRunResponse()).ByteSize())
+        return answer
+
+    path = tmp_path / "pieces.tar.gz"
+    write_archive(run_id="large", ask=measured, path=path, force=False, manifest=b"apiVersion: x")
+    assert path.read_bytes() == (tmp_path / "whole.tar.gz").read_bytes()
+    assert len(sizes) > 7
+    assert max(sizes) < 2_000 + 1_500  # a row comes whole, and the digest
+    page = asking(wire)("QueryRecords", {"kind": "lifecycle", "limit": 1000})
+    events = [json.loads(base64.b64decode(body))["event"] for body in page["records_json"]]
+    assert events.count("run_exported") == 2 + 1 + len(sizes)
+
+
+def test_rows_count_as_much_as_texts(wire, monkeypatch) -> None:
+    """A run of refused calls has rows and hardly a text: its parts are bounded all the same."""
+    monkeypatch.setattr(archive, "PART_BYTES", 1_500)
+    part = asking(wire)("ExportRun", {"run_id": "run-1", "from_step": 1})
+    assert len(part["steps_json"]) < 5
+    assert part["next_step"] == len(part["steps_json"]) + 1
+
+
 def test_a_run_under_way_is_exported_as_it_is(wire, tmp_path) -> None:
     """Also with a call whose arguments nobody may keep: they are not in the store, so not in the archive."""
     work(wire, "busy", ended=False)
@@ -210,6 +245,12 @@ def test_who_took_clear_text_out_is_recorded_first(wire, tmp_path) -> None:
     record = bodies[-1]
     assert (record["event"], record["exported_run"], record["operator"]) == ("run_exported", "run-1", "ann")
     assert record["digest"] == answer["digest"]
+    asking(wire)("ExportRun", {"run_id": "run-1", "operator": "eve", "from_step": 3})
+    page = asking(wire)("QueryRecords", {"kind": "lifecycle", "limit": 1000})
+    later = [json.loads(base64.b64decode(body)) for body in page["records_json"]][len(bodies) :]
+    assert [(one["event"], one["operator"], one["from_step"]) for one in later] == [
+        ("run_exported", "eve", 3)
+    ]
     wire.store.fail_before = True
     assert refusal(lambda: asking(wire)("ExportRun", {"run_id": "run-1"})) == "store_unavailable"
     wire.store.fail_before = False

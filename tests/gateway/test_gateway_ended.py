@@ -68,6 +68,27 @@ def test_what_had_begun_is_seen_through(world) -> None:
     assert world.hosts.take(peer("orders"), call_id=call_id, host_instance="b").row.take == 2
 
 
+@pytest.mark.parametrize("how", ["restarting", "settled"])
+def test_an_ended_attempt_completes_nothing(world, how) -> None:
+    """It said that it is over: not also that its program came to the end, whatever was settled meanwhile."""
+    if how == "settled":
+        call_id = unknown(world)
+        end_attempt(world)
+        world.hosts.resolve(call_id=call_id, outcome=Outcome(State.DONE, b"x", "text"), operator="ada")
+    else:
+        end_attempt(world)
+    finish = lambda: world.runs.finish(  # noqa: E731
+        peer("desk"), run_id="run-1", attempt=1, state="completed", detail=""
+    )
+    assert reason_of(finish) == "attempt_ended"
+    assert world.run().state == "restarting"
+    restart(world, 2)
+    assert (
+        world.runs.finish(peer("desk"), run_id="run-1", attempt=2, state="completed", detail="").state
+        == "completed"
+    )
+
+
 def test_the_launcher_of_an_ended_attempt_lives_on(world) -> None:
     """It says that it lives, ends its attempt again, and may end the run while that waits."""
     unknown(world)

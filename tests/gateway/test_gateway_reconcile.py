@@ -1,5 +1,7 @@
 """Calls whose hosts can find out what came of them: who is asked, what is believed, what is recorded."""
 
+from itertools import pairwise
+
 import pytest
 from fakes.gateway_parts import peer
 from gateway.test_gateway_journal import key
@@ -33,24 +35,108 @@ def finish(world, call_id: str, number: int, outcome: Outcome, host: str = "orde
 
 
 def expired(world, call_id: str) -> None:
-    """Nobody came before the deadline."""
-    world.clock.ms += 10_000_000
-    world.sweeper.sweep()
+    """Nobody came before the deadline, nor to the question that was put then."""
+    for _ in range(2):
+        world.clock.ms += 10_000_000
+        world.sweeper.sweep()
     assert (world.row(call_id).state, world.run().state) == (State.UNKNOWN, "waiting")
 
 
+def put_by_the_sweep(world, *, after_ms: int) -> list[str]:
+    """What the sweep has asked about, that much later."""
+    world.clock.ms += after_ms
+    world.runtime.waiting.clear()
+    world.executor._started.clear()
+    world.sweeper.sweep()
+    return [call_id for call_id, _ in world.runtime.waiting]
+
+
 def test_the_next_host_is_asked_what_came_of_it(world) -> None:
-    """Not unknown at once: handed out as a question, in time to run it if it had not begun."""
+    """Not unknown at once: handed out as a question, and what took effect is told."""
     call_id = taken_and_lost(world)
     found = take(world, call_id, "new")
-    assert (found.ambiguous, found.row.take, found.row.state) == (True, 2, State.SENT)
-    assert found.row.deadline_at_ms > world.clock.ms
+    assert (found.ambiguous, found.may_begin, found.row.take, found.row.state) == (True, False, 2, State.SENT)
     assert world.run().state == "running"
     assert finish(world, call_id, 2, DONE) is State.DONE
     (outcome,) = world.records("outcome")
     assert outcome["settled_by"] == "reconcile spiffe://desk.example/ns/desk/orders"
     assert outcome["cause"] == "reconciled"
     assert [record.get("ambiguous", False) for record in world.records("take")] == [False, True]
+
+
+def test_not_begun_is_not_believed_while_the_host_before_may_be_at_it(world) -> None:
+    """It may begin in a moment. Past that host's deadline the call is asked about again, and may begin."""
+    call_id = taken_and_lost(world)
+    take(world, call_id, "new")
+    assert finish(world, call_id, 2, NEVER) is State.SENT
+    assert world.run().state == "running"
+    busy = world.row(call_id).busy_until_ms
+    assert put_by_the_sweep(world, after_ms=busy - world.clock.ms) == []
+    assert put_by_the_sweep(world, after_ms=ledger.GRACE_MS) == [call_id]
+    found = take(world, call_id, "newer")
+    assert (found.ambiguous, found.may_begin) == (True, True)
+    assert found.row.deadline_at_ms == found.row.busy_until_ms > world.clock.ms
+    assert finish(world, call_id, 3, Outcome(State.DONE, b"paid", "text")) is State.DONE
+
+
+def test_an_answer_counts_for_the_time_it_was_asked_at(world) -> None:
+    """Asked before the deadline, answered after it: what was looked at then may be wrong now."""
+    call_id = taken_and_lost(world)
+    take(world, call_id, "new")
+    expired(world, call_id)
+    assert finish(world, call_id, 2, NEVER) is State.UNKNOWN
+    take(world, call_id, "newer")
+    assert finish(world, call_id, 3, NEVER) is State.FAILED
+
+
+def test_a_deadline_that_was_cut_short_is_no_end_of_the_work(world) -> None:
+    """The run was cancelled: its host was told another deadline and may be at it until then."""
+    call_id = taken_and_lost(world)
+    world.runs.control(run_id="run-1", action="cancel", operator="ada")
+    world.hosts.cut("run-1")
+    world.clock.ms += ledger.GRACE_MS + 1
+    take(world, call_id, "new")
+    assert finish(world, call_id, 2, NEVER) is not State.FAILED
+
+
+def test_what_nobody_knew_is_asked_again_and_again(world) -> None:
+    """Rarer each time, and in the end no more; what a host finds out settles it and lets the run go on."""
+    call_id = taken_and_lost(world)
+    take(world, call_id, "new")
+    finish(world, call_id, 2, LOST)
+    due, puts = world.row(call_id).next_ask_ms, []
+    while due:
+        assert put_by_the_sweep(world, after_ms=due - world.clock.ms - 1) == []
+        assert put_by_the_sweep(world, after_ms=1) == [call_id]
+        puts.append(world.clock.ms)
+        due = world.row(call_id).next_ask_ms
+    pauses = [late - early for early, late in pairwise(puts)]
+    assert len(puts) == ledger.MAX_ASKS
+    assert pauses == [ledger.ASK_AGAIN_MS * 2**n for n in range(ledger.MAX_ASKS - 1)]
+    assert put_by_the_sweep(world, after_ms=10**9) == []
+    take(world, call_id, "newer")
+    finish(world, call_id, 3, DONE)
+    assert world.run().state == "restarting"
+
+
+def test_what_is_settled_or_cannot_be_found_out_is_not_asked(world) -> None:
+    """The sweep asks for tools with a `reconcile`, and only while nobody knows."""
+    paid = taken_and_lost(world)
+    take(world, paid, "new")
+    finish(world, paid, 2, DONE)
+    lost = world.call(step_key=key("t1"), tool="orders.refund").call_id
+    take(world, lost, "gone")
+    assert put_by_the_sweep(world, after_ms=10_000_000) == []
+    assert (world.row(lost).state, world.row(paid).next_ask_ms) == (State.UNKNOWN, 0)
+
+
+def test_a_host_that_does_not_answer_the_first_question_leaves_it_unknown(world) -> None:
+    """The run does not wait for ever in `running`: asked at the deadline, given a moment, then it parks."""
+    call_id = taken_and_lost(world)
+    assert put_by_the_sweep(world, after_ms=10_000_000) == [call_id]
+    assert (world.row(call_id).state, world.run().state) == (State.SENT, "running")
+    put_by_the_sweep(world, after_ms=ledger.ASK_AGAIN_MS)
+    assert (world.row(call_id).state, world.run().state) == (State.UNKNOWN, "waiting")
 
 
 def test_past_its_deadline_it_is_asked_and_not_run(world) -> None:
@@ -99,6 +185,26 @@ def test_a_first_take_whose_answer_was_lost_is_no_question(world) -> None:
     assert caught.value.reason == "call_taken"
     take(world, call_id, "new")
     assert take(world, call_id, "new").row.take == 3
+
+
+@pytest.mark.parametrize("how", ["reconciled", "late", "resolved"])
+def test_what_stood_there_while_nobody_knew_is_gone(world, how) -> None:
+    """A purge finds clear text by the row alone: what a settled row names no more may not be left."""
+    call_id = taken_and_lost(world)
+    expired(world, call_id)
+    before = world.row(call_id).result
+    if how == "reconciled":
+        take(world, call_id, "new")
+        finish(world, call_id, 2, DONE)
+    elif how == "late":
+        finish(world, call_id, 1, Outcome(State.DONE, b"paid", "text"))
+    else:
+        world.hosts.resolve(call_id=call_id, outcome=Outcome(State.DONE, b"x", "text"), operator="ada")
+    after = world.row(call_id).result
+    kept = world.store.read(
+        lambda tables: [tables.payloads.get(one.payload_id) is not None for one in (before, after)]
+    )
+    assert kept == [False, True]
 
 
 def test_unknown_stays_unknown(world) -> None:

@@ -14,9 +14,9 @@ from meshgate_audit.__main__ import main as verify_main
 from meshgate_audit.chain import GENESIS, Head, canonical, seal, verify
 from meshgate_gateway.adapters.postgres_store import PostgresStore
 from meshgate_gateway.adapters.sqlite_store import SqliteStore
-from meshgate_gateway.errors import Conflict, StoreUnavailable
-from meshgate_gateway.model import AuditRecord
-from meshgate_gateway.store import RecordQuery
+from meshgate_gateway.errors import Conflict, NotStorable, Refused, StoreUnavailable
+from meshgate_gateway.model import AuditRecord, Run
+from meshgate_gateway.store import PayloadRow, RecordQuery
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def in_one_commit(store: SqliteStore, works) -> list[object]:
     def write(number: int) -> None:
         try:
             came[number] = store.write(works[number])
-        except (Conflict, StoreUnavailable) as error:
+        except (Refused, StoreUnavailable) as error:
             came[number] = error
 
     threads = [threading.Thread(target=store.write, args=(first,))]
@@ -122,6 +122,38 @@ def test_a_failed_work_breaks_no_chain_within_a_commit(store) -> None:
     found = lines(store)
     assert [json.loads(line)["event"] for line in found] == ["before", "after"]
     assert verify(found).verified
+
+
+def twice(tables) -> None:
+    """Two payloads under one id."""
+    for _ in range(2):
+        tables.payloads.put(PayloadRow("one", "raw", b"s", b"n", b"x"))
+
+
+def endless(tables) -> None:
+    """A number that no column holds."""
+    tables.runs.insert(Run("run-x", "desk", "pending", 0, "", 2**70, 1, 1, 0, ""))
+
+
+@pytest.mark.parametrize("wrong", [twice, endless])
+def test_a_value_that_the_database_refuses_takes_only_its_own_work(store, wrong) -> None:
+    """Works of the same commit are stored, the wrong one is told, and never as a fault of the database."""
+    works = [note("first"), note("second"), wrong, note("third"), note("fourth"), note("fifth")]
+    came = in_one_commit(store, works)
+    assert isinstance(came.pop(2), NotStorable)
+    assert [head.seq for head in came] == [1, 2, 3, 4, 5]
+    found = lines(store)
+    assert [json.loads(line)["event"] for line in found] == ["first", "second", "third", "fourth", "fifth"]
+    assert verify(found).verified
+    assert store.read(lambda tables: (tables.runs.get("run-x"), tables.payloads.get("one"))) == (None, None)
+
+
+def test_a_question_that_no_column_can_answer_is_no_fault(store) -> None:
+    """A number of more than 64 bits comes from whoever asks, not from the database."""
+    with pytest.raises(NotStorable) as caught:
+        store.read(lambda tables: tables.runs.driven(2**70))
+    assert caught.value.reason == "not_storable"
+    store.write(note("goes on"))
 
 
 def test_a_commit_that_fails_is_told_to_all_who_shared_it(store) -> None:

@@ -2,12 +2,17 @@
 
 import hashlib
 import json
+import threading
+import time
 from pathlib import Path
 
 import grpc
 import pytest
 from fakes.gateway_wire import Wire, serve
 from gateway.conftest import CATALOGUE
+from meshgate_gateway.adapters import services
+from meshgate_gateway.adapters.streams import MAX_PER_CALLER, MAX_STREAMS, Streams
+from meshgate_gateway.errors import Unavailable
 from meshgate_wire import broker_pb2 as pb
 
 
@@ -97,6 +102,62 @@ def test_a_journal_is_its_own_apps(wire) -> None:
     query = wire.admin().QueryRecords(pb.QueryRecordsRequest(kind="refusal"))
     assert len(query.records_json) == 5
     assert len(list(wire.runs("desk").ReadJournal(asked))) == 1
+
+
+def until(reached, seconds: float = 30.0) -> None:
+    """Waits for a condition."""
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end
+        threading.Event().wait(0.02)
+
+
+def test_nobody_holds_all_streams() -> None:
+    """A caller has its share, the last free one is for who has none, and a slot is given back once."""
+    streams = Streams()
+    mine = [streams.take("desk") for _ in range(MAX_PER_CALLER)]
+    with pytest.raises(Unavailable):
+        streams.take("desk")
+    others = [streams.take("rival")]
+    with pytest.raises(Unavailable):
+        streams.take("rival")
+    others.append(streams.take("nightly"))
+    with pytest.raises(Unavailable):
+        streams.take("fourth")
+    for slot in (*mine, *mine):
+        slot.release()
+    assert streams.open == MAX_STREAMS - MAX_PER_CALLER
+    streams.take("fourth")
+
+
+def test_who_does_not_read_is_cut_off(wire, monkeypatch) -> None:
+    """Streams nobody reads from fill an app's share, and no other's; after a while they are closed."""
+    monkeypatch.setattr(services, "STREAM_SECONDS", 5.0)
+    for number in range(20):
+        append(wire, f"large {number}", reply_json=json.dumps("x" * 3_000_000).encode())
+    asked = pb.ReadJournalRequest(run_id="run-1", attempt=1)
+    stub = wire.runs("desk")
+    held = [stub.ReadJournal(asked) for _ in range(MAX_PER_CALLER)]
+    for stream in held:
+        next(iter(stream))
+    assert refused(stub.ReadJournal, asked) == (grpc.StatusCode.UNAVAILABLE, "journal_busy")
+    other = wire.runs("rival")
+    other.StartRun(pb.StartRunRequest(run_id="run-r"))
+    assert list(other.ReadJournal(pb.ReadJournalRequest(run_id="run-r"))) == []
+    until(lambda: _free(stub, asked))
+    assert len(held) == MAX_PER_CALLER  # nobody let them go
+
+
+def _free(stub, asked) -> bool:
+    """Whether a stream can be opened."""
+    stream = stub.ReadJournal(asked, timeout=20)
+    try:
+        next(iter(stream))
+    except grpc.RpcError:
+        return False
+    finally:
+        stream.cancel()
+    return True
 
 
 def test_an_ended_run_is_looked_at_without_an_attempt(wire) -> None:

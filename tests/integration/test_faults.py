@@ -167,7 +167,10 @@ def test_a_tool_host_killed_in_mid_tool(mesh) -> None:
 
 
 def test_a_host_killed_in_mid_tool_looks_into_the_book(mesh) -> None:
-    """Before the entry: it is made now. After it: its receipt is the answer. One entry each, nobody asked."""
+    """Before the entry: it is made past the lost host's deadline. After it: its receipt is the answer.
+
+    One entry each, and no person was asked.
+    """
     before, after = "o-book-before", "o-book-after"
     programs = [("nightly.py", f"{name}-run", f"book:{name}") for name in (before, after)]
     with mesh.running(*programs) as runs:
@@ -185,7 +188,9 @@ def test_a_host_killed_in_mid_tool_looks_into_the_book(mesh) -> None:
         assert row["state"] == "done"
         assert mesh.booked(name) == [row["call_id"]]
         assert mesh.effects(name) == [row["call_id"]] * begun
-        assert mesh.kinds(row["call_id"]) == ["decision", "take", "take", "outcome"]
+        kinds = mesh.kinds(row["call_id"])
+        assert [kind for kind in kinds if kind != "take"] == ["decision", "outcome"]
+        assert kinds.count("take") in ((2, 3) if begun == 2 else (2,))  # asked in vain before that deadline
         (outcome,) = mesh.records(kind="outcome", call_id=row["call_id"])
         assert outcome["settled_by"] == f"{by}spiffe://faults.example/ns/faults/orders"
 

@@ -140,7 +140,7 @@ class _Parts:
                 yield _text(f"text/{name}", given[run[name]["payload"]])
         following = int(self.first["next_step"])
         while following:
-            part = self.ask("ExportRun", {"run_id": self.run_id, "from_step": following})
+            part = self._whole(following)
             given = {text["payload"]: text for text in part["texts"]}
             for line in part["steps_json"]:
                 self.steps.append(base64.b64decode(line))
@@ -151,6 +151,21 @@ class _Parts:
                 f"{self.run_id} changed while it was exported",
                 next_step=f"meshgate runs export {self.run_id}",
             )
+
+    def _whole(self, from_step: int) -> dict[str, Any]:
+        """A part; with the rest of its step, where that comes in pieces."""
+        part = self.ask("ExportRun", {"run_id": self.run_id, "from_step": from_step})
+        texts = {text["payload"]: text for text in part["texts"]}
+        more = part
+        while int(more["next_byte"]):
+            place = {"from_step": more["next_step"], "from_byte": more["next_byte"]}
+            more = self.ask("ExportRun", {"run_id": self.run_id, **place})
+            for text in more["texts"]:
+                known = texts.setdefault(text["payload"], text)
+                if known is not text:
+                    data = base64.b64decode(known["data"]) + base64.b64decode(text["data"])
+                    known["data"] = base64.b64encode(data).decode()
+        return {**part, "texts": list(texts.values()), "next_step": more["next_step"]}
 
     def records(self) -> Iterator[bytes]:
         """The records from the run's first to its last, with all in between."""

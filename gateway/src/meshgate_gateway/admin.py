@@ -213,13 +213,15 @@ class Admin:
 
         return self._enter(presented, "BranchRun", serve)
 
-    def export(self, presented: Presented, *, run_id: str, from_step: int, operator: str) -> Part:
+    def export(
+        self, presented: Presented, *, run_id: str, from_step: int, operator: str, from_byte: int = 0
+    ) -> Part:
         """A part of all that a run is; who asks for it is recorded."""
         ask = self.archive.part
         return self._enter(
             presented,
             "ExportRun",
-            lambda _: ask(run_id=run_id, from_step=from_step, operator=operator[:128]),
+            lambda _: ask(run_id=run_id, from_step=from_step, operator=operator[:128], from_byte=from_byte),
         )
 
     def purge(

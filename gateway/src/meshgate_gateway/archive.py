@@ -7,7 +7,7 @@ records. What forks share with the run they were made from is deleted with the l
 """
 
 import hmac
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from meshgate_audit.archive import run_digest
@@ -17,13 +17,18 @@ from meshgate_gateway import calls, ledger, steps
 from meshgate_gateway.authenticate import Mesh
 from meshgate_gateway.errors import Conflict, InvalidRequest, Missing
 from meshgate_gateway.history import require_ended
-from meshgate_gateway.model import JournalRow, LedgerRow, Run, Sealed
+from meshgate_gateway.model import AuditRecord, JournalRow, LedgerRow, Run, Sealed
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder, sealed_form, time_text
 from meshgate_gateway.steps import StepRow
 from meshgate_gateway.store import RecordQuery, Store, Tables
 
-PART_BYTES = 2_097_152  # of clear text after which a part ends: one step more stays below gRPC's 4 MiB
+PART_BYTES = (
+    3_145_728  # of rows and clear text in one part: below gRPC's default 4 MiB with room for the rest
+)
+TEXT_BYTES = 128  # a clear text's own fields
+SLICE = 200  # rows deleted per transaction
+RESUMED_MS = 60_000  # a purge that nobody has ended by then has lost its gateway
 RECORDS_PER_READ = 10_000
 MAX_BRANCHES = 10_000  # of one run; the most that one answer of the store holds
 
@@ -40,7 +45,11 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some of a run; `next_step` is 0 in the last part."""
+    """Some of a run; `next_step` is 0 in the last part.
+
+    Attributes:
+        next_byte: of the clear text of `next_step`, where that step comes in pieces; else 0.
+    """
 
     run_json: bytes
     steps_json: Sequence[bytes]
@@ -49,6 +58,7 @@ class Part:
     digest: str
     first_record: int
     last_record: int
+    next_byte: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +80,34 @@ class Archive:
     mesh: Mesh
     now_ms: Callable[[], int]
 
-    def part(self, *, run_id: str, from_step: int, operator: str) -> Part:
-        """The run itself (`from_step` 0), or as many steps from there on as fit.
+    def part(self, *, run_id: str, from_step: int, operator: str, from_byte: int = 0) -> Part:
+        """The run itself (`from_step` 0), or as many steps from there on as fit. Each is recorded first.
 
         Raises:
             Missing: no such run.
-            Conflict: purged, or too long.
+            Conflict: purged.
         """
-        if from_step:
-            return self.store.read(lambda tables: self._steps(tables, run_id, from_step))
-        part = self.store.read(lambda tables: self._run(tables, run_id))
-        fields = {"exported_run": run_id, "digest": part.digest, "operator": operator}
+        part = self.store.read(
+            lambda tables: (
+                self._steps(tables, run_id, from_step, from_byte) if from_step else self._run(tables, run_id)
+            )
+        )
+        # Not the run's own record (`run_id`): an export changes nothing of what it gives out.
+        fields = {
+            "exported_run": run_id,
+            "digest": part.digest,
+            "operator": operator,
+            "from_step": from_step,
+            "next_step": part.next_step,
+            **({"from_byte": from_byte} if from_byte else {}),
+        }
         record = self.recorder.lifecycle(event="run_exported", fields=fields)
         self.store.write(lambda tables: tables.records.append(record))
         return part
 
     def _run(self, tables: Tables, run_id: str) -> Part:
         run = _exportable(tables, run_id)
-        rows = steps.all_of_run(tables, run_id)
+        rows = steps.of_run(tables, run_id)
         sealed = [each for each in (run.input, run.traceback, run.result) if each]
         first, last = _records(tables, run_id)
         return Part(
@@ -100,21 +120,41 @@ class Archive:
             last_record=last,
         )
 
-    def _steps(self, tables: Tables, run_id: str, from_step: int) -> Part:
+    def _steps(self, tables: Tables, run_id: str, from_step: int, from_byte: int) -> Part:
+        """Whole steps as long as they fit; one that does not fit alone comes in pieces."""
         run = _exportable(tables, run_id)
-        rows = steps.all_of_run(tables, run_id)
+        rows = steps.of_run(tables, run_id)
+        part = Part(b"", (), (), 0, _digest(run, rows), 0, 0)
         lines: list[bytes] = []
         texts: list[Text] = []
-        size = 0
+        room = PART_BYTES
         for number, row in enumerate(rows[from_step - 1 :], start=from_step):
-            lines.append(_step_json(number, row))
+            line = _step_json(number, row)
+            room -= len(line) + sum(sealed.size_bytes + TEXT_BYTES for sealed in _sealed_of(row))
+            if (room < 0 and not lines) or from_byte:
+                return self._piece(tables, replace(part, next_step=number), rows, from_byte)
+            if room < 0:
+                return replace(part, steps_json=lines, texts=texts, next_step=number)
+            lines.append(line)
             texts += [self._text(tables, sealed) for sealed in _sealed_of(row)]
-            size += sum(sealed.size_bytes for sealed in _sealed_of(row))
-            if size > PART_BYTES:
-                break
-        following = from_step + len(lines)
-        digest = _digest(run, rows)
-        return Part(b"", lines, texts, following if following <= len(rows) else 0, digest, 0, 0)
+        return replace(part, steps_json=lines, texts=texts)
+
+    def _piece(self, tables: Tables, part: Part, rows: Sequence[StepRow], from_byte: int) -> Part:
+        """Clear text of step `part.next_step` from there on: its texts count as one."""
+        number = part.next_step
+        row = rows[number - 1]
+        texts: list[Text] = []
+        begin, end = 0, from_byte + PART_BYTES
+        for text in (self._text(tables, sealed) for sealed in _sealed_of(row)):
+            data = text.data[max(0, from_byte - begin) : max(0, end - begin)]
+            begin += len(text.data)
+            if data or not from_byte:
+                texts.append(replace(text, data=data))
+        lines = () if from_byte else (_step_json(number, row),)
+        if begin > end:
+            return replace(part, steps_json=lines, texts=texts, next_byte=end)
+        following = number + 1 if number < len(rows) else 0
+        return replace(part, steps_json=lines, texts=texts, next_step=following)
 
     def _text(self, tables: Tables, sealed: Sealed) -> Text:
         kept = self.vault.kept(tables, sealed)
@@ -137,32 +177,73 @@ class Archive:
         if bool(digest) == without_export:
             raise InvalidRequest("purge_invalid", detail="an export's digest, or without_export")
 
-        def work(tables: Tables) -> Purged:
-            run = require_ended(tables, self.mesh, run_id)
-            rows = steps.all_of_run(tables, run_id)
-            for row in rows:
-                if isinstance(row, LedgerRow) and row.state not in ledger.SETTLED:
-                    raise Conflict("step_not_settled", call_id=row.call_id, detail=f"it is {row.state}")
-            own = _digest(run, rows)
-            if digest and not hmac.compare_digest(digest, own):
-                raise Conflict("export_stale", detail=f"the export is not {run_id} as it is now")
-            ids = _payloads(run, rows)
-            shared = ids & _held_by_relatives(tables, run)
-            deleted = tables.payloads.delete(sorted(ids - shared))
-            tables.journal.delete(run_id)
-            after = replace(run, purged_ms=self.now_ms(), input=None, traceback=None, result=None)
-            if not tables.runs.move(run, after):
-                raise Conflict("run_changed", detail=run_id)
-            counts = {"deleted": deleted, "shared": len(shared), "digest": own}
-            fields = {"run_id": run_id, "state": run.state, "exported": bool(digest), **counts}
-            tables.records.append(
-                self.recorder.lifecycle(
-                    event="run_purged", caller=run.app, fields={**fields, "operator": operator}
-                )
-            )
-            return Purged(after, deleted, len(shared))
+        run, own = self.store.read(lambda tables: self._purgeable(tables, run_id))
+        if digest and not hmac.compare_digest(digest, own):
+            raise Conflict("export_stale", detail=f"the export is not {run_id} as it is now")
+        fields = {"exported": bool(digest), "digest": own, "operator": operator}
 
-        return self.store.write(work)
+        def begin(tables: Tables) -> Run:
+            if require_ended(tables, self.mesh, run_id) != run:
+                raise Conflict("run_changed", detail=run_id)
+            after = replace(run, purged_ms=self.now_ms(), purging=True)
+            tables.runs.move(run, after)
+            tables.records.append(self._purge_record("run_purge_begun", after, fields))
+            return after
+
+        return self._erase(self.store.write(begin), fields)
+
+    def _purgeable(self, tables: Tables, run_id: str) -> tuple[Run, str]:
+        """The run and its digest, which do not change any more: it ended and all calls are settled."""
+        run = require_ended(tables, self.mesh, run_id)
+        rows = steps.of_run(tables, run_id)
+        for row in rows:
+            if isinstance(row, LedgerRow) and row.state not in ledger.SETTLED:
+                raise Conflict("step_not_settled", call_id=row.call_id, detail=f"it is {row.state}")
+        return run, _digest(run, rows)
+
+    def resume(self) -> int:
+        """Ends purges whose gateway died in the middle; returns how many."""
+        before = self.now_ms() - RESUMED_MS
+        found = self.store.read(lambda tables: tables.runs.unfinished(before_ms=before))
+        waiting = [run for run in found if run.purging]
+        for run in waiting:
+            self._erase(run, {"resumed": True})
+        return len(waiting)
+
+    def _erase(self, run: Run, fields: Mapping[str, object]) -> Purged:
+        """Deletes in slices, between which others write. The run is purged already: nobody reads or forks it.
+
+        What another run of its family holds is looked up after that, so none can begin to hold more. The
+        journal goes last: a purge that is taken up again knows its payloads by it.
+        """
+        ids, held = self.store.read(
+            lambda tables: (
+                _payloads(run, steps.of_run(tables, run.run_id)), _held_by_relatives(tables, run)
+            )
+        )  # fmt: skip
+        mine = sorted(ids - held)
+        deleted = 0
+        for start in range(0, len(mine), SLICE):
+            some = mine[start : start + SLICE]
+            deleted += self.store.write(lambda tables, some=some: tables.payloads.delete(some))  # type: ignore[misc]
+        while self.store.write(lambda tables: tables.journal.delete(run.run_id, SLICE)):
+            pass
+
+        def end(tables: Tables) -> Run:
+            now = tables.runs.get(run.run_id)
+            if now is None or not now.purging:  # another gateway took it up and was quicker: it is purged
+                return now or run
+            after = replace(now, purging=False, input=None, traceback=None, result=None)
+            tables.runs.move(now, after)
+            counts = {"deleted": deleted, "shared": len(ids & held)}
+            tables.records.append(self._purge_record("run_purged", after, {**fields, **counts}))
+            return after
+
+        return Purged(self.store.write(end), deleted, len(ids & held))
+
+    def _purge_record(self, event: str, run: Run, fields: Mapping[str, object]) -> AuditRecord:
+        about = {"run_id": run.run_id, "state": run.state, **fields}
+        return self.recorder.lifecycle(event=event, caller=run.app, fields=about)
 
 
 def _exportable(tables: Tables, run_id: str) -> Run:
@@ -272,7 +353,7 @@ def _held_by_relatives(tables: Tables, run: Run) -> set[str]:
     held: set[str] = set()
     for other in _relatives(tables, run):
         if other.run_id != run.run_id and not other.purged_ms:
-            held |= _payloads(other, steps.all_of_run(tables, other.run_id))
+            held |= _payloads(other, steps.of_run(tables, other.run_id))
     return held
 
 

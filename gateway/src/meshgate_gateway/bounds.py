@@ -5,13 +5,13 @@ the store for all. Counted in the transaction that writes; an outcome is never r
 effect has happened: it counts, and the next step is refused.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshgate_gateway.errors import Conflict
 from meshgate_gateway.model import LedgerRow, Run
 from meshgate_gateway.store import Tables
 
-MAX_RUN_STEPS = 10_000  # model replies and calls; as many as one reading of a run gives (MAX_ROWS)
+MAX_RUN_STEPS = 10_000  # model replies and calls; all of them are read at once
 MAX_RUN_BYTES = 268_435_456  # of clear text; a launcher holds the journal in memory, twice while it reads
 MAX_OPEN_RUNS = 1_000  # of one app, not ended; ten times what one machine has launchers for
 
@@ -32,13 +32,15 @@ class Bounds:
         """
         run = tables.runs.get(row.run_id) if row.run_id else None
         if run is not None:
-            self.add_step(tables, run, row.arguments.size_bytes, call_id=row.call_id, tool=row.tool)
+            size = row.arguments.size_bytes
+            place = self.add_step(tables, run, size, call_id=row.call_id, tool=row.tool)
+            row = replace(row, place=place)
         tables.calls.insert(row)
 
     def add_step(
         self, tables: Tables, run: Run, size_bytes: int, *, call_id: str = "", tool: str = ""
-    ) -> None:
-        """Counts one more step of a run.
+    ) -> int:
+        """Counts one more step of a run; its place among them, by no clock.
 
         Raises:
             Conflict: the run is full.
@@ -50,6 +52,7 @@ class Bounds:
             held = f"{run.run_id} holds {run.recorded_bytes} bytes, {self.run_bytes} at most"
             raise Conflict("run_bytes_limit", call_id=call_id, tool=tool, detail=held)
         tables.runs.grow(run.run_id, steps=1, size_bytes=size_bytes)
+        return run.recorded_steps + 1
 
     def check_open(self, tables: Tables, app: str) -> None:
         """Is there room for one more run of the app?

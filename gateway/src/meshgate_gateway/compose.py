@@ -14,7 +14,7 @@ from meshgate_gateway.archive import Archive
 from meshgate_gateway.authenticate import Door, Mesh, Verifier
 from meshgate_gateway.broker import WAIT_SECONDS, Broker, Rooms
 from meshgate_gateway.drive import Drive, RunRuntime
-from meshgate_gateway.errors import StoreUnavailable
+from meshgate_gateway.errors import Refused, StoreUnavailable
 from meshgate_gateway.execute import Executor, ToolRuntime, Waiters
 from meshgate_gateway.health import Health
 from meshgate_gateway.history import History
@@ -64,8 +64,7 @@ class Gateway:
         probes: Mapping[str, Callable[[], object]] | None = None,
         wait_seconds: float = WAIT_SECONDS,
     ) -> None:
-        self._parts = parts
-        self._stop = threading.Event()
+        self._parts, self._stop = parts, threading.Event()
         self._loops: list[threading.Thread] = []
         self.instance = Instance(store=parts.store)
         self.recorder = Recorder(instance=lambda: self.instance.name, now_ms=parts.now_ms)
@@ -90,6 +89,8 @@ class Gateway:
             wait_seconds=wait_seconds,
         )
         self.drive = Drive(parts.store, vault, self.recorder, parts.runtime, mesh, parts.now_ms)
+        self.history = History(parts.store, vault, self.recorder, mesh, parts.now_ms)
+        self.archive = Archive(parts.store, vault, self.recorder, mesh, parts.now_ms)
         self.sweeper = Sweeper(parts.store, self.hosts, executor, parts.now_ms)
         self.health = Health(
             probes={**self._own_probes(), **(probes or {})},
@@ -119,8 +120,8 @@ class Gateway:
             run_control=runs,
             hosts=self.hosts,
             vault=vault,
-            history=History(parts.store, vault, self.recorder, mesh, parts.now_ms),
-            archive=Archive(parts.store, vault, self.recorder, mesh, parts.now_ms),
+            history=self.history,
+            archive=self.archive,
             drive=self.drive,
         )
         return Services(
@@ -176,5 +177,9 @@ class Gateway:
                     _log.warning("another gateway took this name", extra={"name_lost": self.instance.name})
                 self.sweeper.sweep()
                 self.drive.sweep()
+                self.history.give_up_stale()
+                self.archive.resume()
             except StoreUnavailable as error:
                 self.health.fault(error.reason)
+            except Refused as error:  # somebody else was quicker
+                _log.warning("not swept", extra={"reason": error.reason})

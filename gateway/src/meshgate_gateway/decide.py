@@ -127,3 +127,14 @@ def run_context(run: Run | None) -> RunContext | None:
 def runs_for(tool: Tool, caller: Caller) -> bool:
     """False for a tool that `decide` denies to this caller whatever policy says."""
     return tool.kind is ToolKind.TOOL and not (tool.in_agent and tool.host != caller.app)
+
+
+def question_of(row: LedgerRow) -> Permit:
+    """For a call that may have begun: its host is to find out what came of it. TakeCall says what it may do.
+
+    Raises:
+        RuntimeError: the row is in any other state.
+    """
+    if row.state not in (State.SENT, State.UNKNOWN):
+        raise RuntimeError(f"nobody asks about a {row.state} call")
+    return Permit(row.call_id, row.caller, row.tool, row.host, row.decision_id, _SEAL)

@@ -3,6 +3,7 @@
 GatewayError
 ├── Refused                 authenticated, and not to be served: recorded, then a gRPC status
 │   ├── InvalidRequest      malformed                              -> INVALID_ARGUMENT
+│   │   └── NotStorable     the database takes no such value
 │   ├── NotPermitted        not the caller's to do                 -> PERMISSION_DENIED
 │   ├── Conflict            not in this state of things            -> FAILED_PRECONDITION
 │   └── Missing             the caller owns nothing of that name   -> NOT_FOUND
@@ -49,6 +50,14 @@ class Refused(GatewayError):
 
 class InvalidRequest(Refused):
     """The request breaks the protocol."""
+
+
+class NotStorable(InvalidRequest):
+    """The database works, and takes no such value or row; asked again it says the same."""
+
+    def __init__(self, cause: Exception) -> None:
+        # Its class alone: the message quotes values.
+        super().__init__("not_storable", detail=type(cause).__name__)
 
 
 class NotPermitted(Refused):

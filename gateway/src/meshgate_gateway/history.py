@@ -14,7 +14,7 @@ from meshgate_identities.spiffe_id import SpiffeId
 
 from meshgate_gateway import calls, edits, ledger, runs, steps
 from meshgate_gateway.authenticate import Mesh
-from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted
+from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted, Refused
 from meshgate_gateway.model import JournalRow, LedgerRow, Run, Sealed
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder
@@ -22,6 +22,9 @@ from meshgate_gateway.steps import StepRow
 from meshgate_gateway.store import Store, Tables
 
 UNCOUNTED_ATTEMPT = -1  # of a copied step that a person had said not to count
+COPYING = "copying"  # of a new run that has not all of its steps
+SLICE = 200  # steps copied per transaction: some tens of milliseconds that others wait
+GIVEN_UP_MS = 60_000  # a slice takes a fraction of a second
 COUNTS_COPIES = -1  # `trusted_from` of a fork: its copies are of attempt 0
 
 
@@ -107,27 +110,79 @@ class History:
     def make(self, order: BranchOrder) -> Branch:
         """Stores the new run, durably; somebody has to start it.
 
+        Many steps take many transactions, so that others write in between: nobody may act in the new run, and
+        nobody is told of it, before it has all of them.
+
         Raises:
             Missing, NotPermitted, Conflict: the old run is not one to be branched.
             InvalidRequest: there is no such step, or the edit is none.
         """
+        found, kept, edit = self.store.read(lambda tables: self._checked(tables, order))
+        made, copier = self.store.write(lambda tables: self._begun(tables, order, kept, edit))
+        for start in range(SLICE, len(kept), SLICE):
+            made = self._more(copier, kept, start)
+        return replace(found, run=made)
 
-        def work(tables: Tables) -> Branch:
-            found, kept, edit = self._checked(tables, order)
-            run = self._insert(tables, found.run, order, edit)
-            copier = _Copier(self.vault, self.recorder, found.run, run, edit, order.operator)
-            for number, row in enumerate(kept, start=1):
+    def _begun(
+        self, tables: Tables, order: BranchOrder, kept: Sequence[StepRow], edit: edits.Edit | None
+    ) -> tuple[Run, "_Copier"]:
+        """The new run with its first steps. What was checked before stands, for that run ended."""
+        old = require_ended(tables, self.mesh, order.run_id)
+        run = self._insert(tables, old, order, edit, whole=len(kept) <= SLICE)
+        copier = _Copier(self.vault, self.recorder, old, run, edit, order.operator)
+        for number, row in enumerate(kept[:SLICE], start=1):
+            copier.copy(tables, number, row)
+        return run, copier
+
+    def _more(self, copier: "_Copier", kept: Sequence[StepRow], start: int) -> Run:
+        """The steps behind `start`; with the last of them the run may begin."""
+
+        def work(tables: Tables) -> Run:
+            require_ended(tables, self.mesh, copier.old.run_id)  # a purge would take what is not copied yet
+            run = tables.runs.get(copier.run.run_id)
+            if run is None or run.state != COPYING:
+                raise Conflict("run_changed", detail=f"{copier.run.run_id} was given up")
+            rows = kept[start : start + SLICE]
+            for number, row in enumerate(rows, start=start + 1):
                 copier.copy(tables, number, row)
-            return replace(found, run=run)
+            now = self.now_ms()
+            grown = tables.runs.get(run.run_id) or run
+            last = start + len(rows) == len(kept)
+            after = replace(grown, state="pending" if last else COPYING, updated_ms=now, heartbeat_ms=now)
+            tables.runs.move(grown, after)
+            return after
 
-        return self.store.write(work)
+        try:
+            return self.store.write(work)
+        except Refused:
+            self.store.write(lambda tables: self._give_up(tables, copier.run.run_id))
+            raise
+
+    def give_up_stale(self) -> int:
+        """Ends new runs whose gateway died while it copied; returns how many."""
+        before = self.now_ms() - GIVEN_UP_MS
+        found = self.store.read(lambda tables: tables.runs.unfinished(before_ms=before))
+        ended = 0
+        for run in found:
+            if run.state == COPYING:
+                ended += self.store.write(lambda tables, run_id=run.run_id: self._give_up(tables, run_id))  # type: ignore[misc]
+        return ended
+
+    def _give_up(self, tables: Tables, run_id: str) -> bool:
+        run = tables.runs.get(run_id)
+        if run is None or run.state != COPYING:
+            return False
+        after = replace(run, state="failed", detail="not all steps were copied", updated_ms=self.now_ms())
+        tables.runs.move(run, after)
+        tables.records.append(runs.note(self.recorder, "run_finished", after))
+        return True
 
     def _checked(
         self, tables: Tables, order: BranchOrder
     ) -> tuple[Branch, Sequence[StepRow], edits.Edit | None]:
         _check_shape(order)
         run = require_ended(tables, self.mesh, order.run_id)
-        rows = steps.all_of_run(tables, order.run_id)
+        rows = steps.of_run(tables, order.run_id)
         if order.steps > len(rows):
             raise InvalidRequest("from_step_invalid", detail=f"{order.run_id} has {len(rows)} steps")
         kept = rows[: order.steps]
@@ -146,12 +201,14 @@ class History:
         given = self.vault.get(tables, run.input) if run.input else b""
         return Branch(run, steps.effects(rows, after=again), len(rows), given), kept, edit
 
-    def _insert(self, tables: Tables, old: Run, order: BranchOrder, edit: edits.Edit | None) -> Run:
+    def _insert(
+        self, tables: Tables, old: Run, order: BranchOrder, edit: edits.Edit | None, *, whole: bool
+    ) -> Run:
         now = self.now_ms()
         run = Run(
             run_id=order.new_run_id,
             app=old.app,
-            state="pending",
+            state="pending" if whole else COPYING,
             attempt=0,
             launcher="",
             created_ms=now,
@@ -206,10 +263,10 @@ class _Copier:
         edit = self.edit if self.edit is not None and self.edit.step == number else None
         copied: StepRow
         if isinstance(row, JournalRow):
-            copied = self._reply(tables, row, edit)
+            copied = self._reply(tables, row, edit, number)
             stored = tables.journal.insert(copied)
         else:
-            copied = self._call(tables, row, edit)
+            copied = self._call(tables, row, edit, number)
             stored = tables.calls.insert(copied)
         if not stored:
             raise Conflict("step_taken", detail=f"{self.run.run_id} has a step {number} already")
@@ -222,14 +279,14 @@ class _Copier:
     def _attempt(self, row: StepRow) -> int:
         return 0 if row.attempt > self.old.trusted_from else UNCOUNTED_ATTEMPT
 
-    def _reply(self, tables: Tables, row: JournalRow, edit: edits.Edit | None) -> JournalRow:
-        copied = replace(row, run_id=self.run.run_id, attempt=self._attempt(row))
+    def _reply(self, tables: Tables, row: JournalRow, edit: edits.Edit | None, place: int) -> JournalRow:
+        copied = replace(row, run_id=self.run.run_id, attempt=self._attempt(row), place=place)
         if edit is None:
             return copied
         reply = edits.edited_reply(self.vault.get(tables, row.reply), edit)
         return replace(copied, reply=self.vault.put(tables, reply))
 
-    def _call(self, tables: Tables, row: LedgerRow, edit: edits.Edit | None) -> LedgerRow:
+    def _call(self, tables: Tables, row: LedgerRow, edit: edits.Edit | None, place: int) -> LedgerRow:
         call_id = calls.call_id(caller=row.caller, run_id=self.run.run_id, step_key=row.step_key)
         self.twins[row.call_id] = call_id
         copied = replace(
@@ -243,6 +300,9 @@ class _Copier:
             likeness=self._likeness(tables, row),
             repeats=self.twins.get(row.repeats, ""),
             copied_from=row.call_id,
+            place=place,
+            busy_until_ms=0,
+            next_ask_ms=0,
         )
         outcome = edit.outcome if edit else None
         if outcome is None:

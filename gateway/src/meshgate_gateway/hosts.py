@@ -94,11 +94,17 @@ class Hosts:
         return Taken(after, self.vault.get(tables, row.arguments))
 
     def _to_reconcile(self, tables: Tables, caller: Caller, row: LedgerRow, instance: str) -> Taken:
-        """Hands out a question. Only what is not held to be lost, in a live attempt, may still begin."""
+        """Hands out a question.
+
+        Only what is not held to be lost, in a live attempt, may still begin, and only once the host that had
+        it before is past its deadline: what has not begun there may begin in a moment.
+        """
         run = tables.runs.get(row.run_id) if row.run_id else None
         lives = run is None or (bool(run.launcher) and run.state not in runs.HELD)
-        may_run = row.state is State.SENT and lives and not _fenced(tables, row)
-        after = ledger.asked_again(row, host_instance=instance, now_ms=self.now_ms(), may_run=may_run)
+        now = self.now_ms()
+        over = row.state is State.UNKNOWN or not lives or bool(_fenced(tables, row))
+        may_run = not over and ledger.quiet(row, now_ms=now)
+        after = ledger.asked_again(row, host_instance=instance, now_ms=now, may_run=may_run, over=over)
         _move(tables, row, after)
         tables.records.append(self.recorder.take(caller=caller, row=after, ambiguous=True))
         return Taken(after, self.vault.get(tables, row.arguments), ambiguous=True, may_begin=may_run)
@@ -142,6 +148,8 @@ class Hosts:
             raise Conflict("not_reconciled", call_id=call_id, tool=row.tool, detail="it has no reconcile")
         if outcome.reconciled and row.state is outcome.state is State.UNKNOWN:
             return row.state  # asked once more, and still nobody knows
+        if not ledger.believed(row, outcome):
+            return row.state  # asked again, past the deadline of the host that had it
         if outcome.state is State.UNKNOWN and row.effect == "read":
             outcome = replace(outcome, state=State.FAILED)  # nothing can have been changed
         if row.state in ledger.SETTLED or row.state is outcome.state:
@@ -190,6 +198,8 @@ class Hosts:
     def _settle(
         self, tables: Tables, row: LedgerRow, outcome: Outcome, *, by: str, cause: str = ""
     ) -> LedgerRow:
+        if row.result is not None:  # what stood there while nobody knew: nothing names it any more
+            tables.payloads.delete([row.result.payload_id])
         sealed = self.vault.put(tables, outcome.data)
         after = ledger.settled(row, outcome, sealed, now_ms=self.now_ms())
         _move(tables, row, after)

@@ -25,7 +25,7 @@ from meshgate_gateway.model import (
 )
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder
-from meshgate_gateway.store import CallQuery, Store, Tables
+from meshgate_gateway.store import Store, Tables
 
 MAX_STEP_BYTES = 3_145_728  # request and reply together; below gRPC's default 4 MiB with room for the rest
 PAGE = 64  # entries decrypted per read
@@ -161,7 +161,7 @@ class Journal:
             other = diverged(tables, run, step)
             if other is not None:
                 tables.records.append(self._difference(run, step, other))
-            self.bounds.add_step(tables, run, len(request) + len(reply))
+            place = self.bounds.add_step(tables, run, len(request) + len(reply))
             put = self.vault.put
             row = JournalRow(
                 run_id=run_id,
@@ -171,6 +171,7 @@ class Journal:
                 attempt=attempt,
                 created_ms=self.now_ms(),
                 milliseconds=milliseconds,
+                place=place,
                 request=put(tables, request),
                 reply=put(tables, reply),
             )
@@ -196,13 +197,21 @@ class Journal:
         }
         return self.recorder.lifecycle(event="run_differs", caller=run.app, fields=fields)
 
-    def read(self, presented: Presented, *, run_id: str, attempt: int) -> Iterator[Entry]:
+    def read(
+        self,
+        presented: Presented,
+        *,
+        run_id: str,
+        attempt: int,
+        admit: Callable[[Caller], None] = lambda _: None,
+    ) -> Iterator[Entry]:
         """Every finished step of the run, oldest first; decrypted as it is asked for.
 
         Args:
             presented: the run's own app.
             run_id: which run.
             attempt: the current one; 0 looks at a run in any state, also one that has ended.
+            admit: called with who it is before anything is read; may refuse.
 
         Raises:
             Conflict: superseded.
@@ -218,6 +227,7 @@ class Journal:
                         raise Conflict("run_purged", detail=run_id)
                 return run, tables.journal.of_run(run_id), settled_calls(tables, run_id)
 
+            admit(caller)
             return self.store.read(work)
 
         run, replies, settled = self.door.enter(presented, "ReadJournal", serve)
@@ -259,11 +269,5 @@ def _pages(rows: Sequence[JournalRow | LedgerRow]) -> Iterator[list[JournalRow |
 
 
 def settled_calls(tables: Tables, run_id: str) -> list[LedgerRow]:
-    """A run's calls whose answer stands, oldest first."""
-    found: list[LedgerRow] = []
-    query = CallQuery(run_id=run_id, states=ANSWERS, limit=MAX_CALLS)
-    found += tables.calls.query(query)
-    return sorted(found, key=lambda row: row.created_ms)
-
-
-MAX_CALLS = 10_000  # calls of one run that a new attempt is told of; beyond it asks the ledger for each
+    """A run's calls whose answer stands, in their order."""
+    return [row for row in tables.calls.of_run(run_id) if row.state in ANSWERS]

@@ -28,6 +28,10 @@ OUTCOMES = frozenset({State.DONE, State.FAILED, State.UNKNOWN})
 ANSWERED = frozenset({State.DONE, State.FAILED})  # an effect was tried, and what came of it is known
 RUN_ENDED = "run_ended"  # error class of a call whose run ended while the agent itself ran it
 SETTLED = frozenset({State.DONE, State.FAILED, State.DENIED})
+GRACE_MS = 5_000  # a host's FinishCall may be on its way; its clock may go a little wrong
+NOT_BEGUN = "not_begun"  # the error class of a host that found out so
+ASK_AGAIN_MS = 15_000  # longer than an answer of `reconcile` may take; twice that the next time, and so on
+MAX_ASKS = 10  # over two hours; then a person, or a host that comes back
 
 
 def check(before: State | None, after: State) -> None:
@@ -74,13 +78,9 @@ def check_new(row: LedgerRow) -> None:
 def taken(row: LedgerRow, *, host_instance: str, now_ms: int) -> LedgerRow:
     """The row after a take: sent, with the next take number and a fresh deadline."""
     check(row.state, State.SENT)
-    return replace(
-        row,
-        state=State.SENT,
-        take=row.take + 1,
-        host_instance=host_instance,
-        deadline_at_ms=now_ms + row.deadline_ms,
-        updated_ms=now_ms,
+    return _running(
+        replace(row, state=State.SENT, take=row.take + 1, host_instance=host_instance, updated_ms=now_ms),
+        now_ms=now_ms,
     )
 
 
@@ -96,16 +96,53 @@ def begins_again(row: LedgerRow) -> bool:
     return row.state is State.RESERVED or (row.in_agent and row.state is State.SENT)
 
 
-def asked_again(row: LedgerRow, *, host_instance: str, now_ms: int, may_run: bool) -> LedgerRow:
+def _running(row: LedgerRow, *, now_ms: int) -> LedgerRow:
+    """Its host may be at work on it from now to its deadline; then it is asked about, if nobody told."""
+    deadline = now_ms + row.deadline_ms
+    due = 0 if row.repeatable else deadline + GRACE_MS
+    return replace(row, deadline_at_ms=deadline, busy_until_ms=deadline, asks=0, next_ask_ms=due)
+
+
+def asked_again(
+    row: LedgerRow, *, host_instance: str, now_ms: int, may_run: bool, over: bool = False
+) -> LedgerRow:
     """The row of a call whose host is to find out what came of it: the state stays, the take is the next.
 
-    What had not begun may begin now when `may_run`; else its deadline has passed.
+    What had not begun may begin now when `may_run`; when it is `over` nobody waits for it any more.
     """
     if row.state not in (State.SENT, State.UNKNOWN):
         raise RuntimeError(f"nobody asks what came of a call that is {row.state}")
-    deadline = now_ms + row.deadline_ms if may_run else min(row.deadline_at_ms, now_ms)
+    after = replace(row, take=row.take + 1, host_instance=host_instance, asked_ms=now_ms, updated_ms=now_ms)
+    if may_run:
+        return _running(after, now_ms=now_ms)
+    return replace(after, deadline_at_ms=min(row.deadline_at_ms, now_ms)) if over else after
+
+
+def quiet(row: LedgerRow, *, now_ms: int) -> bool:
+    """Whether every process that was told to run it is past its deadline, so that none may still begin it."""
+    return now_ms >= row.busy_until_ms + GRACE_MS
+
+
+def believed(row: LedgerRow, outcome: Outcome) -> bool:
+    """False for "it had not begun" of a host that was asked while an earlier one could still be at it."""
+    if not outcome.reconciled or outcome.error_class != NOT_BEGUN:
+        return True
+    return quiet(row, now_ms=row.asked_ms)
+
+
+def put_again(row: LedgerRow, *, now_ms: int) -> LedgerRow:
+    """The row as its host is asked once more: later each time, and in the end no more.
+
+    The first time, a call that is not yet held to be lost is given the time for an answer.
+    """
+    asks = row.asks + 1
+    due = now_ms + ASK_AGAIN_MS * 2 ** (asks - 1)
+    first = row.state is State.SENT and not row.asks
     return replace(
-        row, take=row.take + 1, host_instance=host_instance, deadline_at_ms=deadline, updated_ms=now_ms
+        row,
+        asks=asks,
+        next_ask_ms=due if asks < MAX_ASKS else 0,
+        deadline_at_ms=due - GRACE_MS if first else row.deadline_at_ms,
     )
 
 
@@ -119,4 +156,5 @@ def settled(row: LedgerRow, outcome: Outcome, sealed: Sealed | None, *, now_ms: 
         result_kind=outcome.result_kind,
         error_class=outcome.error_class,
         updated_ms=now_ms,
+        next_ask_ms=row.next_ask_ms if outcome.state is State.UNKNOWN else 0,
     )

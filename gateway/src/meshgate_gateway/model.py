@@ -151,6 +151,11 @@ class LedgerRow:
         repeats: id of the first such call, when this one is not it.
         task: digest of that task.
         copied_from: id of another run's call whose answer this is; it was never executed here.
+        busy_until_ms: until then a process that was told to run it may be at work on it.
+        asked_ms: when a host last took it as a question what came of it.
+        asks: how often the sweeper has put that question.
+        next_ask_ms: when it puts it next; 0 for a call about which there is none.
+        place: among the steps of its run, from 1; 0 outside of a run.
     """
 
     call_id: str
@@ -184,6 +189,11 @@ class LedgerRow:
     repeats: str = ""
     task: str = ""
     copied_from: str = ""
+    busy_until_ms: int = 0
+    asked_ms: int = 0
+    asks: int = 0
+    next_ask_ms: int = 0
+    place: int = 0
 
     @property
     def repeatable(self) -> bool:
@@ -254,6 +264,7 @@ class Run:
         lost: attempts in a row that nobody ended and that brought no new step: their worker died.
         begun_steps: `recorded_steps` when the current attempt began.
         result: what it gave, one JSON value, where its program tells.
+        purging: its clear text is being deleted.
     """
 
     run_id: str
@@ -277,6 +288,7 @@ class Run:
     crashes: int = 0
     lost: int = 0
     begun_steps: int = 0
+    purging: bool = False
     input: Sealed | None = None
     traceback: Sealed | None = None
     result: Sealed | None = None
@@ -304,6 +316,7 @@ class JournalRow:
     Attributes:
         attempt: 0 and below for a copy of another run's step; below 0 it does not count when a
             divergence is looked for.
+        place: among the steps of its run, from 1.
     """
 
     run_id: str
@@ -313,6 +326,7 @@ class JournalRow:
     attempt: int
     created_ms: int
     milliseconds: int
+    place: int
     request: Sealed
     reply: Sealed
 

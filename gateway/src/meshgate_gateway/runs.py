@@ -20,7 +20,7 @@ from meshgate_gateway.store import CallQuery, Store, Tables
 RUNNERS = frozenset({Kind.CREW, Kind.PROGRAM, Kind.AGENT})
 ENDS = frozenset({"completed", "failed", "cancelled"})
 PAUSES = frozenset({"restarting", "paused", "stopped"})  # how an attempt ends and its run does not
-HELD = frozenset({"waiting", "paused", "cancelling"})  # no attempt begins
+HELD = frozenset({"waiting", "paused", "cancelling", "copying"})  # no attempt begins
 ACTIONS = {
     "cancel": frozenset({"pending", "running", "restarting", "waiting", "pausing", "paused", "cancelling"}),
     "pause": frozenset({"pending", "running", "restarting"}),
@@ -213,7 +213,7 @@ class Runs:
         def serve(caller: Caller) -> tuple[Run, bytes]:
             def work(tables: Tables) -> tuple[Run, bytes]:
                 run = owned(tables, caller=caller, run_id=run_id)
-                return run, self.vault.get(tables, run.input) if run.input else b""
+                return run, self.vault.get(tables, run.input) if run.input and not run.purged_ms else b""
 
             return self.store.read(work)
 
@@ -351,7 +351,9 @@ class Runs:
             run = owned(tables, caller=caller, run_id=run_id)
             if run.ended and run.attempt == attempt and run.state == state:
                 return run
-            run = require(tables, caller=caller, run_id=run_id, attempt=attempt)
+            # What is over has done nothing more: it cannot have come to the end of its program.
+            check = acting if state == "completed" else require
+            run = check(tables, caller=caller, run_id=run_id, attempt=attempt)
             if run.state in HELD and state == "completed":
                 raise Conflict(f"run_{run.state}", detail=run.detail)
             after = replace(run, state=state, detail=detail[:MAX_DETAIL_CHARACTERS], updated_ms=self.now_ms())

@@ -6,37 +6,22 @@ that was shown once stays.
 
 from collections.abc import Sequence
 
-from meshgate_gateway.errors import Conflict
 from meshgate_gateway.model import JournalRow, LedgerRow, State
-from meshgate_gateway.store import CallQuery, Tables
+from meshgate_gateway.store import Tables
 
 StepRow = JournalRow | LedgerRow
 
-MAX_CALLS = 10_000  # of one run; the most that one answer of the store holds
 TAKEN_STATES = frozenset({State.SENT, State.DONE, State.FAILED, State.UNKNOWN})
 
 
-def order(row: StepRow) -> tuple[int, int, bool, str]:
-    """Sorts steps: by time; in one millisecond by turn, where calls come before the next reply."""
-    return (row.created_ms, row.turn, isinstance(row, JournalRow), row.step_key)
+def order(row: StepRow) -> int:
+    """Sorts steps: in the order in which they were stored, whatever clocks the gateways have."""
+    return row.place
 
 
 def of_run(tables: Tables, run_id: str) -> list[StepRow]:
     """All steps of a run, whatever their state."""
-    calls = tables.calls.query(CallQuery(run_id=run_id, limit=MAX_CALLS))
-    return sorted([*tables.journal.of_run(run_id), *calls], key=order)
-
-
-def all_of_run(tables: Tables, run_id: str) -> list[StepRow]:
-    """The same, for who must not miss one.
-
-    Raises:
-        Conflict: the run has more calls than can be read at once.
-    """
-    rows = of_run(tables, run_id)
-    if sum(isinstance(row, LedgerRow) for row in rows) >= MAX_CALLS:
-        raise Conflict("run_too_long", detail=f"{run_id} has {MAX_CALLS} calls or more")
-    return rows
+    return sorted([*tables.journal.of_run(run_id), *tables.calls.of_run(run_id)], key=order)
 
 
 def may_have_acted(row: StepRow) -> bool:

@@ -49,6 +49,8 @@ class CallQuery:
     likeness: str = ""
     states: tuple[State, ...] = ()
     updated_before_ms: int = 0
+    tools: tuple[str, ...] = ()
+    ask_due_ms: int = 0
     limit: int = 1000
 
 
@@ -79,6 +81,9 @@ class CallTable(Protocol):
 
     def query(self, query: CallQuery) -> Sequence[LedgerRow]:
         """Calls that match, newest first."""
+
+    def of_run(self, run_id: str) -> Sequence[LedgerRow]:
+        """All calls of a run, in their order."""
 
 
 class RunTable(Protocol):
@@ -112,6 +117,9 @@ class RunTable(Protocol):
         first; with each further turn the next ones, and then again the first.
         """
 
+    def unfinished(self, *, before_ms: int) -> Sequence[Run]:
+        """Runs whose making or purge took more than one transaction and stopped at that time or earlier."""
+
     def leaving(self, *, silent_since_ms: int) -> Sequence[Run]:
         """Runs to be cancelled or paused whose last heartbeat is older, at most MAX_ROWS."""
 
@@ -126,10 +134,10 @@ class JournalTable(Protocol):
         """One step."""
 
     def of_run(self, run_id: str) -> Sequence[JournalRow]:
-        """A run's steps, oldest first."""
+        """A run's steps, in their order."""
 
-    def delete(self, run_id: str) -> int:
-        """Deletes a run's steps; how many there were."""
+    def delete(self, run_id: str, limit: int) -> int:
+        """Deletes that many of a run's steps; how many there were."""
 
     def beyond(self, *, run_id: str, scope: str, turn: int, attempts: range) -> JournalRow | None:
         """A model step of these attempts at this turn of the scope or at a later one."""
@@ -193,10 +201,11 @@ class Store(Protocol):
     """The gateway's only memory."""
 
     def write(self, work: Callable[[Tables], T]) -> T:
-        """Runs `work` in one transaction and returns once it is durable.
+        """Runs `work` in one transaction and returns once it is durable. May run it more than once.
 
         Raises:
             StoreUnavailable: it may or may not be stored.
+            NotStorable: the database takes no such value; nothing was stored.
         """
 
     def read(self, work: Callable[[Tables], T]) -> T:
@@ -204,6 +213,7 @@ class Store(Protocol):
 
         Raises:
             StoreUnavailable: nothing could be read.
+            NotStorable: no column holds such a value.
         """
 
     def probe(self) -> None:

@@ -4,11 +4,12 @@ It is the project's own. It runs here, with the host's credentials, and looks at
 
     def find_refund(key: str, arguments: dict) -> object:
         refund = payments.find(key)
-        return ("done", refund.receipt) if refund else "not_begun"
+        return ("done", refund.receipt) if refund else "unknown"
 
 It says `("done", result)`, `("failed", reason)`, `"not_begun"` or `"unknown"`. Not begun is a promise that
-this call, begun by an earlier process, will not take effect any more: it is run then. A function that
-raises, hangs or says something else has said `unknown`.
+this call, begun by an earlier process, will not take effect any more: it is run then. Not found is no such
+promise, a request may be on its way. A function that raises, hangs or says something else has said `unknown`;
+it is asked again.
 """
 
 import asyncio

@@ -623,14 +623,16 @@ class BranchRunResponse(_message.Message):
     def __init__(self, run: _Optional[_Union[RunRow, _Mapping]] = ..., effects: _Optional[_Iterable[_Union[EffectRow, _Mapping]]] = ..., steps: _Optional[int] = ..., input_json: _Optional[bytes] = ...) -> None: ...
 
 class ExportRunRequest(_message.Message):
-    __slots__ = ("run_id", "from_step", "operator")
+    __slots__ = ("run_id", "from_step", "operator", "from_byte")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     FROM_STEP_FIELD_NUMBER: _ClassVar[int]
     OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    FROM_BYTE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     from_step: int
     operator: str
-    def __init__(self, run_id: _Optional[str] = ..., from_step: _Optional[int] = ..., operator: _Optional[str] = ...) -> None: ...
+    from_byte: int
+    def __init__(self, run_id: _Optional[str] = ..., from_step: _Optional[int] = ..., operator: _Optional[str] = ..., from_byte: _Optional[int] = ...) -> None: ...
 
 class ClearText(_message.Message):
     __slots__ = ("payload", "salt", "data", "kept")
@@ -645,7 +647,7 @@ class ClearText(_message.Message):
     def __init__(self, payload: _Optional[str] = ..., salt: _Optional[bytes] = ..., data: _Optional[bytes] = ..., kept: _Optional[bool] = ...) -> None: ...
 
 class ExportRunResponse(_message.Message):
-    __slots__ = ("run_json", "steps_json", "texts", "next_step", "digest", "first_record", "last_record")
+    __slots__ = ("run_json", "steps_json", "texts", "next_step", "digest", "first_record", "last_record", "next_byte")
     RUN_JSON_FIELD_NUMBER: _ClassVar[int]
     STEPS_JSON_FIELD_NUMBER: _ClassVar[int]
     TEXTS_FIELD_NUMBER: _ClassVar[int]
@@ -653,6 +655,7 @@ class ExportRunResponse(_message.Message):
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     FIRST_RECORD_FIELD_NUMBER: _ClassVar[int]
     LAST_RECORD_FIELD_NUMBER: _ClassVar[int]
+    NEXT_BYTE_FIELD_NUMBER: _ClassVar[int]
     run_json: bytes
     steps_json: _containers.RepeatedScalarFieldContainer[bytes]
     texts: _containers.RepeatedCompositeFieldContainer[ClearText]
@@ -660,7 +663,8 @@ class ExportRunResponse(_message.Message):
     digest: str
     first_record: int
     last_record: int
-    def __init__(self, run_json: _Optional[bytes] = ..., steps_json: _Optional[_Iterable[bytes]] = ..., texts: _Optional[_Iterable[_Union[ClearText, _Mapping]]] = ..., next_step: _Optional[int] = ..., digest: _Optional[str] = ..., first_record: _Optional[int] = ..., last_record: _Optional[int] = ...) -> None: ...
+    next_byte: int
+    def __init__(self, run_json: _Optional[bytes] = ..., steps_json: _Optional[_Iterable[bytes]] = ..., texts: _Optional[_Iterable[_Union[ClearText, _Mapping]]] = ..., next_step: _Optional[int] = ..., digest: _Optional[str] = ..., first_record: _Optional[int] = ..., last_record: _Optional[int] = ..., next_byte: _Optional[int] = ...) -> None: ...
 
 class PurgeRunRequest(_message.Message):
     __slots__ = ("run_id", "digest", "without_export", "operator")

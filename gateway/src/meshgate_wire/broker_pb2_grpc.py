@@ -811,7 +811,7 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportRun(self, request, context):
-        """All that a run is, in clear and part by part; the first part leaves a record of who asked.
+        """All that a run is, in clear and part by part; each leaves a record of who asked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

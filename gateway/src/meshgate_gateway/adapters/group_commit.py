@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from meshgate_gateway.adapters.tables import Connection
-from meshgate_gateway.errors import StoreUnavailable
+from meshgate_gateway.errors import NotStorable, StoreUnavailable
 from meshgate_gateway.store import Tables
 
 T = TypeVar("T")
@@ -89,6 +89,7 @@ def run_batch(
     *,
     tables: Callable[[], Tables],
     faults: type[Exception],
+    own: tuple[type[Exception], ...] = (),
 ) -> None:
     """Runs works one after the other, each in a savepoint; whoever calls commits, then sets them done.
 
@@ -97,12 +98,14 @@ def run_batch(
         batch: what to run.
         tables: makes the tables anew; what the old ones carried is gone after a rollback.
         faults: what takes the whole transaction. Anything else that a work raises takes only its own.
+        own: those of them that are a work's own all the same: the database takes no such value.
     """
     mine = tables()
     for pending in batch:
+        pending.value, pending.error = None, None
         connection.execute("SAVEPOINT work")
         try:
-            pending.value = _attempt(pending.work, mine, faults)
+            pending.value = _attempt(pending.work, mine, faults, own)
         except _WorkFailed as failed:
             connection.execute("ROLLBACK TO work")
             mine = tables()  # what it knew of the log's end is gone too
@@ -130,10 +133,14 @@ class _WorkFailed(Exception):
         self.cause = cause
 
 
-def _attempt(work: Callable[[Tables], T], tables: Tables, faults: type[Exception]) -> T:
+def _attempt(
+    work: Callable[[Tables], T], tables: Tables, faults: type[Exception], own: tuple[type[Exception], ...]
+) -> T:
     """A work that fails takes only its own savepoint with it; a fault of the database takes all."""
     try:
         return work(tables)
+    except own as error:
+        raise _WorkFailed(NotStorable(error)) from error
     except faults:
         raise
     except Exception as error:

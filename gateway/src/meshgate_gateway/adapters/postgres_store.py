@@ -21,7 +21,7 @@ from meshgate_gateway.adapters.postgres_connection import PARAMETERS, Bounded
 from meshgate_gateway.adapters.postgres_schema import LOG_LOCK, upgrade
 from meshgate_gateway.adapters.postgres_tables import Statements, postgres_tables
 from meshgate_gateway.adapters.tables import HEAD, PROBE, check_tail
-from meshgate_gateway.errors import StoreUnavailable
+from meshgate_gateway.errors import NotStorable, StoreUnavailable
 from meshgate_gateway.store import Tables
 
 T = TypeVar("T")
@@ -30,6 +30,7 @@ READERS = 8
 READER_WAIT_SECONDS = 2.0
 CLOSE_SECONDS = 1.0  # then threads of the pool end by themselves
 
+_OWN = (psycopg.DataError, psycopg.IntegrityError)  # what a value does, not the server
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"  # each statement sees what the last holder committed
 _LOCK: LiteralString = "SELECT pg_advisory_xact_lock(%s)"
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
@@ -56,12 +57,11 @@ class PostgresStore:
 
     def _commit(self, batch: list[Pending]) -> None:
         with self._connected:
-            writer = self._writer
-            if writer is None:
+            if self._writer is None:
                 fail(batch, StoreUnavailable(detail="the store is closed after a fault"))
                 return
             try:
-                _commit_on(writer, batch)
+                self._run(self._writer, batch)
             except (psycopg.Error, OSError) as error:
                 self._drop()
                 fail(batch, StoreUnavailable(detail=f"not durable: {_said(error)}"), error)
@@ -71,6 +71,25 @@ class PostgresStore:
                 raise
             else:
                 settle(batch)
+
+    def _run(self, writer: Bounded, batch: list[Pending]) -> None:
+        """Commits a batch; a value that the server refuses takes only the work that brought it.
+
+        In a pipeline the server's answer comes later than the statement, perhaps in another work. So the
+        works run anew in halves, until the one that is refused is alone: an aborted transaction left nothing
+        behind. On a connection of its own, since this one's prepared statements may have been aborted too.
+        """
+        try:
+            _transaction(writer, batch)
+        except _OWN as error:
+            writer.close()
+            self._writer = Bounded.to(self._url, autocommit=True)
+            if len(batch) == 1:
+                batch[0].error = NotStorable(error)
+                return
+            middle = len(batch) // 2
+            self._run(self._writer, batch[:middle])
+            self._run(self._writer, batch[middle:])
 
     def read(self, work: Callable[[Tables], T]) -> T:
         """Runs `work` on one snapshot of committed state."""
@@ -85,6 +104,8 @@ class PostgresStore:
                 finally:
                     if not connection.broken:
                         connection.execute("ROLLBACK")
+        except _OWN as error:
+            raise NotStorable(error) from error
         except (psycopg.Error, OSError) as error:
             raise StoreUnavailable(detail=f"not readable: {_said(error)}") from error
 
@@ -137,7 +158,7 @@ class PostgresStore:
             readers.close(timeout=CLOSE_SECONDS)
 
 
-def _commit_on(writer: Connection[Any], batch: list[Pending]) -> None:
+def _transaction(writer: Connection[Any], batch: list[Pending]) -> None:
     """One transaction in one pipeline: only what a work reads waits for the server."""
     statements = Statements(writer)
     with writer.pipeline():

@@ -9,11 +9,11 @@ from meshgate_wire import broker_pb2 as pb
 from meshgate_wire import broker_pb2_grpc as services
 
 from meshgate_gateway.adapters import wire
+from meshgate_gateway.adapters.streams import Slot, Streams
 from meshgate_gateway.admin import Admin
 from meshgate_gateway.attempts import failures, seen
 from meshgate_gateway.broker import Broker
 from meshgate_gateway.catalogue import Catalogue
-from meshgate_gateway.errors import Unavailable
 from meshgate_gateway.hosts import Hosts
 from meshgate_gateway.journal import Journal
 from meshgate_gateway.model import Outcome, Presented, State
@@ -23,7 +23,7 @@ from meshgate_gateway.record import VERSION
 from meshgate_gateway.runs import Runs, forsaken
 from meshgate_gateway.store import CallQuery, RecordQuery
 
-MAX_STREAMS = 4  # journals being read at once: an eighth of the default threads
+STREAM_SECONDS = 120.0  # for one journal, as long as a launcher waits for it
 MAX_ANSWER_BYTES = 3_145_728  # of records in one answer: below gRPC's default 4 MiB
 
 Guard = Callable[[grpc.ServicerContext, Callable[[Presented], Any]], Any]
@@ -89,26 +89,33 @@ class RunsServicer(services.RunsServicer):
         self._guard = guard
         self._runs = runs
         self._journal = journal
-        self._streams = threading.BoundedSemaphore(MAX_STREAMS)
+        self._streams = Streams()
 
     def ReadJournal(self, request: pb.ReadJournalRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """See the proto. A fault on the way is a status, never a journal that looks whole."""
-        entries = self._guard(context, lambda peer: self._opened(peer, request))
+        slots: list[Slot] = []
+
+        def opened(peer: Presented) -> Iterator[pb.JournalEntry]:
+            entries = self._journal.read(
+                peer,
+                run_id=request.run_id,
+                attempt=request.attempt,
+                admit=lambda caller: slots.append(self._streams.take(caller.spiffe_id)),
+            )
+            return map(wire.entry, entries)
+
+        # Who does not read stands in the way of the next message, where only a cancel reaches the thread.
+        late = threading.Timer(STREAM_SECONDS, context.cancel)
+        late.daemon = True
         try:
+            entries = self._guard(context, opened)
+            late.start()
             while (entry := self._guard(context, lambda _: next(entries, None))) is not None:
                 yield entry
         finally:
-            self._streams.release()
-
-    def _opened(self, peer: Presented, request: pb.ReadJournalRequest) -> Iterator[pb.JournalEntry]:
-        """A stream holds a thread until it is read to its end, so only a few may be open."""
-        if not self._streams.acquire(blocking=False):
-            raise Unavailable("journal_busy", detail=f"{MAX_STREAMS} journals are being read")
-        try:
-            return map(wire.entry, self._journal.read(peer, run_id=request.run_id, attempt=request.attempt))
-        except BaseException:
-            self._streams.release()
-            raise
+            late.cancel()
+            for slot in slots:
+                slot.release()
 
     def AppendStep(self, request: pb.AppendStepRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """See the proto."""
@@ -341,7 +348,11 @@ class AdminServicer(services.AdminServicer):
 
         def serve(peer: Presented) -> pb.ExportRunResponse:
             part = self._admin.export(
-                peer, run_id=request.run_id, from_step=request.from_step, operator=request.operator
+                peer,
+                run_id=request.run_id,
+                from_step=request.from_step,
+                operator=request.operator,
+                from_byte=request.from_byte,
             )
             return wire.part(part)
 

@@ -14,11 +14,13 @@ from typing import TypeVar
 from meshgate_gateway.adapters.group_commit import GroupCommit, Pending, fail, run_batch, settle
 from meshgate_gateway.adapters.sqlite_tables import SCHEMA, sqlite_tables
 from meshgate_gateway.adapters.tables import PROBE, check_tail
-from meshgate_gateway.errors import StoreUnavailable
+from meshgate_gateway.errors import NotStorable, StoreUnavailable
 from meshgate_gateway.store import Tables
 
 T = TypeVar("T")
 
+# What a value does, not the file: a constraint, a text that is too long, a number of more than 64 bits.
+_OWN = (sqlite3.DataError, sqlite3.IntegrityError, OverflowError)
 BUSY_SECONDS = 2.0  # another process holds the write lock: an operator's backup, not a peer
 
 
@@ -49,7 +51,7 @@ class SqliteStore:
                 return
             try:
                 writer.execute("BEGIN IMMEDIATE")
-                run_batch(writer, batch, tables=lambda: sqlite_tables(writer), faults=sqlite3.Error)
+                run_batch(writer, batch, tables=lambda: sqlite_tables(writer), faults=sqlite3.Error, own=_OWN)
                 writer.execute("COMMIT")
             except (sqlite3.Error, OSError) as error:
                 self._drop()
@@ -70,6 +72,8 @@ class SqliteStore:
                 return work(sqlite_tables(connection))
             finally:
                 connection.execute("COMMIT")
+        except _OWN as error:
+            raise NotStorable(error) from error
         except (sqlite3.Error, OSError) as error:
             raise StoreUnavailable(detail=f"not readable: {error}") from error
 

@@ -18,13 +18,15 @@ CREATE INDEX IF NOT EXISTS records_run ON records (run_id) WHERE run_id != '';
 CREATE TABLE IF NOT EXISTS calls ({", ".join(CALL).replace("call_id", "call_id TEXT PRIMARY KEY", 1)})
   WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS calls_open ON calls (updated_ms) WHERE state IN ('reserved', 'sent');
+CREATE INDEX IF NOT EXISTS calls_asked ON calls (next_ask_ms) WHERE next_ask_ms > 0;
 CREATE INDEX IF NOT EXISTS calls_like ON calls (likeness) WHERE likeness != '';
-CREATE INDEX IF NOT EXISTS calls_run ON calls (run_id, created_ms);
+CREATE INDEX IF NOT EXISTS calls_run ON calls (run_id, place);
 CREATE TABLE IF NOT EXISTS runs ({", ".join(RUN).replace("run_id", "run_id TEXT PRIMARY KEY", 1)})
   WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS runs_created ON runs (created_ms);
 CREATE INDEX IF NOT EXISTS runs_origin ON runs (origin_run) WHERE origin_run != '';
 CREATE INDEX IF NOT EXISTS runs_leaving ON runs (heartbeat_ms) WHERE state IN ('cancelling', 'pausing');
+CREATE INDEX IF NOT EXISTS runs_unfinished ON runs (updated_ms) WHERE purging OR state = 'copying';
 CREATE INDEX IF NOT EXISTS runs_open ON runs (app) WHERE state NOT IN ({ENDED});
 CREATE INDEX IF NOT EXISTS runs_driven ON runs (updated_ms)
   WHERE driven AND state IN ('pending', 'running', 'restarting');

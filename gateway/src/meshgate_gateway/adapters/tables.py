@@ -128,7 +128,7 @@ def _run_in(values: Sequence[object]) -> Run:
     row = dict(zip(RUN, values, strict=True))
     for name in _RUN_SEALED:
         row[name] = _sealed_in(row[name])  # type: ignore[arg-type]
-    row["driven"] = bool(row["driven"])
+    row["driven"], row["purging"] = bool(row["driven"]), bool(row["purging"])
     return Run(**row)  # type: ignore[arg-type]
 
 
@@ -176,6 +176,11 @@ class Calls:
     def __init__(self, connection: Connection) -> None:
         self._db = connection
 
+    def of_run(self, run_id: str) -> list[LedgerRow]:
+        """All calls of a run, in their order."""
+        rows = self._db.execute(f"{_SELECT_CALL} WHERE run_id = ? ORDER BY place", (run_id,))
+        return [_call_in(row) for row in rows.fetchall()]
+
     def insert(self, row: LedgerRow) -> bool:
         """Stores a new call; False when the id is taken."""
         ledger.check_new(row)
@@ -208,6 +213,12 @@ class Calls:
         if query.updated_before_ms:
             where.append("updated_ms < ?")
             values.append(query.updated_before_ms)
+        if query.tools:
+            where.append(f"tool IN ({', '.join('?' * len(query.tools))})")
+            values += query.tools
+        if query.ask_due_ms:
+            where.append("next_ask_ms > 0 AND next_ask_ms <= ? AND state IN ('sent', 'unknown')")
+            values.append(query.ask_due_ms)
         values.append(max(1, min(query.limit, MAX_ROWS)))
         sql = f"{_SELECT_CALL} WHERE {' AND '.join(where)} ORDER BY created_ms DESC LIMIT ?"
         return [_call_in(row) for row in self._db.execute(sql, values).fetchall()]
@@ -267,6 +278,14 @@ class Runs:
         rows = self._db.execute(sql, (per_app, per_app, *since, per_app, turn, turn))
         return [_run_in(row) for row in rows.fetchall()]
 
+    def unfinished(self, *, before_ms: int) -> Sequence[Run]:
+        """Runs that are copied to or purged, and were not touched since."""
+        sql = (
+            f"{_SELECT_RUN} WHERE ((purging AND purged_ms <= ?) OR (state = 'copying' AND updated_ms <= ?)) "
+            "AND (purging OR state = 'copying') LIMIT ?"
+        )
+        return [_run_in(row) for row in self._db.execute(sql, (before_ms, before_ms, 100)).fetchall()]
+
     def leaving(self, *, silent_since_ms: int) -> Sequence[Run]:
         """Runs to be cancelled or paused whose last heartbeat is older."""
         sql = f"{_SELECT_RUN} WHERE state IN ('cancelling', 'pausing') AND heartbeat_ms < ? LIMIT ?"
@@ -291,12 +310,16 @@ class Journal:
         return found[0] if found else None
 
     def of_run(self, run_id: str) -> list[JournalRow]:
-        """A run's steps, oldest first."""
-        return self._rows("run_id = ? ORDER BY created_ms, turn, step_key", (run_id,))
+        """A run's steps, in their order."""
+        return self._rows("run_id = ? ORDER BY place", (run_id,))
 
-    def delete(self, run_id: str) -> int:
-        """Deletes a run's steps."""
-        return len(self._db.execute("DELETE FROM journal WHERE run_id = ? RETURNING 1", (run_id,)).fetchall())
+    def delete(self, run_id: str, limit: int) -> int:
+        """Deletes that many of a run's steps."""
+        sql = (
+            "DELETE FROM journal WHERE run_id = ? AND step_key IN "
+            "(SELECT step_key FROM journal WHERE run_id = ? LIMIT ?) RETURNING 1"
+        )
+        return len(self._db.execute(sql, (run_id, run_id, limit)).fetchall())
 
     def beyond(self, *, run_id: str, scope: str, turn: int, attempts: range) -> JournalRow | None:
         """A model step of these attempts at this turn of the scope or at a later one."""

@@ -186,6 +186,7 @@ def part(part: Part) -> pb.ExportRunResponse:
         digest=part.digest,
         first_record=part.first_record,
         last_record=part.last_record,
+        next_byte=part.next_byte,
     )
 
 
