@@ -43,9 +43,7 @@ class Sweeper:
         ended = runs.settle_left(self.store, self.hosts.recorder, now_ms=now) + self._ask(now)
         query = CallQuery(states=(State.RESERVED, State.SENT), limit=MAX_PER_SWEEP)
         rows = self.store.read(lambda tables: tables.calls.query(query))
-        return ended + sum(
-            self._tried(self._settle_own if row.in_agent else self._settle, row, now) for row in rows
-        )
+        return ended + sum(self._tried(self._settle, row, now) for row in rows)
 
     @staticmethod
     def _tried(act: Callable[[LedgerRow, int], bool], row: LedgerRow, now: int) -> bool:
