@@ -29,6 +29,8 @@ def install() -> None:
             "crewai.crew": _crew,
             "crewai.task": _task,
             "crewai.agent.core": _agent,
+            "crewai.memory.unified_memory": _memory,
+            "crewai.memory.encoding_flow": _encoding_flow,
         }
     )
 
@@ -51,7 +53,7 @@ def _report(channel: "Channel") -> None:
     import importlib.metadata
     import platform
 
-    from . import progress, vitals
+    from . import attempt, progress, vitals
     from .scopes import set_program
     from .step_keys import digest
 
@@ -65,7 +67,9 @@ def _report(channel: "Channel") -> None:
         }
     )
     set_program(str(answer["program"]))
-    progress.begun(int(answer.get("attempt", 0)))
+    number = int(answer.get("attempt", 0))
+    attempt.name(run=str(answer.get("run", "")), number=number)
+    progress.begun(number)
     vitals.begin(channel)
 
 
@@ -117,6 +121,19 @@ def _agent(module: Any) -> None:
     from . import openings
 
     openings.open_agents(module.Agent)
+
+
+def _memory(module: ModuleType) -> None:
+    from . import memory
+    from .channel import from_environment
+
+    memory.journal(module, from_environment())
+
+
+def _encoding_flow(module: Any) -> None:
+    from . import memory_saves
+
+    memory_saves.key_records(module.EncodingFlow)
 
 
 def _cache_handler(module: Any) -> None:

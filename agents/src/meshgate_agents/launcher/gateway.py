@@ -74,6 +74,7 @@ class Entry:
     key: str
     reply: bytes | None
     answer: Answer | None
+    scope: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,10 +248,11 @@ def _translate(error: Any) -> NoReturn:
 
 def _entries(messages: Any) -> Iterator[Entry]:
     for message in messages:
+        step = message.step
         if message.HasField("answer"):
-            yield Entry(key=message.step.key, reply=None, answer=_answer(message.answer))
+            yield Entry(key=step.key, reply=None, answer=_answer(message.answer), scope=step.scope)
         else:
-            yield Entry(key=message.step.key, reply=bytes(message.reply_json), answer=None)
+            yield Entry(key=step.key, reply=bytes(message.reply_json), answer=None, scope=step.scope)
 
 
 def _answer(response: Any) -> Answer:

@@ -23,6 +23,7 @@ from meshgate_agents.launcher.gateway import (
     until_available,
 )
 from meshgate_agents.launcher.peers import admit
+from meshgate_agents.launcher.recorded import Recorded
 from meshgate_agents.launcher.tools import Refusal, ToolMap
 from meshgate_agents.launcher.vitals import Vitals
 
@@ -67,9 +68,8 @@ class Session:
     ) -> None:
         self._gateway, self._tools, self._attempt = gateway, tools, attempt
         self._unavailable_seconds, self._on_end, self._note = unavailable_seconds, on_end, note
-        self._journal = {entry.key: entry for entry in journal}
+        self._journal = Recorded(journal)
         self._live_steps = live_steps
-        self._asked: set[str] = set()
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._programs: dict[str, int] = {}
@@ -105,8 +105,7 @@ class Session:
     @property
     def unasked(self) -> int:
         """Journaled steps that nobody has asked for."""
-        with self._lock:
-            return len(self._journal.keys() - self._asked)
+        return self._journal.unasked
 
     @property
     def idle_seconds(self) -> float:
@@ -223,7 +222,7 @@ class Session:
             return {"state": "ok"}
         if operation == "result":
             return self._keep_result(str(request.get("result", "")))
-        if operation in ("model", "reply", "gave_up", "call"):
+        if operation in ("seek", "model", "reply", "gave_up", "call"):
             return self._step(operation, request, _step(request))
         raise BadFrame(f"unknown operation {operation!r}")
 
@@ -244,6 +243,8 @@ class Session:
             return self._replay(operation, entry)
         if not self._live_steps:
             raise Differs(_described(operation, request, step))  # a reply too: nothing is written
+        if operation == "seek":
+            return {"state": "live"}  # a step that has steps of its own within; it begins when it is told
         self._begun(step)
         if operation == "model":
             return {"state": "live"}
@@ -278,9 +279,11 @@ class Session:
             self._open.discard(step.key)
 
     def _replay(self, operation: str, entry: Entry) -> Message:
-        with self._lock:
-            self._asked.add(entry.key)
-        if operation == "model" and entry.reply is not None:
+        self._journal.asked(entry)
+        if operation == "seek":
+            with self._lock:
+                self._replayed += self._journal.answered_within(entry)
+        if operation in ("seek", "model") and entry.reply is not None:
             self._finished(replayed=True)
             return {"state": "recorded", "reply": entry.reply.decode("utf-8", "surrogatepass")}
         if operation == "call" and entry.answer is not None:
@@ -321,7 +324,8 @@ class Session:
             f"pid {pid} imports CrewAI {_word(request, 'crewai')} on Python {_word(request, 'python')}; "
             "its tool calls are brokered"
         )
-        return {"state": "ok", "program": f"{program} {nth}", "attempt": self._attempt.number}
+        known = {"run": self._attempt.run_id, "attempt": self._attempt.number}
+        return {"state": "ok", "program": f"{program} {nth}", **known}
 
     def _call(self, request: Message, step: Step) -> Message:
         identity = request.get("identity")
