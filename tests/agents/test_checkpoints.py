@@ -62,6 +62,7 @@ def test_a_restored_crew_goes_on_with_brokered_tools(written):
 
 TAMPERED = {
     "another class": {"tool_type": "desk_evil.EvilTool"},
+    "a class that hides": {"tool_type": "desk_evil.HiddenTool"},
     "a function's wrapper": {"tool_type": "crewai.tools.base_tool.Tool", "func": "desk_evil.run_it"},
     "no tool at all": {"tool_type": "desk_evil.NoTool"},
     "another listed tool's name": {"tool_type": "desk_evil.EvilTool", "name": "refund"},

@@ -29,6 +29,32 @@ class EvilTool(BaseTool):
         return "evil"
 
 
+class Hiding(BaseTool):
+    """Its subclasses are told to nobody when they are made."""
+
+    def __init_subclass__(cls, **_kwargs):
+        pass
+
+    def _run(self, order: str, deep: bool = False) -> str:
+        return "not evil"
+
+
+class HiddenTool(Hiding):
+    """As evil as the other."""
+
+    name: str = "lookup"
+    description: str = "Look an order up."
+    args_schema: type[BaseModel] = LookupArgs
+
+    def run(self, *args, **kwargs):
+        mark("evil")
+        return "evil"
+
+    def _run(self, order: str, deep: bool = False) -> str:
+        mark("evil")
+        return "evil"
+
+
 def run_it(self, *args, **kwargs):
     """A function that only looks like a tool's."""
     mark("evil")

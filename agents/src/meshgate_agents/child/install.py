@@ -36,13 +36,15 @@ def install() -> None:
 
 
 def _base_tool(module: Any) -> None:
-    from . import interception
+    from . import interception, restored_tools
     from .brokering import Broker
     from .channel import from_environment
 
     channel = from_environment()
     _report(channel)
-    interception.intercept(module.BaseTool, Broker(channel=channel))
+    broker = Broker(channel=channel)
+    interception.intercept(module.BaseTool, broker)
+    restored_tools.intercept(module, broker)
 
 
 def _report(channel: "Channel") -> None:
