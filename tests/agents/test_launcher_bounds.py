@@ -74,6 +74,29 @@ def test_a_session_holds_so_many_conversations(tmp_path, monkeypatch) -> None:
         session.close()
 
 
+def test_a_step_that_holds_others_does_not_hold_up_a_pause() -> None:
+    """What is looked for is not yet under way: a pause waits for no step that waits for the pause."""
+    session = made(Remembering())
+    assert session._answer({"op": "seek", "step": STEP}, 1) == {"state": "live"}
+    assert session.pause()
+
+
+def test_a_recorded_step_answers_for_what_was_asked_within_it() -> None:
+    """All of its own scope, and nothing of another one; a replay that asks for it has asked for them."""
+    within = [Entry(key=str(n), reply=b"{}", answer=None, scope=STEP["scope"]) for n in range(2)]
+    other = Entry(key="other", reply=b"{}", answer=None, scope="ef" * 32)
+    outer = Entry(key=STEP["key"], reply=b"{}", answer=None, scope=STEP["scope"])
+    session = made(Remembering(), live_steps=False, journal=[*within, other, outer])
+    assert session._answer({"op": "seek", "step": STEP}, 1)["state"] == "recorded"
+    assert (session.unasked, session.steps) == (1, 3)
+
+
+def test_a_replay_does_not_save() -> None:
+    """A recall or a save that is not on record is a difference."""
+    with pytest.raises(Differs):
+        made(Remembering(), live_steps=False)._answer({"op": "seek", "step": STEP}, 1)
+
+
 @pytest.mark.parametrize("operation", ["reply", "gave_up"])
 def test_a_replay_writes_no_reply(operation) -> None:
     """Neither of a step that it holds, nor of one that it does not: a difference, or a broken journal."""

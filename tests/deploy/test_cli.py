@@ -236,3 +236,33 @@ def test_a_models_reply_is_shown_by_what_it_calls():
     for output in (reply, shaped):
         shown = _short({"kind": "model", "input": asked, "output": output})
         assert shown == {"input": "pay it", "output": 'calls refund {"amount": 5}'}
+    for item in (
+        {"class": "x:Part", "value": {"function_call": {"name": "refund", "args": {"amount": 5}}}},
+        {"id": "a", "name": "refund", "input": {"amount": 5}},
+    ):
+        output = json.dumps({"reply": {"type": "tool_calls", "items": [item]}})
+        shown = _short({"kind": "model", "input": asked, "output": output})
+        assert shown["output"] == "calls refund {'amount': 5}"
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind"),
+    [
+        ({"memory": "recall", "asked": {"args": ["who"]}}, "recall"),
+        ({"memory": "save", "asked": ["paid"]}, "save"),
+        ({"memory": "tool", "asked": []}, "model"),
+        ({"model": "m", "messages": []}, "model"),
+        (["memory"], "model"),
+        ("no object", "model"),
+    ],
+)
+def test_what_was_done_with_memory_is_shown_as_such(asked, kind):
+    """It lies in the journal as a model's reply does; only known words count."""
+    import base64
+
+    from meshgate_deploy.run_commands import _kind
+
+    row = {"step": {"kind": "model"}, "input": base64.b64encode(json.dumps(asked).encode()).decode()}
+    assert _kind(row) == kind
+    assert _kind({**row, "input": base64.b64encode(b"{cut").decode()}) == "model"
+    assert _kind({**row, "step": {"kind": "tool"}}) == "tool"

@@ -15,6 +15,7 @@ from meshgate_deploy.state import State, find_project, open_state
 app = typer.Typer(no_args_is_help=True, help="See, hold up and resolve runs.")
 
 COLUMNS = ("run_id", "app", "state", "attempt", "steps", "from", "created", "detail")
+MEMORY_STEPS = ("recall", "extract", "save")
 STEPS = ("nr", "attempt", "kind", "what", "state", "ms", "input", "output")
 POLL_SECONDS = 0.5
 ENDED = ("completed", "failed", "cancelled")
@@ -231,7 +232,7 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _step(number: int, row: dict[str, Any]) -> dict[str, Any]:
-    kind = row["step"]["kind"]
+    kind = _kind(row)
     return {
         "nr": number, "attempt": int(row["attempt"]), "kind": kind, "what": row["tool"] or kind,
         "state": row["state"], "copied": row["copied"], "ms": int(row["milliseconds"]),
@@ -239,6 +240,17 @@ def _step(number: int, row: dict[str, Any]) -> dict[str, Any]:
         "decision_id": row["decision_id"], "step_key": row["step"]["key"], "created": row["created"],
         "input": _text(row["input"]), "output": _text(row["output"]),
     }  # fmt: skip
+
+
+def _kind(row: dict[str, Any]) -> str:
+    """Of a step; what a program did with CrewAI's memory lies in the journal as a model's reply does."""
+    kind = str(row["step"]["kind"])
+    try:
+        asked = json.loads(_text(row["input"])) if kind == "model" else None
+    except ValueError:
+        return kind
+    memory = asked.get("memory") if isinstance(asked, dict) else None
+    return memory if memory in MEMORY_STEPS else kind
 
 
 def _text(encoded: str) -> str:
@@ -270,8 +282,8 @@ def _essence(name: str, row: dict[str, Any]) -> str:
 def _called(item: dict[str, Any]) -> str:
     """A tool call of a model's reply: its name and arguments."""
     given = item.get("value", item)
-    function = given.get("function", given)
-    arguments = function.get("arguments", function.get("input", ""))
+    function = given.get("function") or given.get("function_call") or given
+    arguments = function.get("arguments", function.get("input", function.get("args", "")))
     return f"calls {function.get('name', '?')} {arguments}"
 
 

@@ -24,6 +24,8 @@ CALL_CLASSES = frozenset({
     "openai.types.chat.chat_completion_message_custom_tool_call:ChatCompletionMessageCustomToolCall",
     "openai.types.responses.response_function_tool_call:ResponseFunctionToolCall",
     "anthropic.types.tool_use_block:ToolUseBlock",
+    "anthropic.types.beta.beta_tool_use_block:BetaToolUseBlock",
+    "google.genai.types:Part",
     "litellm.types.utils:ChatCompletionMessageToolCall",
     "litellm.types.utils:ChatCompletionDeltaToolCall",
 })  # fmt: skip

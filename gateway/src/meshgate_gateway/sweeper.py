@@ -43,7 +43,7 @@ class Sweeper:
         ended = runs.settle_left(self.store, self.hosts.recorder, now_ms=now) + self._ask(now)
         query = CallQuery(states=(State.RESERVED, State.SENT), limit=MAX_PER_SWEEP)
         rows = self.store.read(lambda tables: tables.calls.query(query))
-        return ended + sum(self._tried(self._settle, row, now) for row in rows)
+        return ended + sum(self._tried(self._swept, row, now) for row in rows)
 
     @staticmethod
     def _tried(act: Callable[[LedgerRow, int], bool], row: LedgerRow, now: int) -> bool:
@@ -75,9 +75,10 @@ class Sweeper:
             return False  # the next time that it is due
         return True
 
+    def _swept(self, row: LedgerRow, now: int) -> bool:
+        return self._settle_own(row) if row.in_agent else self._settle(row, now)
+
     def _settle(self, row: LedgerRow, now: int) -> bool:
-        if row.in_agent:
-            return self._settle_own(row)
         if row.state is State.SENT:
             if now < row.deadline_at_ms + ledger.GRACE_MS:
                 return False

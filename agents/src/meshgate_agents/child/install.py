@@ -29,18 +29,22 @@ def install() -> None:
             "crewai.crew": _crew,
             "crewai.task": _task,
             "crewai.agent.core": _agent,
+            "crewai.memory.unified_memory": _memory,
+            "crewai.memory.encoding_flow": _encoding_flow,
         }
     )
 
 
 def _base_tool(module: Any) -> None:
-    from . import interception
+    from . import interception, restored_tools
     from .brokering import Broker
     from .channel import from_environment
 
     channel = from_environment()
     _report(channel)
-    interception.intercept(module.BaseTool, Broker(channel=channel))
+    broker = Broker(channel=channel)
+    interception.intercept(module.BaseTool, broker)
+    restored_tools.intercept(module, broker)
 
 
 def _report(channel: "Channel") -> None:
@@ -51,7 +55,7 @@ def _report(channel: "Channel") -> None:
     import importlib.metadata
     import platform
 
-    from . import progress, vitals
+    from . import attempt, progress, vitals
     from .scopes import set_program
     from .step_keys import digest
 
@@ -65,7 +69,9 @@ def _report(channel: "Channel") -> None:
         }
     )
     set_program(str(answer["program"]))
-    progress.begun(int(answer.get("attempt", 0)))
+    number = int(answer.get("attempt", 0))
+    attempt.name(run=str(answer.get("run", "")), number=number)
+    progress.begun(number)
     vitals.begin(channel)
 
 
@@ -117,6 +123,19 @@ def _agent(module: Any) -> None:
     from . import openings
 
     openings.open_agents(module.Agent)
+
+
+def _memory(module: ModuleType) -> None:
+    from . import memory
+    from .channel import from_environment
+
+    memory.journal(module, from_environment())
+
+
+def _encoding_flow(module: Any) -> None:
+    from . import memory_saves
+
+    memory_saves.key_records(module.EncodingFlow)
 
 
 def _cache_handler(module: Any) -> None:

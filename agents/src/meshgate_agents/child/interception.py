@@ -59,13 +59,13 @@ def intercept(base_tool: type, broker: Broker) -> None:
 
     def on_subclass(cls: Any, /, **kwargs: Any) -> None:
         original_hook(cls, **kwargs)
-        _intercept_class(cls, broker)
+        intercept_class(cls, broker)
 
     replace(base_tool, "__init_subclass__", classmethod(on_subclass))
     for name in ("_arun", "run", "arun"):  # `_run` is abstract and stays so
         replace(base_tool, name, _replacement(base_tool.__dict__[name], name, broker))
     for subclass in below(base_tool):
-        _intercept_class(subclass, broker)
+        intercept_class(subclass, broker)
 
 
 def intercept_structured(structured_tool: type) -> None:
@@ -85,7 +85,8 @@ def replace(owner: Any, name: str, value: object) -> None:
     setattr(owner, name, value)
 
 
-def _intercept_class(tool_class: type, broker: Broker) -> None:
+def intercept_class(tool_class: type, broker: Broker) -> None:
+    """Puts ours in the place of one class's methods; doing it again changes nothing."""
     for name in METHODS:
         method = defined(tool_class, name)  # may come from a mixin that is no BaseTool
         if method is not None and not is_ours(method) and not _abstract(method):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import progress
+from .call_ids import without_addresses
 from .channel import Channel, end_process
 from .framing import Message
 from .replies import NoForm, decode, encode
@@ -62,7 +63,7 @@ class ModelCall:
         self.expected: Any = expected if isinstance(expected, type) else None
         messages = self.given.get("messages")
         listed = messages if isinstance(messages, list) else [messages]
-        self.messages = [_json(message) for message in listed]
+        self.messages = without_addresses([_json(message) for message in listed])
         self._digest = self._content()
         self.step = model_step(scope=scope, content=self._digest)
 

@@ -13,9 +13,15 @@ TOOL_CALLS = (
     ("openai.types.chat.chat_completion_message_custom_tool_call", "ChatCompletionMessageCustomToolCall"),
     ("openai.types.responses.response_function_tool_call", "ResponseFunctionToolCall"),
     ("anthropic.types.tool_use_block", "ToolUseBlock"),
+    ("anthropic.types.beta.beta_tool_use_block", "BetaToolUseBlock"),
+    ("google.genai.types", "Part"),  # with its thought signature, which Gemini wants back
     ("litellm.types.utils", "ChatCompletionMessageToolCall"),
     ("litellm.types.utils", "ChatCompletionDeltaToolCall"),
 )
+
+
+# The one reply of CrewAI's own that is neither text nor a list: a dataclass of plain values.
+RESPONSES = ("crewai.llms.providers.openai.completion", "ResponsesAPIResult")
 
 
 class NoForm(Exception):
@@ -36,12 +42,13 @@ def encode(reply: Any, *, expected: "type[Any] | None") -> dict[str, Any]:
         return {"type": "text", "value": str(reply)}
     if expected is not None and type(reply) is expected:
         return {"type": "model", "value": reply.model_dump(mode="json")}
-    if isinstance(reply, list) and reply and all(_listed(item) for item in reply):
-        return {"type": "tool_calls", "items": [_call(item) for item in reply]}
-    if isinstance(reply, list) and reply and all(_shaped(item) for item in reply):
-        return {"type": "shaped_calls", "items": [_shape(item) for item in reply]}
+    for kind, fits, form in _LISTS if isinstance(reply, list) and reply else ():
+        if all(fits(item) for item in reply):
+            return {"type": kind, "items": [form(item) for item in reply]}
     if _plain(reply):
         return {"type": "json", "value": reply}
+    if _class(reply) == RESPONSES and _plain(vars(reply)):
+        return {"type": "responses", "value": dict(vars(reply))}
     raise NoForm(f"a model reply of type {type(reply).__module__}.{type(reply).__qualname__}")
 
 
@@ -60,15 +67,24 @@ def decode(form: Any, *, expected: "type[Any] | None") -> Any:
         return [_restored(item) for item in form["items"]]
     if kind == "shaped_calls":
         return [ToolCall(item) for item in form["items"]]
+    if kind == "shaped_uses":
+        return [ToolUse(item) for item in form["items"]]
+    if kind == "responses":
+        module, name = RESPONSES
+        return getattr(importlib.import_module(module), name)(**form["value"])
     raise NoForm(f"a journaled reply of type {kind!r}")
 
 
+def _class(item: Any) -> tuple[str, str]:
+    return type(item).__module__, type(item).__qualname__
+
+
 def _listed(item: Any) -> bool:
-    return (type(item).__module__, type(item).__qualname__) in TOOL_CALLS and hasattr(item, "model_dump")
+    return _class(item) in TOOL_CALLS and hasattr(item, "model_dump")
 
 
 def _call(item: Any) -> dict[str, Any]:
-    number = TOOL_CALLS.index((type(item).__module__, type(item).__qualname__))
+    number = TOOL_CALLS.index(_class(item))
     return {"class": ":".join(TOOL_CALLS[number]), "value": item.model_dump(mode="json", exclude_unset=True)}
 
 
@@ -102,6 +118,28 @@ def _shape(item: Any) -> dict[str, str]:
     return {"id": item.id, "name": item.function.name, "arguments": item.function.arguments}
 
 
+class ToolUse:
+    """Stands for a block of Anthropic's shape whose class is on no list: what CrewAI reads of it."""
+
+    def __init__(self, item: dict[str, Any]) -> None:
+        self.id, self.type = item["id"], "tool_use"
+        self.name, self.input = item["name"], item["input"]
+
+
+def _used(item: Any) -> bool:
+    given = getattr(item, "input", None)
+    parts = (getattr(item, "id", None), getattr(item, "name", None))
+    return (
+        getattr(item, "type", None) == "tool_use"
+        and all(isinstance(part, str) for part in parts)
+        and (type(given) is dict and _plain(given))
+    )
+
+
+def _use(item: Any) -> dict[str, Any]:
+    return {"id": item.id, "name": item.name, "input": item.input}
+
+
 def _plain(value: Any) -> bool:
     """Whether a value is JSON as it stands, so that what comes back is equal and of the same types."""
     if value is None or isinstance(value, bool | int | float | str):
@@ -111,3 +149,11 @@ def _plain(value: Any) -> bool:
     if type(value) is dict:
         return all(type(key) is str and _plain(item) for key, item in value.items())
     return False
+
+
+# Kinds of a list of tool calls, the most exact one first.
+_LISTS = (
+    ("tool_calls", _listed, _call),
+    ("shaped_calls", _shaped, _shape),
+    ("shaped_uses", _used, _use),
+)

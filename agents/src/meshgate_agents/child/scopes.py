@@ -5,14 +5,22 @@ import contextvars
 import threading
 from collections.abc import Iterator
 
+from . import attempt
 from .step_keys import content_digest, digest, step_key
 
 
 class Scope:
-    """One opening (program, kickoff, task, agent). Shared by the threads that work in it."""
+    """One opening (program, kickoff, task, agent). Shared by the threads that work in it.
 
-    def __init__(self, *, path: tuple[str, ...], role: str = "", task: str = "") -> None:
+    In a scope that is not `ordered` (of a save, say) models are asked side by side, in any order: they
+    have no turns there.
+    """
+
+    def __init__(
+        self, *, path: tuple[str, ...], role: str = "", task: str = "", ordered: bool = True
+    ) -> None:
         self.path = path
+        self.ordered = ordered
         self.task = task  # digest of the task that this is a part of; the same in every retry of it
         self.digest = _digest(path)
         self.role = role
@@ -29,8 +37,9 @@ class Scope:
 
     def replied(self) -> None:
         """Counts one model reply."""
-        with self._lock:
-            self._turn += 1
+        if self.ordered:
+            with self._lock:
+                self._turn += 1
 
     def position(self, *what: str) -> int:
         """How many equal things were counted here before this one."""
@@ -74,14 +83,15 @@ def current() -> Scope:
 
 
 @contextlib.contextmanager
-def opened(*, kind: str, key: str, role: str = "", thing: str = "") -> Iterator[Scope]:
+def opened(*, kind: str, key: str, role: str = "", thing: str = "", ordered: bool = True) -> Iterator[Scope]:
     """Opens a scope below the current one; the n-th equal one is told apart by n.
 
     Args:
-        kind: kickoff, task or agent.
+        kind: kickoff, task, agent, or what is done with memory.
         key: the same in every attempt.
         role: of the agent.
         thing: tells objects with equal keys apart in this process; itself it enters no digest.
+        ordered: whether the order of model calls in it is the same in every attempt.
     """
     parent = current()
     # A scope opened inside a tool call (a delegation) belongs to that call of the model's reply.
@@ -89,7 +99,7 @@ def opened(*, kind: str, key: str, role: str = "", thing: str = "") -> Iterator[
     nth = parent.position("open", kind, key, step)
     path = (*parent.path, f"{kind} {key} {step} {nth}")
     task = _task(parent, path, kind=kind, which=f"{key} {parent.ordinal(key, thing) if thing else nth}")
-    scope = Scope(path=path, role=role or parent.role, task=task)
+    scope = Scope(path=path, role=role or parent.role, task=task, ordered=ordered)
     scope_token, call_token = _current.set(scope), _tool_call_id.set("")
     try:
         yield scope
@@ -124,7 +134,23 @@ def model_step(*, scope: Scope, content: str) -> dict[str, object]:
     turn = scope.turn
     nth = scope.position("model", str(turn), content)  # a call that raises takes its count back
     key = step_key(scope=scope.path, turn=turn, kind="model", content=content, occurrence=f"nth {nth}")
-    return {"key": key, "scope": scope.digest, "turn": turn, "kind": "model"}
+    return {"key": key, "scope": scope.digest, "turn": _told_turn(scope), "kind": "model"}
+
+
+def memory_step(*, kind: str, content: str) -> dict[str, object]:
+    """The step of something that is done with memory, in the scope that was opened for it."""
+    scope = current()
+    nth = scope.position("memory", kind, content)
+    key = step_key(scope=scope.path, turn=0, kind=kind, content=content, occurrence=f"nth {nth}")
+    return {"key": key, "scope": scope.digest, "turn": _told_turn(scope), "kind": kind}
+
+
+def _told_turn(scope: Scope) -> int:
+    """The turn by which the gateway looks for divergences: what went further earlier, and now is not asked.
+
+    Without an order nothing can be said to be further: an attempt's steps come after all earlier attempts'.
+    """
+    return scope.turn if scope.ordered else attempt.number()
 
 
 def tool_step(*, subject: str, arguments: bytes) -> dict[str, object]:

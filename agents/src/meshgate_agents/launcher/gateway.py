@@ -117,6 +117,7 @@ class Entry:
     reply: bytes | None
     answer: Answer | None
     effect_of: str = ""
+    scope: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,11 +329,12 @@ def _translate(error: Any) -> NoReturn:
 
 def _entries(messages: Any) -> Iterator[Entry]:
     for message in messages:
+        step = message.step
         if message.HasField("answer"):
             answer, tool = _answer(message.answer), message.effect_of
-            yield Entry(key=message.step.key, reply=None, answer=answer, effect_of=tool)
+            yield Entry(key=step.key, reply=None, answer=answer, effect_of=tool, scope=step.scope)
         else:
-            yield Entry(key=message.step.key, reply=bytes(message.reply_json), answer=None)
+            yield Entry(key=step.key, reply=bytes(message.reply_json), answer=None, scope=step.scope)
 
 
 def _answer(response: Any) -> Answer:

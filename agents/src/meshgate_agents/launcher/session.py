@@ -25,6 +25,7 @@ from meshgate_agents.launcher.gateway import (
 )
 from meshgate_agents.launcher.own_tools import OwnTools
 from meshgate_agents.launcher.peers import admit
+from meshgate_agents.launcher.recorded import Recorded
 from meshgate_agents.launcher.tools import Refusal, ToolMap
 from meshgate_agents.launcher.vitals import Vitals
 
@@ -72,14 +73,9 @@ class Session:
     ) -> None:
         self._gateway, self._tools, self._attempt = gateway, tools, attempt
         self._unavailable_seconds, self._on_end, self._note = unavailable_seconds, on_end, note
-        self._journal = {entry.key: entry for entry in journal}
+        self._journal = Recorded(journal)
         self._live_steps = live_steps
         self._own = OwnTools(gateway=gateway, attempt=attempt.number, ask=self._ask, live=live_steps)
-        self._asked: set[str] = set()
-        self._effects: dict[str, set[str]] = {}  # per tool, of the journal, not asked for
-        for entry in self._journal.values():
-            self._effects.setdefault(entry.effect_of, set()).add(entry.key)
-        self._asked_at = time.monotonic()
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._programs: dict[str, int] = {}
@@ -116,8 +112,7 @@ class Session:
     @property
     def unasked(self) -> int:
         """Journaled steps that nobody has asked for."""
-        with self._lock:
-            return len(self._journal.keys() - self._asked)
+        return self._journal.unasked
 
     @property
     def idle_seconds(self) -> float:
@@ -257,7 +252,7 @@ class Session:
             return {"state": "ok"}
         if operation == "result":
             return self._keep_result(str(request.get("result", "")))
-        if operation in ("model", "reply", "gave_up", "call", "ran"):
+        if operation in ("seek", "model", "reply", "gave_up", "call", "ran"):
             return self._step(operation, request, _step(request))
         raise BadFrame(f"unknown operation {operation!r}")
 
@@ -280,6 +275,8 @@ class Session:
             return self._replay(operation, request, entry)
         if not self._live_steps:
             raise Differs(_described(operation, request, step))  # a reply too: nothing is written
+        if operation == "seek":
+            return {"state": "live"}  # a step that has steps of its own within; it begins when it is told
         self._begun(step)
         if operation == "model":
             return {"state": "live"}
@@ -324,11 +321,11 @@ class Session:
             self._open.discard(step.key)
 
     def _replay(self, operation: str, request: Message, entry: Entry) -> Message:
-        with self._lock:
-            self._asked.add(entry.key)
-            self._effects[entry.effect_of].discard(entry.key)
-            self._asked_at = time.monotonic()
-        if operation == "model" and entry.reply is not None:
+        self._journal.asked(entry)
+        if operation == "seek":
+            with self._lock:
+                self._replayed += self._journal.answered_within(entry)
+        if operation in ("seek", "model") and entry.reply is not None:
             self._finished(replayed=True)
             return {"state": "recorded", "reply": entry.reply.decode("utf-8", "surrogatepass")}
         if operation == "call" and entry.answer is not None and entry.answer.arguments:
@@ -357,10 +354,8 @@ class Session:
         that are still at that are given time.
         """
         while not self._stopped.is_set():
-            with self._lock:
-                left = min(self._effects.get(tool, ()), default="")
-                waited = time.monotonic() - self._asked_at
-            if not left or waited > STRAY_SECONDS:
+            left, quiet_seconds = self._journal.left_out(tool)
+            if not left or quiet_seconds > STRAY_SECONDS:
                 return left
             self._stopped.wait(PAUSED_POLL_SECONDS)
         return ""
@@ -382,7 +377,8 @@ class Session:
             f"pid {pid} imports CrewAI {_word(request, 'crewai')} on Python {_word(request, 'python')}; "
             "its tool calls are brokered"
         )
-        return {"state": "ok", "program": f"{program} {nth}", "attempt": self._attempt.number}
+        known = {"run": self._attempt.run_id, "attempt": self._attempt.number}
+        return {"state": "ok", "program": f"{program} {nth}", **known}
 
     def _ask(self, ask: Callable[[], T]) -> T:
         return until_available(ask, seconds=self._unavailable_seconds, stopped=self._stopped)
