@@ -87,7 +87,8 @@ class PostgresServer:
         pids = started_in(self._process.pid)
         try:
             for pid in pids:
-                os.kill(pid, signal.SIGSTOP)
+                with contextlib.suppress(ProcessLookupError):  # a backend that ended while we looked
+                    os.kill(pid, signal.SIGSTOP)
             yield
         finally:
             for pid in pids:

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 from meshgate_agents.launcher.gateway import Entry
 
+STRAY_SECONDS = 10.0  # for the threads of a program that still replay what is recorded of them
+POLL_SECONDS = 0.2
+
 
 class Recorded:
     """The steps on record, by key. Safe for threads."""
@@ -38,14 +41,20 @@ class Recorded:
             self._effects[entry.effect_of].discard(entry.key)
             self._asked_at = time.monotonic()
 
-    def left_out(self, tool: str) -> tuple[str, float]:
-        """An effect of this tool that nobody has asked for, and for how many seconds nothing was.
+    def left_out(self, tool: str, stopped: threading.Event) -> str:
+        """The key of an effect of this tool that is recorded and not asked for; empty when there is none.
 
-        The key is empty when there is none.
+        A program that repeats itself asks for every recorded step without waiting for a live one; threads
+        that are still at that are given time.
         """
-        with self._lock:
-            left = min(self._effects.get(tool, ()), default="")
-            return left, time.monotonic() - self._asked_at
+        while not stopped.is_set():
+            with self._lock:
+                left = min(self._effects.get(tool, ()), default="")
+                quiet_seconds = time.monotonic() - self._asked_at
+            if not left or quiet_seconds > STRAY_SECONDS:
+                return left
+            stopped.wait(POLL_SECONDS)
+        return ""
 
     def answered_within(self, outer: Entry) -> int:
         """What was asked within a step is answered by its outcome: its own scope holds nothing else.

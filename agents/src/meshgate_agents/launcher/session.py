@@ -40,7 +40,6 @@ MAX_RESULT_BYTES = 1_048_576  # as much as a run's input
 MAX_TURN = 2**31 - 1
 MAX_CONVERSATIONS = 128  # at once; each is a thread. A crew's worst is a call per item of kickoff_for_each
 MAX_MILLISECONDS = 2**31 - 1
-STRAY_SECONDS = 10.0  # for the threads of a program that still replay what is recorded of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,19 +346,6 @@ class Session:
         self._finished(replayed=False)
         return {"state": "ok"}
 
-    def _left_out(self, tool: str) -> str:
-        """The key of an effect of this tool that is recorded and not asked for; empty when there is none.
-
-        A program that repeats itself asks for every recorded step without waiting for a live one; threads
-        that are still at that are given time.
-        """
-        while not self._stopped.is_set():
-            left, quiet_seconds = self._journal.left_out(tool)
-            if not left or quiet_seconds > STRAY_SECONDS:
-                return left
-            self._stopped.wait(PAUSED_POLL_SECONDS)
-        return ""
-
     def _finished(self, *, replayed: bool) -> None:
         with self._lock:
             self._moved_at = time.monotonic()
@@ -408,7 +394,7 @@ class Session:
             scope=step.scope,
             turn=step.turn,
             task=step.task,
-            left_out=self._left_out(tool),
+            left_out=self._journal.left_out(tool, self._stopped),
         )
         answer = call_until_settled(
             gateway=self._gateway,
