@@ -1,5 +1,6 @@
 """A run that takes its worker down, and a worker whose machine is out of something: bounded, never silent."""
 
+import contextlib
 import errno
 import sys
 
@@ -155,6 +156,33 @@ def test_a_run_has_its_last_chance_alone(store, plays, tmp_path) -> None:  # noq
     assert ended(one) == "completed"
     (tmp_path / "two").touch()
     assert ended(two) == "completed"
+
+
+def test_a_run_that_another_worker_took_up_meanwhile_is_left_to_it(store, plays, monkeypatch) -> None:  # noqa: F811
+    """It waited for its turn; when that comes, an attempt of somebody else lives."""
+    real, looks = plays._slots.slot, []
+
+    @contextlib.contextmanager
+    def slot(stop):
+        with real(stop):
+            if not looks:
+                store.runs["r"] |= {"attempt": 7, "state": "running"}
+                monkeypatch.setattr(store, "read_run", seen)
+            yield
+
+    read = store.read_run
+
+    def seen(run_id):
+        looks.append(run_id)
+        return read(run_id)
+
+    monkeypatch.setattr(plays._slots, "slot", slot)
+    store.add("r")
+    future = plays.play("r")
+    eventually(lambda: len(looks) > 2, "it watches")
+    assert (store.runs["r"]["attempt"], future.done()) == (7, False)
+    store.runs["r"]["state"] = "completed"
+    assert ended(future) == "completed"
 
 
 def test_a_run_that_waits_for_its_turn_is_left_at_the_end(store, plays, tmp_path) -> None:  # noqa: F811

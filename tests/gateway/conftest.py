@@ -138,7 +138,7 @@ def make_world(kept: SqliteStore | PostgresStore) -> World:
     rooms = Rooms(door, store, slot, vault, recorder, executor, waiters)
     broker = Broker(rooms=rooms, catalogue=tools, now_ms=clock, wait_seconds=0.05)
     runs = Runs(door, store, vault, recorder, clock)
-    sweeper = Sweeper(store, hosts, executor, clock)
+    sweeper = Sweeper(store, hosts, executor, clock, tools.agents)
     journal = Journal(door, store, vault, recorder, clock)
     history = History(store, vault, recorder, mesh, clock)
     own = OwnCalls(door, store, vault, recorder, waiters, clock)

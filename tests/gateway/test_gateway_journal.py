@@ -5,6 +5,7 @@ import json
 
 import pytest
 from fakes.gateway_parts import deny, peer
+from meshgate_gateway.adapters import wire
 from meshgate_gateway.errors import Conflict, InvalidRequest, Missing
 from meshgate_gateway.ledger import SETTLED
 from meshgate_gateway.model import Outcome, State, Step
@@ -189,6 +190,19 @@ def test_an_effect_that_is_left_out_holds_the_next_one_of_its_tool(world) -> Non
     restart(world, 3)
     assert {entry.effect_of for entry in read(world, 3)} == {""}
     assert world.call(step_key=key("paid?"), scope=OTHER, attempt=3, left_out=key("paid")).state is State.DONE
+
+
+def test_an_effect_that_was_under_way_is_left_out_too(world) -> None:
+    """Its host may be at it when the attempt dies: it is told without an answer, and counts."""
+    world.runtime.held = True
+    call_id = world.call(step_key=key("paid"), scope=SCOPE).call_id
+    world.hosts.take(peer("orders"), call_id=call_id, host_instance="h1")
+    restart(world, 2)
+    (told,) = (wire.entry(entry) for entry in read(world, 2))
+    assert (told.effect_of, told.HasField("answer"), told.step.key) == ("orders.refund", False, key("paid"))
+    with pytest.raises(Conflict) as caught:
+        world.call(step_key=key("paid?"), scope=OTHER, attempt=2, left_out=key("paid"))
+    assert caught.value.reason == "run_diverged"
 
 
 @pytest.mark.parametrize(

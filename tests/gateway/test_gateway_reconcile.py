@@ -79,6 +79,20 @@ def test_not_begun_is_not_believed_while_the_host_before_may_be_at_it(world) -> 
     assert finish(world, call_id, 3, Outcome(State.DONE, b"paid", "text")) is State.DONE
 
 
+def test_who_may_begin_is_believed_that_it_did_not(world) -> None:
+    """Nobody else can be at it: a host that looked for too long to begin it settles it, in one round."""
+    call_id = taken_and_lost(world)
+    expired(world, call_id)
+    asks = world.row(call_id).asks
+    found = take(world, call_id, "slow")
+    assert found.row.asks == asks
+    row = ledger.asked_again(found.row, host_instance="slow", now_ms=world.clock.ms, may_run=True)
+    assert row.asks == asks
+    assert ledger.believed(row, NEVER)
+    again = ledger.asked_again(row, host_instance="other", now_ms=world.clock.ms + 1, may_run=False)
+    assert not ledger.believed(again, NEVER)
+
+
 def test_an_answer_counts_for_the_time_it_was_asked_at(world) -> None:
     """Asked before the deadline, answered after it: what was looked at then may be wrong now."""
     call_id = taken_and_lost(world)

@@ -138,7 +138,7 @@ class ToolRule(_Part):
     )
     repeat: Literal["allow", "same", "deny"] | None = None
     deadline_seconds: float | None = Field(default=None, alias="deadlineSeconds", gt=0, le=86_400)
-    max_result_bytes: int | None = Field(default=None, alias="maxResultBytes", gt=0)
+    max_result_bytes: int | None = Field(default=None, alias="maxResultBytes", gt=0, le=3_145_728)
     reconcile: Reference | None = Field(
         default=None, description="finds out what came of a call nobody knows the end of; runs in the host"
     )

@@ -149,12 +149,13 @@ class Services:
             service.child.signal(number)
 
     def _groups(self) -> list[list[Service]]:
-        """Sidecars go after the apps that use them, the control plane last."""
+        """The gateway hears the last words of apps and hosts; then sidecars go, the control plane last."""
+        heard = [s for s in self._services if s.name in ("gateway", "opa")]
         control = ("sentry", "placement", "scheduler")
         sidecars = [s for s in self._services if s.name.startswith("dapr-")]
         plane = [s for s in self._services if s.name in control]
-        rest = [s for s in self._services if s not in sidecars and s not in plane]
-        return [rest, sidecars, plane]
+        rest = [s for s in self._services if s not in (*sidecars, *plane, *heard)]
+        return [rest, heard, sidecars, plane]
 
     def _launch(self, service: Service, *, fresh: bool) -> None:
         begun = time.monotonic()

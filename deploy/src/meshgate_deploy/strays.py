@@ -25,7 +25,7 @@ def end_adopted(sockets: Path) -> int:
 def end_everywhere(sockets: Path) -> int:
     """Kills every program of the mesh, while nothing of the mesh is to run; returns how many."""
     pids = [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()]
-    return sum(_ended(pid) for pid in pids if pid != os.getpid() and _is_program(pid, sockets))
+    return sum(_ended(pid) for pid in pids if _is_program(pid, sockets))
 
 
 def _is_program(pid: int, sockets: Path) -> bool:
@@ -38,7 +38,10 @@ def _is_program(pid: int, sockets: Path) -> bool:
 
 def _ended(root: int) -> bool:
     """Kills a process and all below it; whoever adopted it reaps it."""
-    for pid in (root, *descendants(root)):
+    family = (root, *descendants(root))
+    if os.getpid() in family:  # a shell that a program left behind, and whoever asks sits in it
+        return False
+    for pid in family:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # gone, or another user's by now
             os.kill(pid, signal.SIGKILL)
     return True

@@ -299,7 +299,7 @@ class Broker:
             tool=call.tool,
             arguments=call.arguments,
         )
-        first = repeats.first(tables, like) if allowed else None
+        first = repeats.first(tables, like, attempt=asked.request.attempt) if allowed else None
         if first is not None and repeats.joins(call.tool, first):
             return self._joined_first(tables, asked, verdict, first)
         row = replace(

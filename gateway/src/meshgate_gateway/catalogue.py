@@ -26,6 +26,11 @@ class Catalogue:
         """Tools whose hosts can find out what came of a call."""
         return frozenset(name for name, tool in self.tools.items() if tool.reconcile)
 
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Apps that are no tool hosts."""
+        return tuple(sorted(app for app, kind in self.apps.items() if kind is not Kind.TOOLHOST))
+
 
 def parse(text: bytes) -> Catalogue:
     """Reads the catalogue.

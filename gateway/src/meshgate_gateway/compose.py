@@ -26,7 +26,7 @@ from meshgate_gateway.payloads import Vault
 from meshgate_gateway.policy import ActivePolicy, PolicyPlace, PolicySlot
 from meshgate_gateway.record import Recorder
 from meshgate_gateway.runs import Runs
-from meshgate_gateway.server import Server, Services
+from meshgate_gateway.server import Server, Services, place_of
 from meshgate_gateway.store import Store
 from meshgate_gateway.sweeper import Sweeper
 
@@ -91,7 +91,7 @@ class Gateway:
         self.drive = Drive(parts.store, vault, self.recorder, parts.runtime, mesh, parts.now_ms)
         self.history = History(parts.store, vault, self.recorder, mesh, parts.now_ms)
         self.archive = Archive(parts.store, vault, self.recorder, mesh, parts.now_ms)
-        self.sweeper = Sweeper(parts.store, self.hosts, executor, parts.now_ms)
+        self.sweeper = Sweeper(parts.store, self.hosts, executor, parts.now_ms, mesh.catalogue.agents)
         self.health = Health(
             probes={**self._own_probes(), **(probes or {})},
             publish=lambda ready: self.server.serving(ready=ready),
@@ -171,15 +171,25 @@ class Gateway:
             _log.warning("stopped without a record", extra={"detail": error.detail})
 
     def _keep(self) -> None:
+        steps = (self._renew, self.sweeper.sweep, self.drive.sweep, self.history.give_up_stale)
         while not self._stop.wait(RENEW_SECONDS):
-            try:
-                if not self.instance.renew():
-                    _log.warning("another gateway took this name", extra={"name_lost": self.instance.name})
-                self.sweeper.sweep()
-                self.drive.sweep()
-                self.history.give_up_stale()
-                self.archive.resume()
-            except StoreUnavailable as error:
-                self.health.fault(error.reason)
-            except Refused as error:  # somebody else was quicker
-                _log.warning("not swept", extra={"reason": error.reason})
+            for step in (*steps, self.archive.resume):
+                self._kept(step)
+
+    def _kept(self, step: Callable[[], object]) -> None:
+        """One step of the keeper, which no fault of a single row may end."""
+        failure: Exception | None = None
+        try:
+            step()
+        except StoreUnavailable as error:
+            self.health.fault(error.reason)
+        except Refused as error:  # somebody else was quicker
+            _log.warning("not swept", extra={"reason": error.reason})
+        except Exception as error:  # noqa: BLE001 - it is told, and the other steps go on
+            failure = error
+        if failure is not None:
+            _log.error("internal error: %s", place_of(failure))  # its message may hold clear text
+
+    def _renew(self) -> None:
+        if not self.instance.renew():
+            _log.warning("another gateway took this name", extra={"name_lost": self.instance.name})

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from meshgate_gateway import calls, own_calls, runs, steps
+from meshgate_gateway import calls, ledger, own_calls, runs, steps
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.bounds import DEFAULT_BOUNDS, Bounds
 from meshgate_gateway.errors import Conflict, InvalidRequest
@@ -30,6 +30,7 @@ from meshgate_gateway.store import Store, Tables
 MAX_STEP_BYTES = 3_145_728  # request and reply together; below gRPC's default 4 MiB with room for the rest
 PAGE = 64  # entries decrypted per read
 PAGE_BYTES = 4_194_304  # of clear text per read: one entry may be 3 MiB from a few stored bytes
+WITHOUT_EFFECT = ("never_started", ledger.NOT_BEGUN)  # error classes of calls that certainly did nothing
 ANSWERS = (State.DONE, State.FAILED, State.DENIED)
 
 
@@ -100,9 +101,13 @@ def _whose(run: Run, row: JournalRow | LedgerRow) -> str:
 
 
 def acted(row: LedgerRow, run: Run) -> bool:
-    """Whether a call took an effect that counts when a divergence is looked for."""
-    counts = row.state is State.DONE and row.attempt > run.trusted_from
-    return counts and row.effect != "read" and not own_calls.runs_again(row)
+    """Whether a call took an effect, or may have, that counts when a divergence is looked for."""
+    if row.effect == "read" or row.attempt <= run.trusted_from:
+        return False
+    if row.in_agent:  # what an attempt had in its memory died with it
+        return own_calls.runs_again(row)
+    failed = row.state is State.FAILED and row.take > 0 and row.error_class not in WITHOUT_EFFECT
+    return failed or row.state in (State.DONE, State.SENT, State.UNKNOWN)
 
 
 def check_step(step: Step, *, kind: str) -> None:
@@ -207,6 +212,8 @@ class Journal:
     ) -> Iterator[Entry]:
         """Every finished step of the run, oldest first; decrypted as it is asked for.
 
+        A call that is under way and may have taken effect is among them, without an answer.
+
         Args:
             presented: the run's own app.
             run_id: which run.
@@ -225,7 +232,9 @@ class Journal:
                     run = runs.owned(tables, caller=caller, run_id=run_id)
                     if run.purged_ms:
                         raise Conflict("run_purged", detail=run_id)
-                return run, tables.journal.of_run(run_id), settled_calls(tables, run_id)
+                made = tables.calls.of_run(run_id)
+                told = [row for row in made if row.state in ANSWERS or acted(row, run)]
+                return run, tables.journal.of_run(run_id), told
 
             admit(caller)
             return self.store.read(work)
@@ -266,8 +275,3 @@ def _pages(rows: Sequence[JournalRow | LedgerRow]) -> Iterator[list[JournalRow |
         page.append(row)
     if page:
         yield page
-
-
-def settled_calls(tables: Tables, run_id: str) -> list[LedgerRow]:
-    """A run's calls whose answer stands, in their order."""
-    return [row for row in tables.calls.of_run(run_id) if row.state in ANSWERS]

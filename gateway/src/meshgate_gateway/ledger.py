@@ -114,7 +114,9 @@ def asked_again(
         raise RuntimeError(f"nobody asks what came of a call that is {row.state}")
     after = replace(row, take=row.take + 1, host_instance=host_instance, asked_ms=now_ms, updated_ms=now_ms)
     if may_run:
-        return _running(after, now_ms=now_ms)
+        begins = _running(after, now_ms=now_ms)
+        # Nobody else may be at it: that this host has not begun it is believed when it says so.
+        return replace(begins, asks=row.asks, asked_ms=begins.busy_until_ms + GRACE_MS)
     return replace(after, deadline_at_ms=min(row.deadline_at_ms, now_ms)) if over else after
 
 

@@ -152,7 +152,8 @@ class LedgerRow:
         task: digest of that task.
         copied_from: id of another run's call whose answer this is; it was never executed here.
         busy_until_ms: until then a process that was told to run it may be at work on it.
-        asked_ms: when a host last took it as a question what came of it.
+        asked_ms: when a host last took it as a question what came of it; of one that may begin it, a time
+            at which nobody else can be at it.
         asks: how often the sweeper has put that question.
         next_ask_ms: when it puts it next; 0 for a call about which there is none.
         place: among the steps of its run, from 1; 0 outside of a run.

@@ -27,14 +27,16 @@ def likeness(vault: Vault, *, caller: Caller, request: CallRequest, tool: Tool, 
     return vault.likeness(*(name.encode() for name in names), arguments)
 
 
-def first(tables: Tables, like: str) -> LedgerRow | None:
+def first(tables: Tables, like: str, *, attempt: int) -> LedgerRow | None:
     """The call that others with this likeness repeat; whether it is settled is not looked at."""
     rows = tables.calls.query(CallQuery(likeness=like)) if like else ()
-    counted = [row for row in rows if not row.repeats and _counts(row)]
+    counted = [row for row in rows if not row.repeats and _counts(row, attempt)]
     return counted[-1] if counted else None
 
 
-def _counts(row: LedgerRow) -> bool:
+def _counts(row: LedgerRow, attempt: int) -> bool:
+    if row.in_agent and row.state is State.SENT and row.attempt != attempt:
+        return False  # it ran in a process that is gone, and its effect with it
     return row.state is not State.DENIED and row.error_class != "never_started"
 
 

@@ -43,13 +43,19 @@ class RecordQuery:
 
 @dataclass(frozen=True, slots=True)
 class CallQuery:
-    """Which calls; empty fields match all. Newest first."""
+    """Which calls; empty fields match all. Newest first.
+
+    Attributes:
+        other_hosts: those of hosts that are not among these.
+    """
 
     run_id: str = ""
     likeness: str = ""
     states: tuple[State, ...] = ()
     updated_before_ms: int = 0
     tools: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    other_hosts: tuple[str, ...] = ()
     ask_due_ms: int = 0
     limit: int = 1000
 

@@ -10,8 +10,8 @@ a run to be paused that no launcher works on           -> paused
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from meshgate_gateway import ledger, runs
 from meshgate_gateway.decide import permit_of, question_of
@@ -30,20 +30,30 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Sweeper:
-    """One pass at a time; two gateways that sweep the same row meet at its compare-and-set."""
+    """One pass at a time; two gateways that sweep the same row meet at its compare-and-set.
+
+    Attributes:
+        agents: apps that are no tool hosts.
+    """
 
     store: Store
     hosts: Hosts
     executor: Executor
     now_ms: Callable[[], int]
+    agents: tuple[str, ...] = ()
 
     def sweep(self) -> int:
         """One pass; returns how many calls and runs it touched."""
         now = self.now_ms()
         ended = runs.settle_left(self.store, self.hosts.recorder, now_ms=now) + self._ask(now)
+        return ended + sum(self._tried(self._swept, row, now) for row in self._open())
+
+    def _open(self) -> Sequence[LedgerRow]:
+        """Calls of tool hosts, and apart from them what agents run themselves: those may be open for days."""
         query = CallQuery(states=(State.RESERVED, State.SENT), limit=MAX_PER_SWEEP)
-        rows = self.store.read(lambda tables: tables.calls.query(query))
-        return ended + sum(self._tried(self._swept, row, now) for row in rows)
+        parts = [replace(query, other_hosts=self.agents)]
+        parts += [replace(query, hosts=self.agents)] if self.agents else []
+        return self.store.read(lambda tables: [row for part in parts for row in tables.calls.query(part)])
 
     @staticmethod
     def _tried(act: Callable[[LedgerRow, int], bool], row: LedgerRow, now: int) -> bool:

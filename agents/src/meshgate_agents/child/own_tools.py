@@ -41,7 +41,7 @@ def is_own_step_of(tool: Any) -> bool:
 def run(tool: Any, body: Method, permit: Message) -> Message:
     """Runs a body here and now; the outcome as the launcher is told."""
     try:
-        return _told(_finished(_value(tool, body, permit)), permit)
+        return _told(_value(tool, body, permit), permit)
     except BodyRaised as error:
         return _failure("tool_raised", str(error))
 
@@ -65,8 +65,10 @@ def has_async_body(tool: Any, body: Method, base: Method) -> bool:
 def _value(tool: Any, body: Method, permit: Message) -> Any:
     try:
         arguments = _arguments(tool, permit)
-        with _running(tool):
-            return body(tool, **arguments)
+        with _running(tool):  # also while what the body gave is awaited
+            return _finished(body(tool, **arguments))
+    except BodyRaised:
+        raise
     except Exception as error:
         raise BodyRaised(f"{type(error).__name__}: {error}") from error
 

@@ -106,7 +106,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One finished step of the run: a model's reply, or a settled call's answer.
+    """One finished step of the run: a model's reply, or a settled call's answer; neither of a call under way.
 
     Attributes:
         effect_of: the tool, where the call took an effect that a program must ask for again before
@@ -333,6 +333,9 @@ def _entries(messages: Any) -> Iterator[Entry]:
         if message.HasField("answer"):
             answer, tool = _answer(message.answer), message.effect_of
             yield Entry(key=step.key, reply=None, answer=answer, effect_of=tool, scope=step.scope)
+        elif step.kind == "tool":  # it is under way
+            tool = message.effect_of
+            yield Entry(key=step.key, reply=None, answer=None, effect_of=tool, scope=step.scope)
         else:
             yield Entry(key=step.key, reply=bytes(message.reply_json), answer=None, scope=step.scope)
 

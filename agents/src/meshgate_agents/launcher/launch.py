@@ -179,7 +179,11 @@ class Launch:
     def _play(self, attempt: Attempt) -> _Played:
         """One attempt: read the journal, start the child, wait for its end."""
         number = attempt.number
-        entries = self._ask(lambda: self._gateway.journal(run_id=self._run_id, attempt=number))
+        try:
+            entries = self._ask(lambda: self._gateway.journal(run_id=self._run_id, attempt=number))
+        except LauncherError:
+            self._leave(attempt)  # nothing of it has run
+            raise
         known = f"; {len(entries)} finished steps in the journal" if entries else ""
         self._say(f"run {self._run_id}, attempt {number}, as {self._settings.spiffe_id}{known}")
         session = Session(

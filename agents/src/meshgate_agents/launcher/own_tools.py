@@ -46,6 +46,11 @@ class OwnTools:
         with self._lock:
             return step_key in self._out
 
+    def busy(self) -> bool:
+        """Whether the child is at a body that is on record."""
+        with self._lock:
+            return any(permitted.recorded for permitted in self._out.values())
+
     def permit(
         self, step_key: str, answer: Answer, *, recorded: bool, limit_bytes: int | None, name: str
     ) -> Message:

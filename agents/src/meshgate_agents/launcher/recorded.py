@@ -2,11 +2,11 @@
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from meshgate_agents.launcher.gateway import Entry
 
-STRAY_SECONDS = 10.0  # for the threads of a program that still replay what is recorded of them
+STRAY_SECONDS = 20.0  # for the threads of a program that still replay what is recorded of them
 POLL_SECONDS = 0.2
 
 
@@ -14,11 +14,13 @@ class Recorded:
     """The steps on record, by key. Safe for threads."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
-        self._entries = {entry.key: entry for entry in entries}
+        given = list(entries)
+        self._entries = {one.key: one for one in given if one.reply is not None or one.answer is not None}
         self._scopes: dict[str, list[str]] = {}
         self._effects: dict[str, set[str]] = {}  # per tool, those not asked for
         for entry in self._entries.values():
             self._scopes.setdefault(entry.scope, []).append(entry.key)
+        for entry in given:
             self._effects.setdefault(entry.effect_of, set()).add(entry.key)
         self._asked: set[str] = set()
         self._asked_at = time.monotonic()
@@ -41,17 +43,24 @@ class Recorded:
             self._effects[entry.effect_of].discard(entry.key)
             self._asked_at = time.monotonic()
 
-    def left_out(self, tool: str, stopped: threading.Event) -> str:
+    def asked_live(self, key: str, tool: str) -> None:
+        """Somebody asked for a call that is not settled: a new one, or one that was under way."""
+        with self._lock:
+            self._effects.get(tool, set()).discard(key)
+
+    def left_out(self, tool: str, *, busy: Callable[[], bool], stopped: threading.Event) -> str:
         """The key of an effect of this tool that is recorded and not asked for; empty when there is none.
 
         A program that repeats itself asks for every recorded step without waiting for a live one; threads
-        that are still at that are given time.
+        that are still at that are given time, and so are bodies that are being run again (`busy`).
         """
+        quiet_since = time.monotonic()
         while not stopped.is_set():
+            now = time.monotonic()
             with self._lock:
                 left = min(self._effects.get(tool, ()), default="")
-                quiet_seconds = time.monotonic() - self._asked_at
-            if not left or quiet_seconds > STRAY_SECONDS:
+                quiet_since = now if busy() else max(quiet_since, self._asked_at)
+            if not left or now - quiet_since > STRAY_SECONDS:
                 return left
             stopped.wait(POLL_SECONDS)
         return ""

@@ -187,8 +187,9 @@ class Session:
                     socket.SHUT_RDWR
                 )  # `close` alone leaves `accept` waiting, and us in memory
             self._listener.close()
-            path.unlink(missing_ok=True)
-            path.parent.rmdir()
+            with contextlib.suppress(OSError):  # a program may have put something beside it
+                path.unlink(missing_ok=True)
+                path.parent.rmdir()
 
     def _serve(self, listener: socket.socket) -> None:
         """Takes connections while there is room; who comes later waits in the kernel's queue."""
@@ -346,6 +347,10 @@ class Session:
         self._finished(replayed=False)
         return {"state": "ok"}
 
+    def _left_out(self, key: str, tool: str) -> str:
+        self._journal.asked_live(key, tool)
+        return self._journal.left_out(tool, busy=self._own.busy, stopped=self._stopped)
+
     def _finished(self, *, replayed: bool) -> None:
         with self._lock:
             self._moved_at = time.monotonic()
@@ -394,7 +399,7 @@ class Session:
             scope=step.scope,
             turn=step.turn,
             task=step.task,
-            left_out=self._journal.left_out(tool, self._stopped),
+            left_out=self._left_out(step.key, tool),
         )
         answer = call_until_settled(
             gateway=self._gateway,

@@ -174,7 +174,7 @@ class Plays:
             children=self._children,
             note=_note(run_id),
             failures=known.failures,
-            place=lambda: self._place(known),
+            place=lambda: self._place(run_id, known),
         )
         with self._lock:
             if self._stop.is_set():
@@ -182,17 +182,28 @@ class Plays:
             self._launches[run_id] = launch
         try:
             launch.play()
+        except RunOver as error:  # another worker is at it
+            _note(run_id)(str(error))
         finally:
             with self._lock:
                 self._launches.pop(run_id, None)
 
     @contextmanager
-    def _place(self, known: Known) -> Iterator[None]:
-        """Waits for its turn. A run whose next loss is its last has it alone: others' faults are not its."""
+    def _place(self, run_id: str, known: Known) -> Iterator[None]:
+        """Waits for its turn. A run whose next loss is its last has it alone: others' faults are not its.
+
+        Raises:
+            RunOver: another worker began an attempt meanwhile, and is at it.
+        """
         with ExitStack() as held:
             if known.lost and known.lost >= self._settings.attempts - 1:
                 held.enter_context(self._last_chance.slot(self._stop))
             held.enter_context(self._slots.slot(self._stop))
+            now = self.known(run_id)
+            if now and now.state == "running" and not now.forsaken and now.attempt > known.attempt:
+                raise RunOver(
+                    f"another worker began attempt {now.attempt} while this one waited for its turn"
+                )
             yield
 
 

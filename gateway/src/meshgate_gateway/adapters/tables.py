@@ -216,6 +216,12 @@ class Calls:
         if query.tools:
             where.append(f"tool IN ({', '.join('?' * len(query.tools))})")
             values += query.tools
+        if query.hosts:
+            where.append(f"host IN ({', '.join('?' * len(query.hosts))})")
+            values += query.hosts
+        if query.other_hosts:
+            where.append(f"host NOT IN ({', '.join('?' * len(query.other_hosts))})")
+            values += query.other_hosts
         if query.ask_due_ms:
             where.append("next_ask_ms > 0 AND next_ask_ms <= ? AND state IN ('sent', 'unknown')")
             values.append(query.ask_due_ms)

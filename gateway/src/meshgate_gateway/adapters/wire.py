@@ -8,7 +8,7 @@ from dataclasses import replace
 from meshgate_wire import broker_pb2 as pb
 
 from meshgate_gateway.admin import RunView, StepView
-from meshgate_gateway.answers import answer_of
+from meshgate_gateway.answers import OPEN, answer_of
 from meshgate_gateway.archive import Part
 from meshgate_gateway.calls import RUN_STEPS
 from meshgate_gateway.catalogue import Catalogue
@@ -60,6 +60,8 @@ def entry(entry: Entry) -> pb.JournalEntry:
     step = pb.Step(key=entry.step.key, scope=entry.step.scope, turn=entry.step.turn, kind=entry.step.kind)
     if entry.row is None:
         return pb.JournalEntry(step=step, reply_json=entry.reply)
+    if entry.row.state in OPEN:
+        return pb.JournalEntry(step=step, effect_of=entry.effect_of)
     told = replace(answer_of(entry.row, entry.reply), arguments=entry.arguments)
     return pb.JournalEntry(step=step, answer=answer(told), effect_of=entry.effect_of)
 
