@@ -38,7 +38,12 @@ def tools_in(value):
 @pytest.fixture
 def written(desk):
     """A desk whose crew has left its checkpoints."""
-    ended = play(desk, "write")
+    for _ in range(3):
+        ended = play(desk, "write")
+        if "changed size during iteration" not in ended.err:  # CrewAI's threads: it wrote while events came
+            break
+        for file in files(desk):
+            file.unlink()
     assert ended.status == 0, ended.err
     assert len(files(desk)) == 2, ended.err
     desk.gateway.seen.clear()

@@ -116,7 +116,8 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
             context.abort(reply, "the fake says so")
         if reply.state in (pb.CALL_STATE_DONE, pb.CALL_STATE_FAILED, pb.CALL_STATE_DENIED):
             step = pb.Step(key=request.step_key, scope=request.scope, turn=request.turn, kind="tool")
-            acted = request.tool if reply.state == pb.CALL_STATE_DONE else ""
+            reads = request.tool.endswith("lookup")
+            acted = request.tool if reply.state == pb.CALL_STATE_DONE and not reads else ""
             entry = pb.JournalEntry(step=step, answer=reply, effect_of=acted)
             self.journal.setdefault(request.step_key, entry)
         return reply
