@@ -26,7 +26,7 @@ from meshgate_gateway.payloads import Vault
 from meshgate_gateway.policy import ActivePolicy, PolicyPlace, PolicySlot
 from meshgate_gateway.record import Recorder
 from meshgate_gateway.runs import Runs
-from meshgate_gateway.server import Server, Services, place_of
+from meshgate_gateway.server import Server, Services, contained
 from meshgate_gateway.store import Store
 from meshgate_gateway.sweeper import Sweeper
 
@@ -178,17 +178,12 @@ class Gateway:
 
     def _kept(self, step: Callable[[], object]) -> None:
         """One step of the keeper, which no fault of a single row may end."""
-        failure: Exception | None = None
         try:
-            step()
+            contained(step)
         except StoreUnavailable as error:
             self.health.fault(error.reason)
         except Refused as error:  # somebody else was quicker
             _log.warning("not swept", extra={"reason": error.reason})
-        except Exception as error:  # noqa: BLE001 - it is told, and the other steps go on
-            failure = error
-        if failure is not None:
-            _log.error("internal error: %s", place_of(failure))  # its message may hold clear text
 
     def _renew(self) -> None:
         if not self.instance.renew():

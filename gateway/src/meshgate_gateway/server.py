@@ -58,6 +58,22 @@ def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
     return grpc.StatusCode.INTERNAL, "internal_error"
 
 
+def contained(step: Callable[[], object]) -> None:
+    """Runs a step of a loop; what nobody foresaw is told by its place, and the loop goes on.
+
+    Raises:
+        Refused, Unavailable: as the step did.
+    """
+    try:
+        step()
+        return
+    except (errors.Refused, errors.Unavailable):
+        raise
+    except Exception as error:  # noqa: BLE001 - the outermost handler of a loop that must not end
+        failure = error
+    _log.error("internal error: %s", place_of(failure))  # its message may hold clear text
+
+
 def place_of(error: BaseException) -> str:
     """Class and place of a failure and of its causes. Never its message."""
     told: list[str] = []
