@@ -64,14 +64,15 @@ def contained(step: Callable[[], object]) -> None:
     Raises:
         Refused, Unavailable: as the step did.
     """
+    failure: Exception | None = None
     try:
         step()
-        return
     except (errors.Refused, errors.Unavailable):
         raise
     except Exception as error:  # noqa: BLE001 - the outermost handler of a loop that must not end
         failure = error
-    _log.error("internal error: %s", place_of(failure))  # its message may hold clear text
+    if failure is not None:
+        _log.error("a loop met an internal error: %s", place_of(failure))  # its message may hold clear text
 
 
 def place_of(error: BaseException) -> str:
