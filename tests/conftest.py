@@ -17,11 +17,13 @@ def opa_binary() -> Path:
     return Path(runtime.find_or_install(progress=print).opa[0])
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `-n 2`: one process plays whole meshes, one after the other; the rest goes to the other by file.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For `-n 2 --dist loadgroup --no-loadscope-reorder`: one process plays whole meshes, the other the rest.
 
     Meshes come first, since they take longest; two at a time would be too much for a small machine.
     """
+    if not (config.getoption("numprocesses", None) or hasattr(config, "workerinput")):
+        return
     items.sort(key=lambda item: item.get_closest_marker("plane") is None)
     for item in items:
         group = "meshes" if item.get_closest_marker("plane") else str(item.path)
