@@ -12,8 +12,8 @@ from typing import Any
 import grpc
 import pytest
 from meshgate_agents.child.framing import receive, send
+from meshgate_agents.launcher import recorded, supervise
 from meshgate_agents.launcher import session as sessions
-from meshgate_agents.launcher import supervise
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import Differs, RunHeld
 from meshgate_agents.launcher.gateway import Entry
@@ -95,6 +95,20 @@ def test_a_replay_does_not_save() -> None:
     """A recall or a save that is not on record is a difference."""
     with pytest.raises(Differs):
         made(Remembering(), live_steps=False)._answer({"op": "seek", "step": STEP}, 1)
+
+
+def test_a_call_under_way_is_no_answer_and_is_left_out_until_it_is_asked_for(monkeypatch) -> None:
+    """Of an earlier attempt: nothing is answered from it, and another call of its tool is told of it."""
+    monkeypatch.setattr(recorded, "STRAY_SECONDS", 0.0)
+    held = recorded.Recorded([Entry(key="k", reply=None, answer=None, effect_of="orders.refund")])
+    stopped = threading.Event()
+
+    def left(tool: str) -> str:
+        return held.left_out(tool, busy=lambda: False, stopped=stopped)
+
+    assert (held.get("k"), held.unasked, left("orders.refund"), left("orders.ship")) == (None, 0, "k", "")
+    held.asked_live("k", "orders.refund")
+    assert left("orders.refund") == ""
 
 
 @pytest.mark.parametrize("operation", ["reply", "gave_up"])

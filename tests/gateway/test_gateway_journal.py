@@ -192,6 +192,21 @@ def test_an_effect_that_is_left_out_holds_the_next_one_of_its_tool(world) -> Non
     assert world.call(step_key=key("paid?"), scope=OTHER, attempt=3, left_out=key("paid")).state is State.DONE
 
 
+@pytest.mark.parametrize(("error_class", "counts"), [("ToolRaised", True), ("not_begun", False)])
+def test_a_failure_may_have_had_its_effect(world, error_class, counts) -> None:
+    """A tool that raised after it paid is left out like one that succeeded; one that never began is not."""
+    world.runtime.held = True
+    call_id = world.call(step_key=key("paid"), scope=SCOPE).call_id
+    world.hosts.take(peer("orders"), call_id=call_id, host_instance="h1")
+    failed = Outcome(State.FAILED, b"after the payment", "", error_class)
+    world.hosts.finish(peer("orders"), call_id=call_id, take=1, host_instance="h1", outcome=failed)
+    restart(world, 2)
+    assert [entry.effect_of for entry in read(world, 2)] == (["orders.refund"] if counts else [""])
+    if counts:
+        with pytest.raises(Conflict, match="run_diverged"):
+            world.call(step_key=key("paid?"), scope=OTHER, attempt=2, left_out=key("paid"))
+
+
 def test_an_effect_that_was_under_way_is_left_out_too(world) -> None:
     """Its host may be at it when the attempt dies: it is told without an answer, and counts."""
     world.runtime.held = True

@@ -5,7 +5,7 @@ import json
 import pytest
 from fakes.gateway_parts import deny, peer
 from gateway.conftest import CATALOGUE
-from meshgate_gateway import catalogue, ledger
+from meshgate_gateway import catalogue, ledger, sweeper
 from meshgate_gateway.errors import ConfigurationError, Conflict, Missing, NotPermitted, PolicyUnavailable
 from meshgate_gateway.history import BranchOrder
 from meshgate_gateway.model import Outcome, State
@@ -141,6 +141,35 @@ def test_a_call_cut_by_a_crash_is_decided_again_and_run_again(world) -> None:
     again = ask(world, attempt=number)
     assert (again.call_id, again.take, again.arguments) == (first.call_id, 2, first.arguments)
     assert [record["allow"] for record in world.records("decision")] == [True, True]
+
+
+def test_an_equal_call_does_not_wait_for_one_that_died_with_its_process(world) -> None:
+    """Another key, the same task and arguments: it is run, since nobody will ever finish the first."""
+    task = "7a" * 32
+    ask(world, step_key="a" * 64, task=task)
+    again = ask(world, step_key="b" * 64, task=task, attempt=next_attempt(world))
+    assert (again.take, tell(world, again, attempt=2).state) == (1, State.DONE)
+
+
+def test_an_own_call_that_is_left_out_holds_the_next_one_of_its_tool(world) -> None:
+    """What the last process had in its memory is not in this one, until it is asked for and run again."""
+    tell(world, ask(world, step_key="a" * 64))
+    with pytest.raises(Conflict, match="run_diverged"):
+        ask(world, step_key="b" * 64, scope="5d" * 32, attempt=next_attempt(world), left_out="a" * 64)
+
+
+def test_own_calls_keep_no_hosted_call_from_the_sweep(world, monkeypatch) -> None:
+    """However many an agent leaves open: what a host had is settled at its deadline."""
+    world.runtime.held = True
+    hosted = world.call(step_key="c" * 64).call_id
+    world.hosts.take(peer("orders"), call_id=hosted, host_instance="h1")
+    monkeypatch.setattr(sweeper, "MAX_PER_SWEEP", 2)
+    for number in range(3):
+        world.clock.ms += 1
+        ask(world, step_key=f"{number}" * 64)
+    world.clock.ms += 10_000_000
+    world.sweeper.sweep()
+    assert world.row(hosted).state is State.UNKNOWN
 
 
 def test_the_second_verdict_may_be_no(world) -> None:
