@@ -11,6 +11,7 @@ import pytest
 from meshgate_agents.launcher import children
 from meshgate_agents.launcher.peers import become_subreaper
 from meshgate_deploy import strays
+from meshgate_deploy.services import Service, Services
 
 SLEEPER = "import os, sys, time; os.setsid(); open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)"
 LEAVES = f"""
@@ -81,3 +82,24 @@ def test_a_program_goes_first_when_memory_is_out(tmp_path) -> None:
     finally:
         made.kill(child)
         assert child.popen.wait() == -signal.SIGKILL
+
+
+def test_whoever_asks_is_not_ended(tmp_path) -> None:
+    """`up` in a shell that a program left behind: what it would end is itself, so it leaves that alone."""
+    asks = (
+        "import sys, pathlib, meshgate_deploy.strays as s; print(s.end_everywhere(pathlib.Path(sys.argv[1])))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", asks, str(tmp_path)], env={**os.environ, "MESHGATE_SOCKET": f"{tmp_path}/a/s"},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, "0"), done.stderr
+
+
+def test_the_gateway_goes_after_those_who_have_a_last_word_for_it() -> None:
+    """A worker that ends says so to the gateway; else `down` would count as a lost attempt."""
+    made = object.__new__(Services)
+    names = ["sentry", "opa", "gateway", "dapr-desk", "desk", "orders"]
+    made._services = [Service(name, lambda _fresh: None) for name in names]
+    told = [[service.name for service in group] for group in made._groups()]
+    assert told == [["desk", "orders"], ["opa", "gateway"], ["dapr-desk"], ["sentry"]]
