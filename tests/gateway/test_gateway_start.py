@@ -8,9 +8,10 @@ from gateway.conftest import CATALOGUE
 from meshgate_gateway import catalogue, schemas
 from meshgate_gateway.__main__ import main
 from meshgate_gateway.adapters.sqlite_store import SqliteStore
-from meshgate_gateway.errors import ConfigurationError, StoreUnavailable
+from meshgate_gateway.errors import ConfigurationError, Conflict, StoreUnavailable
 from meshgate_gateway.instances import Instance
 from meshgate_gateway.payloads import Vault, load_key
+from meshgate_gateway.server import contained
 
 
 def test_a_configuration_without_its_parts_is_status_1(tmp_path: Path, caplog) -> None:
@@ -78,3 +79,19 @@ def test_two_gateways_have_two_names(tmp_path: Path) -> None:
     assert Instance(store=store).name == "gateway-0"
     assert not first.renew()
     store.close()
+
+
+def test_a_loop_outlives_what_nobody_foresaw(caplog) -> None:
+    """It is told by its place, without its text; what the loop knows how to take goes through."""
+
+    def fault() -> None:
+        raise ValueError("card 4111")
+
+    def busy() -> None:
+        raise Conflict("run_changed")
+
+    contained(fault)
+    assert "a loop met an internal error: ValueError" in caplog.text
+    assert "4111" not in caplog.text
+    with pytest.raises(Conflict):
+        contained(busy)
