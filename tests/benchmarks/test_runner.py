@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,10 +33,17 @@ HAVE_GOALS = {"brokered", "durable", "decision"}
 SOME_HAVE_GOALS = {"runs"}
 
 
-def _run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """For the runner's temporary files: short, since a socket's path has 107 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="mgb") as made:
+        yield Path(made)
+
+
+def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(RUNNER), *arguments],
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(folder)},
         capture_output=True,
         text=True,
         check=False,
@@ -52,9 +61,9 @@ def _run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         "guarantees",
     ],
 )
-def test_a_row_runs_and_has_its_shape(tmp_path: Path, name: str) -> None:
+def test_a_row_runs_and_has_its_shape(folder: Path, name: str) -> None:
     """Each line is one JSON object with its number, its baseline, and whether its goal is met."""
-    done = _run(tmp_path, "--quick", "--json", "--only", name)
+    done = _run(folder, "--quick", "--json", "--only", name)
     assert done.returncode == 0, done.stderr[-4000:]
     rows = [json.loads(text) for text in done.stdout.splitlines()]
     assert {row["row"] for row in rows} == EXPECTED[name]
@@ -70,11 +79,11 @@ def test_a_row_runs_and_has_its_shape(tmp_path: Path, name: str) -> None:
             assert (row["goal"] is not None) == (name in HAVE_GOALS)
     assert "fsync of 4 KiB" in done.stderr
     assert "cores" in done.stderr
-    assert not list(tmp_path.iterdir())
+    assert not list(folder.iterdir())
 
 
-def test_an_unknown_row_is_a_usage_error(tmp_path: Path) -> None:
+def test_an_unknown_row_is_a_usage_error(folder: Path) -> None:
     """The runner names the rows there are, and measures nothing."""
-    done = _run(tmp_path, "--only", "speed")
+    done = _run(folder, "--only", "speed")
     assert (done.returncode, done.stdout) == (2, "")
     assert all(name in done.stderr for name in EXPECTED)

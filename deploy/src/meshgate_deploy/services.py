@@ -1,5 +1,6 @@
 """Long-lived processes: started until healthy, watched, restarted with backoff."""
 
+import select
 import signal
 import threading
 import time
@@ -18,8 +19,9 @@ from meshgate_deploy.processes import Child, Command, Processes, tail
 READY_SECONDS = 60.0  # a tool host that imports CrewAI cold takes 6 s on two busy cores
 PORT_TRIES = 5
 POLL_SECONDS = 0.02
+WATCH_MS = 100  # a process that was stopped is seen by looking; one that ended wakes the watcher
 STOPPED_SECONDS = 6.0
-QUICK_RESTARTS = 3  # within the window; each further one waits twice as long
+QUICK_RESTARTS = 3  # within the window, at once; each further one waits twice as long
 RESTART_WINDOW_SECONDS = 120.0
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
@@ -198,7 +200,8 @@ class Services:
         )
 
     def _watch(self) -> None:
-        while not self._stopping.wait(0.1):
+        while not self._stopping.is_set():
+            self._wait_for_an_end()
             for service in list(self._services):
                 child = service.child
                 watched = service.state == "ready" and not service.retired
@@ -209,6 +212,14 @@ class Services:
                     self._forget(child)
                     self._set(service, "restarting", f"ended with status {child.popen.returncode}")
                     threading.Thread(target=self._restart, args=(service,), daemon=True).start()
+
+    def _wait_for_an_end(self) -> None:
+        poller = select.poll()
+        for service in list(self._services):
+            pidfd = service.child.pidfd if service.child is not None and service.state == "ready" else -1
+            if pidfd >= 0:
+                poller.register(pidfd, select.POLLIN)
+        poller.poll(WATCH_MS)
 
     @staticmethod
     def _kill_if_stopped(service: Service, child: Child) -> None:
@@ -252,11 +263,11 @@ class Services:
 
 
 def _backoff(service: Service) -> float:
-    """Short for a first loss, long for a process that keeps ending."""
+    """None for a first loss, long for a process that keeps ending."""
     now = time.monotonic()
     service.recent = [then for then in service.recent if now - then < RESTART_WINDOW_SECONDS] + [now]
-    often = max(0, len(service.recent) - QUICK_RESTARTS)
-    return min(FIRST_BACKOFF_SECONDS * 2.0**often, LONGEST_BACKOFF_SECONDS)
+    often = len(service.recent) - QUICK_RESTARTS
+    return min(FIRST_BACKOFF_SECONDS * 2.0**often, LONGEST_BACKOFF_SECONDS) if often > 0 else 0.0
 
 
 class _PortTaken(Exception):

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 RPC_TIMEOUT_SECONDS = 10.0  # the gateway holds a call for at most 2 s
 FIRST_PAUSE_SECONDS = 0.05
-LONGEST_PAUSE_SECONDS = 0.5  # a gateway that was killed is back after a second
+LONGEST_PAUSE_SECONDS = 0.25  # a gateway that was killed is back after a second
 LONGEST_PENDING_PAUSE_SECONDS = 0.25  # the gateway itself waits up to 2 s before it says PENDING
 
 MAX_TRACEBACK_BYTES = 65_536
