@@ -135,11 +135,10 @@ class Admin:
 
     def runs(self, presented: Presented, limit: int) -> Sequence[Run]:
         """Runs, newest first."""
-        now = self.run_control.now_ms()
 
         def serve(_: Caller) -> Sequence[Run]:
             found = self.store.read(lambda tables: tables.runs.list(limit))
-            return [runs.shown(run, now_ms=now) for run in found]
+            return [self.drive.shown(run) for run in found]
 
         return self._enter(presented, "ListRuns", serve)
 
@@ -161,7 +160,7 @@ class Admin:
                 seen = tuple(StepView(row, b"", b"") for row in rows)
             else:
                 seen = tuple(self._step(tables, row) for row in rows)
-            run = runs.shown(run, now_ms=self.run_control.now_ms())
+            run = self.drive.shown(run)
             traceback, result = self._text(tables, run.traceback), self._text(tables, run.result)
             return RunView(run, self._text(tables, run.input), traceback, result, seen)
 

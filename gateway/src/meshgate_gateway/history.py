@@ -9,9 +9,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from meshgate_identities.errors import InvalidSpiffeId
-from meshgate_identities.spiffe_id import SpiffeId
-
 from meshgate_gateway import calls, edits, ledger, runs, steps
 from meshgate_gateway.authenticate import Mesh
 from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted, Refused
@@ -76,11 +73,7 @@ def require_ended(tables: Tables, mesh: Mesh, run_id: str) -> Run:
     run = tables.runs.get(run_id) if calls.is_run_id(run_id) else None
     if run is None:
         raise Missing("run_unknown", detail="no such run")
-    try:
-        kind = mesh.kind_of(SpiffeId.parse(run.app))
-    except InvalidSpiffeId:
-        kind = None
-    if kind not in runs.RUNNERS:
+    if not mesh.has_runner(run.app):
         raise NotPermitted("run_foreign", detail=f"{run_id} is of {run.app}, which this mesh does not have")
     if not run.ended:
         raise Conflict("run_not_ended", detail=f"{run_id} is {run.state}: {run.detail}")
