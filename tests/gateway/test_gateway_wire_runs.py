@@ -258,3 +258,17 @@ def refused_once(method, request) -> str:
     with pytest.raises(grpc.RpcError) as caught:
         method(request, timeout=10)
     return dict(caught.value.trailing_metadata())["meshgate-reason"]
+
+
+def test_a_fork_that_is_asked_for_again_is_told_to_nobody(wire) -> None:
+    """While it is pending its app was told; when it runs there is nothing to tell."""
+    admin, agent = wire.admin(), wire.runs("desk")
+    agent.StartRun(pb.StartRunRequest(run_id="run-1", input_json=b'{"app":"desk","command":["true"]}'))
+    begun = agent.StartAttempt(pb.StartAttemptRequest(run_id="run-1", launcher_instance="l"))
+    agent.FinishRun(pb.FinishRunRequest(run_id="run-1", attempt=begun.attempt, state="completed"))
+    ask = pb.BranchRunRequest(run_id="run-1", new_run_id="again", origin="rerun", cwd="/", operator="ann")
+    made = [admin.BranchRun(ask).run for _ in range(2)]
+    assert [run.state for run in made] == ["pending"] * 2
+    agent.StartAttempt(pb.StartAttemptRequest(run_id="again", launcher_instance="l"))
+    assert admin.BranchRun(ask).run.state == "running"
+    assert wire.runtime.started == [("again", "desk")]

@@ -207,7 +207,8 @@ class Admin:
             if dry_run:
                 return plan
             made = self.history.make(order)
-            self.drive.deliver(made.run)
+            if made.run.state == "pending":
+                self.drive.deliver(made.run)
             return made
 
         return self._enter(presented, "BranchRun", serve)
