@@ -1,7 +1,6 @@
 """`runs fork` and `runs rerun`: what is asked of the gateway, of the person."""
 
 import base64
-import json
 import sys
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from meshgate_deploy import branch_commands
 from meshgate_deploy.branch_commands import explained, fork, rerun
 from meshgate_deploy.errors import Denied, DependencyUnavailable, MeshError, NotFound, UsageError
 
-GIVEN = {"app": "desk", "command": ["python", "main.py", "a b"]}
 REFUND = {"step": 4, "tool": "orders.refund", "effect": "irreversible", "state": "done", "call_id": "c1"}
 
 
@@ -19,7 +17,6 @@ class Mesh:
 
     def __init__(self, project: Path) -> None:
         self.project, self.effects = project, [REFUND]
-        self.given: object = GIVEN
         self.purged, self.error = "", None
         self.asked: list[dict] = []
 
@@ -32,7 +29,6 @@ class Mesh:
         new = request["run_id"] if request.get("dry_run") else request["new_run_id"]
         return {
             "run": {"run_id": new, "purged": self.purged}, "effects": self.effects, "steps": 6,
-            "input_json": base64.b64encode(json.dumps(self.given).encode()).decode(),
         }  # fmt: skip
 
 
