@@ -44,7 +44,7 @@ class NoRuntime:
     def dispatch(self, call_id: str, host: str, *, fresh: bool = False) -> None:
         """Nothing."""
 
-    def start_run(self, run_id: str, app: str, *, attempt: int) -> None:
+    def start_run(self, run_id: str, app: str, *, telling: str) -> None:
         """Nothing."""
 
 

@@ -3,11 +3,12 @@
 import contextlib
 import errno
 import sys
+import threading
 
 import pytest
 from agents.test_worker import WAIT, ended, eventually, plays, store, subreaper  # noqa: F401 - fixtures
 from meshgate_agents.launcher import launch, supervise
-from meshgate_agents.launcher.errors import StartsSpent
+from meshgate_agents.launcher.errors import GatewayUnavailable, StartsSpent
 from meshgate_agents.launcher.launch import Launch
 from meshgate_agents.launcher.session import Session
 from meshgate_agents.worker import activities, sidecar, slots
@@ -156,6 +157,57 @@ def test_a_run_has_its_last_chance_alone(store, plays, tmp_path) -> None:  # noq
     assert ended(one) == "completed"
     (tmp_path / "two").touch()
     assert ended(two) == "completed"
+
+
+def test_a_last_chance_is_over_with_the_first_new_step(store, plays, tmp_path, monkeypatch) -> None:  # noqa: F811
+    """However long the attempt goes on: the next one in the queue has its chance meanwhile."""
+    monkeypatch.setattr(plays_module, "CHANCE_SECONDS", 0.01)
+    for name in ("one", "two", "three"):
+        store.add(name, sys.executable, "-c", WAIT, str(tmp_path / name))
+        store.runs[name] |= {"failures": 2, "lost": 2, "attempt": 2}
+    futures = {"one": plays.play("one")}
+    eventually(lambda: store.state("one") == "running", "it has its chance")
+    futures |= {name: plays.play(name) for name in ("two", "three")}
+    eventually(lambda: len(plays._last_chance._waiting) == 2, "the others wait")
+    store.runs["one"]["lost"] = 0  # it recorded a step
+    eventually(lambda: store.state("two") == "running", "the next one has its chance")
+    assert (store.state("one"), store.state("three")) == ("running", "pending")
+    (tmp_path / "one").touch()
+    assert ended(futures["one"]) == "completed"
+    assert store.state("three") == "pending"  # leaving twice makes no second place
+    (tmp_path / "two").touch()
+    eventually(lambda: store.state("three") == "running", "the last one has its chance")
+    (tmp_path / "three").touch()
+    assert [ended(future) for future in futures.values()] == ["completed"] * 3
+
+
+def test_a_last_chance_stays_alone_while_nobody_can_say(store, plays, tmp_path, monkeypatch) -> None:  # noqa: F811
+    """A gateway that is away is no step."""
+    monkeypatch.setattr(plays_module, "CHANCE_SECONDS", 0.01)
+    looks = threading.Semaphore(0)
+    for name in ("one", "two"):
+        store.add(name, sys.executable, "-c", WAIT, str(tmp_path / name))
+        store.runs[name] |= {"failures": 2, "lost": 2, "attempt": 2}
+    one = plays.play("one")
+    eventually(lambda: store.state("one") == "running", "it has its chance")
+    two = plays.play("two")
+    eventually(lambda: plays._last_chance._waiting, "the other waits")
+    with monkeypatch.context() as patched:
+        real = store.read_run
+
+        def read_run(run_id):
+            if run_id != "one":
+                return real(run_id)
+            looks.release()
+            raise GatewayUnavailable(reason="away", detail="says the test")
+
+        patched.setattr(store, "read_run", read_run)
+        for _ in range(3):
+            assert looks.acquire(timeout=60)
+        assert (len(plays._last_chance._waiting), store.state("two")) == (1, "pending")
+    for name in ("one", "two"):
+        (tmp_path / name).touch()
+    assert [ended(future) for future in (one, two)] == ["completed"] * 2
 
 
 def test_a_run_that_another_worker_took_up_meanwhile_is_left_to_it(store, plays, monkeypatch) -> None:  # noqa: F811

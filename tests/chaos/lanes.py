@@ -202,7 +202,7 @@ class Run:
         """The person who looks into the service's book when a call is unknown."""
         while not self._over.wait(WATCH_SECONDS):
             try:
-                run = self._stage.mesh.ask("ShowRun", run_id=self._run_id)["run"]
+                run = self._stage.mesh.ask("ShowRun", run_id=self._run_id, row_only=True)["run"]
             except (MeshError, OSError, ValueError):
                 continue
             if run["state"] == "waiting" and run["detail"].startswith("unknown "):

@@ -1,16 +1,14 @@
 """`runs fork` and `runs rerun`: what is asked of the gateway, of the person."""
 
 import base64
-import json
 import sys
 from pathlib import Path
 
 import pytest
 from meshgate_deploy import branch_commands
 from meshgate_deploy.branch_commands import explained, fork, rerun
-from meshgate_deploy.errors import Denied, MeshError, NotFound, UsageError
+from meshgate_deploy.errors import Denied, DependencyUnavailable, MeshError, NotFound, UsageError
 
-GIVEN = {"app": "desk", "command": ["python", "main.py", "a b"]}
 REFUND = {"step": 4, "tool": "orders.refund", "effect": "irreversible", "state": "done", "call_id": "c1"}
 
 
@@ -19,7 +17,6 @@ class Mesh:
 
     def __init__(self, project: Path) -> None:
         self.project, self.effects = project, [REFUND]
-        self.given: object = GIVEN
         self.purged, self.error = "", None
         self.asked: list[dict] = []
 
@@ -32,7 +29,6 @@ class Mesh:
         new = request["run_id"] if request.get("dry_run") else request["new_run_id"]
         return {
             "run": {"run_id": new, "purged": self.purged}, "effects": self.effects, "steps": 6,
-            "input_json": base64.b64encode(json.dumps(self.given).encode()).decode(),
         }  # fmt: skip
 
 
@@ -75,6 +71,20 @@ def test_a_yes_makes_it(mesh, capsys) -> None:
     }  # fmt: skip
     assert plan == {**made, "dry_run": True}
     assert capsys.readouterr().out == "mine\n"
+
+
+def test_an_answer_that_did_not_come_can_be_asked_for_again(mesh, monkeypatch) -> None:
+    """The fork may be there: the hint names its id, under which it is made once."""
+
+    def ask(path, order) -> dict:
+        if not order["request"].get("dry_run"):
+            raise DependencyUnavailable("the gateway did not answer BranchRun", why="away")
+        return mesh.ask(path, order)
+
+    monkeypatch.setattr(branch_commands, "ask_once", ask)
+    with pytest.raises(DependencyUnavailable) as caught:
+        fork("r1", from_step=3, yes=True)
+    assert f"--run-id {mesh.asked[0]['new_run_id']}" in caught.value.next_step
 
 
 def test_without_effects_nobody_is_asked(mesh) -> None:

@@ -68,17 +68,19 @@ class HostRuntime:
     effects: list[str] = field(default_factory=list)
     held: bool = False
     away: bool = False
+    asked: int = 0
+    on_ask: Callable[[], object] = lambda: None
     background: bool = False
     waiting: list[tuple[str, str]] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     instance: str = "instance-1"
-    started: list[tuple[str, str, int]] = field(default_factory=list)
+    started: list[tuple[str, str]] = field(default_factory=list)
+    tellings: set[tuple[str, str]] = field(default_factory=set)
     hosts: Any = None
     present: Callable[[str], Presented] = peer
 
     def dispatch(self, call_id: str, host: str, *, fresh: bool = False) -> None:
-        if self.away:
-            raise RuntimeUnavailable(detail="stopped by the test")
+        self._answer()
         if self.held:
             self.waiting.append((call_id, host))
         elif self.background:
@@ -86,10 +88,17 @@ class HostRuntime:
         else:
             self.run(call_id, host)
 
-    def start_run(self, run_id: str, app: str, *, attempt: int) -> None:
+    def start_run(self, run_id: str, app: str, *, telling: str) -> None:
+        self._answer()
+        if (run_id, telling) not in self.tellings:
+            self.tellings.add((run_id, telling))
+            self.started.append((run_id, app))
+
+    def _answer(self) -> None:
+        self.asked += 1
+        self.on_ask()
         if self.away:
             raise RuntimeUnavailable(detail="stopped by the test")
-        self.started.append((run_id, app, attempt))
 
     def deliver_all(self) -> None:
         waiting, self.waiting = self.waiting, []

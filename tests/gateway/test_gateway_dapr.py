@@ -9,7 +9,7 @@ import grpc
 import pytest
 from dapr.conf import settings
 from meshgate_gateway.adapters.dapr_runtime import MAX_STARTS, STUCK_SECONDS, DaprRuntime
-from meshgate_gateway.errors import RuntimeUnavailable
+from meshgate_gateway.errors import DeliveriesSpent, RuntimeUnavailable
 
 PATIENCE_SECONDS = 60.0
 CALL = "c" + "0" * 40
@@ -108,12 +108,16 @@ class Failed(grpc.RpcError, grpc.Call):
 
 def dispatched(monkeypatch, sidecar: Sidecar, *, fresh: bool = False) -> list[str]:
     """Which instances one dispatch began, by what follows the call id."""
+    over(monkeypatch, sidecar).dispatch(CALL, "orders", fresh=fresh)
+    return sidecar.scheduled
+
+
+def over(monkeypatch, sidecar: Sidecar) -> DaprRuntime:
     for name in ("DAPR_API_TOKEN", "DAPR_GRPC_PORT", "DAPR_API_TIMEOUT_SECONDS"):
         monkeypatch.setattr(settings, name, getattr(settings, name))
     runtime = DaprRuntime(grpc_port=1, api_token="t")
     runtime._client = sidecar
-    runtime.dispatch(CALL, "orders", fresh=fresh)
-    return sidecar.scheduled
+    return runtime
 
 
 @pytest.mark.parametrize(
@@ -137,8 +141,22 @@ def test_a_call_is_begun_beside_an_instance_that_dapr_left_behind(monkeypatch, i
 def test_a_call_begun_too_often_is_unavailable(monkeypatch) -> None:
     """Not for ever: a person must look."""
     many = {f"-{n}" if n else "": ("FAILED", 1.0) for n in range(MAX_STARTS)}
-    with pytest.raises(RuntimeUnavailable):
+    with pytest.raises(DeliveriesSpent):
         dispatched(monkeypatch, Sidecar(**many))
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "COMPLETED", "FAILED"])
+def test_an_app_is_told_once_for_each_telling(monkeypatch, status) -> None:
+    """However the first one ended and however often it was told before."""
+    sidecar = Sidecar()
+    runtime = over(monkeypatch, sidecar)
+    for number in range(3 * MAX_STARTS):
+        runtime.start_run("r", "desk", telling=f"7-{number}")
+    assert sidecar.scheduled == [f"start-r-7-{number}" for number in range(3 * MAX_STARTS)]
+    sidecar.instances = dict.fromkeys(sidecar.scheduled, (status, 9e9))
+    sidecar.scheduled = []
+    runtime.start_run("r", "desk", telling="7-1")
+    assert sidecar.scheduled == []
 
 
 def test_a_start_that_was_quicker_is_no_fault(monkeypatch) -> None:

@@ -1,15 +1,18 @@
 """Runs that workers play: ordered once, told to their app, told again while nobody is at them."""
 
+import itertools
 import json
+from dataclasses import replace
 
 import pytest
 from fakes.gateway_parts import peer
-from meshgate_gateway import catalogue
+from meshgate_gateway import catalogue, tellings
 from meshgate_gateway.authenticate import Mesh
 from meshgate_gateway.drive import PER_APP, Drive, Order
 from meshgate_gateway.errors import Conflict, InvalidRequest, Missing
 
 DESK = "spiffe://desk.example/ns/desk/desk"
+DAY_MS = 86_400_000
 APPS = {"desk": {"kind": "crew"}, "nightly": {"kind": "program"}, "orders": {"kind": "toolhost"}}
 
 
@@ -36,7 +39,7 @@ def test_an_order_makes_one_run_and_tells_its_app(world, drive) -> None:
     assert (run.state, run.app, run.attempt, run.driven) == ("pending", DESK, 0, True)
     assert drive.order(order(given=b'{"b":2,"a":1}'), operator="bob") == run
     assert starts(world) == [("r", "ada")]
-    assert world.runtime.started[0] == ("r", "desk", 0)
+    assert world.runtime.started == [("r", "desk")]
     read, kept = world.runs.read(peer("desk"), run_id="r")
     assert (read, json.loads(kept)) == (run, {"app": "desk", "input": {"a": 1, "b": 2}})
 
@@ -92,7 +95,7 @@ def test_a_lost_delivery_is_made_again(world, drive) -> None:
     assert drive.sweep() == 0  # it may still be on its way
     world.clock.ms += 5_001
     assert drive.sweep() == 1
-    assert world.runtime.started == [("r", "desk", 0)]
+    assert world.runtime.started == [("r", "desk")]
     world.runs.start_attempt(peer("desk"), run_id="r", launcher="w")
     assert drive.sweep() == 0
 
@@ -105,7 +108,7 @@ def test_a_run_that_nobody_is_at_is_delivered_again(world, drive) -> None:
     assert drive.sweep() == 0
     world.clock.ms += 1
     assert drive.sweep() == 1
-    assert world.runtime.started[-1] == ("r", "desk", 1)
+    assert world.runtime.started == [("r", "desk")] * 2
     world.runs.heartbeat(peer("desk"), run_id="r", attempt=1, steps=0)
     assert drive.sweep() == 0
     world.runs.end_attempt(peer("desk"), run_id="r", attempt=1, state="restarting", detail="")
@@ -128,10 +131,10 @@ def test_an_app_with_many_runs_starves_none(world, drive) -> None:
     world.runtime.away = False
     world.clock.ms += 5_001
     assert drive.sweep() == PER_APP + 1
-    told = [run_id for run_id, _app, _attempt in world.runtime.started]
+    told = [run_id for run_id, _app in world.runtime.started]
     assert "one" in told[:2]
     assert [drive.sweep() for _ in range(2)] == [PER_APP + 1] * 2
-    assert {run_id for run_id, _app, _attempt in world.runtime.started} == {
+    assert {run_id for run_id, _app in world.runtime.started} == {
         "one", *(f"many-{number:02}" for number in range(3 * PER_APP))
     }  # fmt: skip
 
@@ -146,7 +149,7 @@ def test_runs_that_are_well_take_nobodys_place(world, drive) -> None:
     world.clock.ms += 5_001
     world.runtime.started.clear()
     assert drive.sweep() == 1
-    assert world.runtime.started == [("lost", "desk", 0)]
+    assert world.runtime.started == [("lost", "desk")]
 
 
 def test_a_run_at_a_terminal_is_nobodys_to_deliver(world, drive) -> None:
@@ -178,3 +181,79 @@ def test_the_result_is_kept_with_the_run(world, drive) -> None:
     kept = world.store.read(lambda tables: world.vault.get(tables, run.result))
     assert kept == b'{"raw": "done"}'
     assert all("done" not in json.dumps(record) for record in world.records() if record.get("run_id") == "r")
+
+
+def without_desk(drive: Drive) -> Drive:
+    """The same store, behind a gateway whose manifest has no app `desk` any more."""
+    apps = {name: entry for name, entry in APPS.items() if name != "desk"}
+    tools = catalogue.parse(json.dumps({"tools": {}, "apps": apps}).encode())
+    mesh = Mesh("desk", "desk.example", frozenset(), tools)
+    return replace(drive, mesh=mesh, since_ms=drive.now_ms())
+
+
+def test_a_run_without_a_worker_is_told_of_for_ever(world, drive) -> None:
+    """After pauses that double, once a day in the end; each time once, and people see it."""
+    drive.order(order(), operator="ada")
+    world.clock.ms += 5_000
+    told_at: list[int] = []
+    begun = world.clock.ms
+    while world.clock.ms < begun + 30 * DAY_MS:
+        world.clock.ms = tellings.due(world.run("r"), now_ms=world.clock.ms).next_ms
+        drive.sweep()
+        assert len(world.runtime.started) == 1 + len(told_at)  # not before its time
+        world.clock.ms += 1
+        assert (drive.sweep(), drive.sweep()) == (1, 1)
+        told_at.append(world.clock.ms - begun - 1)
+        assert len(world.runtime.started) == 1 + len(told_at)
+    assert told_at[:4] == [0, 4_000, 12_000, 28_000]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(told_at)]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == DAY_MS
+    assert len(told_at) > 30
+    assert drive.shown(world.run("r")).detail.startswith("waits for a worker of desk: told again ")
+
+
+def test_a_run_that_gave_a_sign_is_told_of_anew(world, drive) -> None:
+    """As soon as the first time, however often it was told of before that."""
+    drive.order(order(), operator="ada")
+    world.clock.ms += DAY_MS
+    drive.sweep()
+    world.runs.control(run_id="r", action="pause", operator="ada")
+    world.runs.control(run_id="r", action="resume", operator="ada")
+    assert drive.shown(world.run("r")).detail == "resumed by an operator"
+    world.runtime.started.clear()
+    world.clock.ms += 45_001
+    drive.sweep()
+    assert world.runtime.started == [("r", "desk")]
+
+
+def test_a_run_whose_app_left_the_manifest_fails(world, drive) -> None:
+    """An hour after that is known, with the reason, recorded once; its journal and others' runs stay."""
+    drive.order(order(), operator="ada")
+    drive.order(order(app="nightly", run_id="other"), operator="ada")
+    world.clock.ms += 30 * DAY_MS
+    after = without_desk(drive)
+    world.runtime.started.clear()
+    world.clock.ms += 3_600_000
+    assert after.sweep() == 1
+    assert world.runtime.started == [("other", "nightly")]
+    assert "desk is not in the manifest" in after.shown(world.run("r")).detail
+    assert world.run("r").state == "pending"
+    world.clock.ms += 1
+    assert after.sweep() == 2
+    run = world.run("r")
+    assert (run.state, run.detail) == ("failed", "its app desk is not in the manifest any more")
+    assert run.input is not None
+    assert after.sweep() == 1
+    ends = [row for row in world.records("lifecycle") if row["event"] == "run_finished"]
+    assert [(row["run_id"], row["state"], row["cause"]) for row in ends] == [("r", "failed", "app_gone")]
+
+
+def test_a_run_whose_app_comes_back_goes_on(world, drive) -> None:
+    """A manifest that was wrong for less than an hour ends nothing."""
+    drive.order(order(), operator="ada")
+    world.clock.ms += 3_600_000
+    assert without_desk(drive).sweep() == 0
+    world.runtime.started.clear()
+    assert drive.sweep() == 1
+    assert world.runtime.started == [("r", "desk")]

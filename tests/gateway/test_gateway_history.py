@@ -8,7 +8,14 @@ import pytest
 from fakes.gateway_parts import deny, peer
 from meshgate_agents.child.replies import TOOL_CALLS
 from meshgate_gateway import edits, steps
-from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted, Refused
+from meshgate_gateway.errors import (
+    Conflict,
+    InvalidRequest,
+    Missing,
+    NotPermitted,
+    Refused,
+    StoreUnavailable,
+)
 from meshgate_gateway.history import BranchOrder
 from meshgate_gateway.model import Outcome, State, Step
 
@@ -442,3 +449,67 @@ def test_a_run_that_does_not_say_what_it_ran_is_not_branched(world) -> None:
         world.history.make(order(run_id="odd", origin="rerun", steps=0))
     assert caught.value.reason == "run_without_command"
     assert world.run("fork-1") is None
+
+
+EDIT = b'{"step": 3, "reply": {"type": "text", "value": "another"}}'
+
+
+@pytest.mark.parametrize("edit", [b"", EDIT])
+def test_the_same_order_again_is_the_same_fork(world, edit) -> None:
+    """The store answered with a fault and had stored it: asked again it is there, made once."""
+    worked(world)
+    world.store.fail_after = True
+    with pytest.raises(StoreUnavailable):
+        world.history.make(order(edit=edit))
+    run, steps_of_it = world.run("fork-1"), rows(world, "fork-1")
+    again = edit.replace(b'"step": 3, ', b"").replace(b"}}", b'}, "step": 3}')
+    for asked in (edit, again):
+        branch = world.history.make(order(edit=asked, operator="bob"))
+        assert (branch.run, branch.steps) == (run, 5)
+    assert rows(world, "fork-1") == steps_of_it
+    assert len(steps_of_it) == 3
+    assert len(world.records("copy")) == 3
+    assert [r["operator"] for r in world.records("lifecycle") if r["event"] == "run_fork"] == ["ann (uid 7)"]
+    world.runs.start_attempt(peer("desk"), run_id="fork-1", launcher="l1")
+    assert world.history.make(order(edit=edit)).run == world.run("fork-1")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"steps": 4},
+        {"edit": b""},
+        {"edit": EDIT.replace(b"another", b"a third")},
+        {"origin": "rerun", "steps": 0, "edit": b""},
+        {"run_id": "fork-0"},
+    ],
+)
+def test_another_order_under_the_id_of_a_fork_is_refused(world, other) -> None:
+    """Other steps, another edit, a re-run, another run: the fork that is there stays."""
+    worked(world)
+    made(world, new_run_id="fork-0", steps=5)
+    finish(world, "fork-0")
+    world.history.make(order(edit=EDIT))
+    run, steps_of_it = world.run("fork-1"), rows(world, "fork-1")
+    with pytest.raises(Conflict) as caught:
+        world.history.make(order(**{"edit": EDIT, **other}))
+    assert caught.value.reason == "run_taken"
+    assert (world.run("fork-1"), rows(world, "fork-1")) == (run, steps_of_it)
+
+
+def test_a_fork_of_a_terminals_run_is_of_one_folder(world) -> None:
+    """Such a run does not say where it ran: another folder is another fork."""
+    worked(world)
+    world.history.make(order(cwd="/a"))
+    assert world.history.make(order(cwd="/a")).run == world.run("fork-1")
+    with pytest.raises(Conflict):
+        world.history.make(order(cwd="/b"))
+
+
+def test_the_record_of_a_fork_tells_nothing_of_its_edit(world) -> None:
+    """What it was ordered with is there as a keyed digest."""
+    worked(world)
+    world.history.make(order(edit=EDIT))
+    (record,) = [r for r in world.records("lifecycle") if r["event"] == "run_fork"]
+    assert len(record["order"]) == 64
+    assert "another" not in json.dumps(world.records())

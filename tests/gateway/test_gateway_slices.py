@@ -93,13 +93,58 @@ def test_a_fork_that_was_not_finished_never_begins(world, monkeypatch) -> None:
     assert (world.run("fork-1").state, world.history.give_up_stale()) == ("failed", 0)
 
 
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_fork_that_was_not_finished_is_finished_when_asked_for_again(world, monkeypatch, number) -> None:
+    """In the minute before it is given up: each step copied once, its repeats known, then it may begin."""
+    worked(world)
+    for _ in dies_at(world, monkeypatch, number):
+        with pytest.raises(StoreUnavailable):
+            world.history.make(order(steps=5))
+    assert world.run("fork-1").recorded_steps == 2 * (number - 1)
+    with pytest.raises(Conflict) as caught:
+        world.history.make(order(steps=4))
+    assert caught.value.reason == "run_taken"
+    assert world.history.make(order(steps=5)).run.state == "pending"
+    assert [row.place for row in rows(world, "fork-1")] == [1, 2, 3, 4, 5]
+    assert [record["step"] for record in world.records("copy")] == [1, 2, 3, 4, 5]
+    world.runs.start_attempt(peer("desk"), run_id="fork-1", launcher="l1")
+    assert len(answers(world, "fork-1")) == 5
+
+
+def test_a_fork_that_was_given_up_is_not_asked_for_again(world, monkeypatch) -> None:
+    """It never was the fork that was ordered; the refusal says so."""
+    worked(world)
+    for _ in dies_at(world, monkeypatch, 2):
+        with pytest.raises(StoreUnavailable):
+            world.history.make(order(steps=5))
+    world.history.give_up_stale()
+    with pytest.raises(Conflict) as caught:
+        world.history.make(order(steps=5))
+    assert (caught.value.reason, "not all steps" in caught.value.detail) == ("run_taken", True)
+
+
+def test_two_that_make_the_same_fork_take_turns(world, monkeypatch) -> None:
+    """A second request while the first one copies: together they copy each step once, and both are told."""
+    worked(world)
+    second: list[str] = []
+
+    def act(now: int) -> None:
+        if now == 2:
+            monkeypatch.undo()
+            second.append(world.history.make(order(steps=5)).run.state)
+
+    between(world, monkeypatch, act)
+    assert (world.history.make(order(steps=5)).run.state, second) == ("pending", ["pending"])
+    assert [record["step"] for record in world.records("copy")] == [1, 2, 3, 4, 5]
+
+
 def test_a_fork_that_is_being_made_is_not_given_up(world) -> None:
     """A slice a moment ago is a sign of life."""
     worked(world)
     _, kept, edit = world.store.read(lambda tables: world.history._checked(tables, order(steps=5)))
     made, copier = world.store.write(lambda tables: world.history._begun(tables, order(steps=5), kept, edit))
     assert (made.state, world.history.give_up_stale()) == ("copying", 0)
-    assert world.history._more(copier, kept, 2).state == "copying"
+    assert world.history._more(copier, kept).state == "copying"
 
 
 def test_a_run_that_is_purged_meanwhile_is_not_forked(world, monkeypatch) -> None:

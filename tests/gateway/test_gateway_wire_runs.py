@@ -221,7 +221,7 @@ def test_an_operator_forks_and_nobody_else(wire) -> None:
     """The app itself may not; a refusal tells the operator what an app is not told."""
     append(wire, "step")
     assert call(wire, "refund").state == pb.CALL_STATE_DONE
-    admin, given = wire.admin(), b'{"app":"desk","command":["true"]}'
+    admin = wire.admin()
     with pytest.raises(grpc.RpcError) as caught:
         admin.BranchRun(branch())
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
@@ -235,7 +235,7 @@ def test_an_operator_forks_and_nobody_else(wire) -> None:
     assert (plan.run.run_id, plan.steps, [row.step for row in plan.effects]) == ("run-1", 2, [2])
     made = admin.BranchRun(branch())
     assert (made.run.run_id, made.run.origin, made.run.origin_run) == ("fork-1", "fork", "run-1")
-    assert (made.run.origin_step, made.run.state, made.input_json) == (1, "pending", given)
+    assert (made.run.origin_step, made.run.state) == (1, "pending")
     (row,) = admin.ShowRun(pb.ShowRunRequest(run_id="fork-1")).steps
     assert (row.copied, row.attempt, row.state) == (True, 0, "replied")
 
@@ -258,3 +258,33 @@ def refused_once(method, request) -> str:
     with pytest.raises(grpc.RpcError) as caught:
         method(request, timeout=10)
     return dict(caught.value.trailing_metadata())["meshgate-reason"]
+
+
+def test_a_fork_that_is_asked_for_again_is_told_to_nobody(wire) -> None:
+    """While it is pending its app was told; when it runs there is nothing to tell."""
+    admin, agent = wire.admin(), wire.runs("desk")
+    agent.StartRun(pb.StartRunRequest(run_id="run-1", input_json=b'{"app":"desk","command":["true"]}'))
+    begun = agent.StartAttempt(pb.StartAttemptRequest(run_id="run-1", launcher_instance="l"))
+    agent.FinishRun(pb.FinishRunRequest(run_id="run-1", attempt=begun.attempt, state="completed"))
+    ask = pb.BranchRunRequest(run_id="run-1", new_run_id="again", origin="rerun", cwd="/", operator="ann")
+    made = [admin.BranchRun(ask).run for _ in range(2)]
+    assert [run.state for run in made] == ["pending"] * 2
+    agent.StartAttempt(pb.StartAttemptRequest(run_id="again", launcher_instance="l"))
+    assert admin.BranchRun(ask).run.state == "running"
+    assert wire.runtime.started == [("again", "desk")]
+
+
+def test_an_operator_reads_clear_text_on_record(wire) -> None:
+    """Over the wire: the row alone, without its steps, and whole; the record names who asked."""
+    append(wire, "step")
+    admin = wire.admin()
+    row = admin.ShowRun(pb.ShowRunRequest(run_id="run-1", row_only=True))
+    assert (row.run.state, row.input_json, len(row.steps)) == ("running", b"", 0)
+    part = admin.ShowRun(pb.ShowRunRequest(run_id="run-1", operator="ann", without_steps=True))
+    assert (bool(part.input_json), len(part.steps)) == (True, 0)
+    assert len(admin.ShowRun(pb.ShowRunRequest(run_id="run-1", operator="ann")).steps) == 1
+    page = admin.QueryRecords(pb.QueryRecordsRequest(kind="lifecycle", limit=100))
+    looks = [look for look in map(json.loads, page.records_json) if look["event"] == "run_shown"]
+    assert [(look["caller"], look["operator"], look["shown_run"], look["steps"]) for look in looks] == [
+        ("spiffe://desk.example/ns/desk/operator", "ann", "run-1", steps) for steps in (0, 1)
+    ]

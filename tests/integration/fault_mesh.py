@@ -212,7 +212,7 @@ class Mesh:
         """Waits until a run waits for an unknown call; gives the call's id."""
 
         def waiting() -> str:
-            shown = self.ask("ShowRun", run_id=run.run_id)["run"]
+            shown = self.ask("ShowRun", run_id=run.run_id, row_only=True)["run"]
             return shown["detail"].removeprefix("unknown ") if shown["state"] == "waiting" else ""
 
         return str(eventually(waiting, "the run waits"))

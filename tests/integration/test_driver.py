@@ -46,7 +46,7 @@ def begin(mesh: Mesh, run_id: str, *wanted: str, app: str = "nightly") -> None:
 
 
 def shown(mesh: Mesh, run_id: str) -> dict:
-    return dict(mesh.ask("ShowRun", run_id=run_id)["run"])
+    return dict(mesh.ask("ShowRun", run_id=run_id, row_only=True)["run"])
 
 
 def over(mesh: Mesh, run_id: str) -> dict:

@@ -50,6 +50,7 @@ SIGNED = (
     "BranchRun",
     "ExportRun",
     "PurgeRun",
+    "ShowRun",
 )  # the record names the person
 
 

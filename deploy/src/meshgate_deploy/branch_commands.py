@@ -9,14 +9,17 @@ import typer
 
 from meshgate_deploy.cli_output import note
 from meshgate_deploy.control import ask_once
-from meshgate_deploy.errors import MeshError, NotFound, UsageError
+from meshgate_deploy.errors import DependencyUnavailable, MeshError, NotFound, UsageError
 from meshgate_deploy.run_commands import Project, RunId
 from meshgate_deploy.state import find_project, open_state
 
 MAX_EDIT_BYTES = 262_144  # the gateway reads no more
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, whatever may happen again.")]
-NewId = Annotated[str | None, typer.Option("--run-id", help="Id of the new run; default: a new UUIDv7.")]
+NewId = Annotated[
+    str | None,
+    typer.Option("--run-id", help="Of the new run; the same again is the same run. Default: a new UUIDv7."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -68,7 +71,11 @@ def branch(  # noqa: PLR0913 - what both commands have
     }  # fmt: skip
     plan = _ask(folder, {**request, "dry_run": True})
     _agreed(origin, run_id, plan["effects"], yes=yes)
-    made = _ask(folder, request)["run"]
+    try:
+        made = _ask(folder, request)["run"]
+    except DependencyUnavailable as error:
+        again = f"the same command with --run-id {request['new_run_id']}: what was made is not made twice"
+        raise DependencyUnavailable(error.what, why=error.why, next_step=again) from error
     note(f"{origin} of {run_id}" + (f" behind step {steps} of {plan['steps']}" if steps else ""))
     typer.echo(made["run_id"])
     note(f"next: meshgate runs watch {made['run_id']}")
@@ -111,7 +118,7 @@ _REASONS = {
     "run_without_command": ("{run} does not say what it ran", "meshgate runs show {run}"),
     "run_purged": ("the clear text of {run} was purged", "meshgate runs show {run}"),
     "run_foreign": ("{run} belongs to an app that this mesh does not have", "meshgate runs list"),
-    "run_taken": ("there is a run with that id already", "another --run-id, or none"),
+    "run_taken": ("that id is taken by another run", "another --run-id, or none"),
     "run_too_long": ("{run} has more calls than can be copied", "meshgate runs rerun {run}"),
     "from_step_invalid": ("there is no such step", "meshgate runs show {run} --steps"),
     "step_not_settled": ("nobody knows yet how a step ended", "meshgate runs resolve CALL --as done|failed"),

@@ -71,7 +71,7 @@ def show_run(
     output: OutputOption = Output.table,
 ) -> None:
     """Show one run, with --steps all that it did."""
-    found = _ask(_state(project), "ShowRun", {"run_id": run_id})
+    found = _ask(_state(project), "ShowRun", {"run_id": run_id, "without_steps": not steps})
     run = {
         **_plain(found["run"]),
         "input": _text(found["input_json"]),
@@ -99,7 +99,7 @@ def watch(run_id: RunId, *, project: Project = None) -> None:
     """Follow a run until it ends; its states, one line each."""
     state, last = _state(project), ""
     while True:
-        run = _plain(_ask(state, "ShowRun", {"run_id": run_id})["run"])
+        run = _row(state, run_id)
         line = f"{run['state']} (attempt {run['attempt']}, {run['steps']} steps) {run['detail']}".rstrip()
         if line != last:
             typer.echo(line)
@@ -119,7 +119,9 @@ def replay(run_id: RunId, *, project: Project = None) -> None:
     from meshgate_deploy.run_client import run_program
 
     folder = project.resolve() if project else find_project(Path.cwd())
-    app, command = started_as(run_id, _ask(open_state(folder), "ShowRun", {"run_id": run_id}))
+    app, command = started_as(
+        run_id, _ask(open_state(folder), "ShowRun", {"run_id": run_id, "without_steps": True})
+    )
     status = run_program(
         project=folder, app=app, run_id=run_id, command=command, detach=False, say=note, replay=True,
         cwd=None if command else folder,
@@ -196,7 +198,7 @@ def resolve(
 
 def _control(project: Path | None, run_id: str, action: str) -> None:
     state = _state(project)
-    before = _plain(_ask(state, "ShowRun", {"run_id": run_id})["run"])
+    before = _row(state, run_id)
     try:
         run = _plain(_ask(state, "ControlRun", {"run_id": run_id, "action": action})["run"])
     except MeshError as error:
@@ -208,6 +210,11 @@ def _control(project: Path | None, run_id: str, action: str) -> None:
             next_step=f"meshgate runs show {run_id}",
         ) from error
     note(f"{run_id}: {run['state']}")
+
+
+def _row(state: State, run_id: str) -> dict[str, Any]:
+    """The run without its clear text, which would be on record each time."""
+    return _plain(_ask(state, "ShowRun", {"run_id": run_id, "row_only": True})["run"])
 
 
 def _state(project: Path | None) -> State:

@@ -7,14 +7,13 @@ from typing import TypeVar
 from meshgate_audit.chain import Verification, verify
 from meshgate_policies.judge import INVALID, judge
 
-from meshgate_gateway import runs, steps
+from meshgate_gateway import runs
 from meshgate_gateway.archive import Archive, Part, Purged
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.drive import Drive, Order
 from meshgate_gateway.errors import (
     InvalidRequest,
     ListingMismatch,
-    Missing,
     NotPermitted,
     Refused,
     StoreUnavailable,
@@ -24,19 +23,18 @@ from meshgate_gateway.history import Branch, BranchOrder, History
 from meshgate_gateway.hosts import Hosts
 from meshgate_gateway.model import (
     Caller,
-    JournalRow,
     Kind,
     LedgerRow,
     Outcome,
     Presented,
     Run,
-    Sealed,
     State,
 )
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.policy import ActivePolicy, PolicyPlace, PolicySlot
 from meshgate_gateway.record import Recorder
-from meshgate_gateway.store import CallQuery, RecordQuery, Store, Tables
+from meshgate_gateway.store import CallQuery, RecordQuery, Store
+from meshgate_gateway.views import Question, RunView, Views
 
 T = TypeVar("T")
 
@@ -62,26 +60,6 @@ class Status:
     policy_revision: str
     records: int
     calls_by_state: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class StepView:
-    """One step of a run as a person sees it: its row, what went in, what came out."""
-
-    row: JournalRow | LedgerRow
-    given: bytes
-    gave: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class RunView:
-    """A run, its input and its steps, oldest first."""
-
-    run: Run
-    given: bytes
-    traceback: bytes
-    result: bytes
-    steps: tuple[StepView, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +113,10 @@ class Admin:
 
     def runs(self, presented: Presented, limit: int) -> Sequence[Run]:
         """Runs, newest first."""
-        now = self.run_control.now_ms()
 
         def serve(_: Caller) -> Sequence[Run]:
             found = self.store.read(lambda tables: tables.runs.list(limit))
-            return [runs.shown(run, now_ms=now) for run in found]
+            return [self.drive.shown(run) for run in found]
 
         return self._enter(presented, "ListRuns", serve)
 
@@ -149,34 +126,14 @@ class Admin:
             presented, "ListCalls", lambda _: self.store.read(lambda tables: tables.calls.query(query))
         )
 
-    def show(self, presented: Presented, run_id: str) -> RunView:
-        """A run with its steps, what went in and what came out."""
+    def show(self, presented: Presented, question: Question) -> RunView:
+        """A run, and what went in and what came out of it; who reads clear text is recorded."""
 
-        def work(tables: Tables) -> RunView:
-            run = tables.runs.get(run_id)
-            if run is None:
-                raise Missing("run_unknown", detail="no such run")
-            rows = steps.of_run(tables, run_id)
-            if run.purged_ms:  # a fork may still hold some of its clear text; it is not this run's any more
-                seen = tuple(StepView(row, b"", b"") for row in rows)
-            else:
-                seen = tuple(self._step(tables, row) for row in rows)
-            run = runs.shown(run, now_ms=self.run_control.now_ms())
-            traceback, result = self._text(tables, run.traceback), self._text(tables, run.result)
-            return RunView(run, self._text(tables, run.input), traceback, result, seen)
+        def serve(caller: Caller) -> RunView:
+            view = Views(self.store, self.vault, self.recorder).of(question, caller=caller.spiffe_id)
+            return replace(view, run=self.drive.shown(view.run))
 
-        return self._enter(presented, "ShowRun", lambda _: self.store.read(work))
-
-    def _step(self, tables: Tables, row: JournalRow | LedgerRow) -> StepView:
-        if isinstance(row, JournalRow):
-            return StepView(row, self._text(tables, row.request), self._text(tables, row.reply))
-        return StepView(row, self._text(tables, row.arguments), self._text(tables, row.result))
-
-    def _text(self, tables: Tables, sealed: Sealed | None) -> bytes:
-        """The clear text; empty where none was kept."""
-        if sealed is None or not self.vault.kept(tables, sealed):
-            return b""
-        return self.vault.get(tables, sealed)
+        return self._enter(presented, "ShowRun", serve)
 
     def start(self, presented: Presented, order: Order, *, operator: str) -> Run:
         """Orders a run of an app."""
@@ -208,7 +165,8 @@ class Admin:
             if dry_run:
                 return plan
             made = self.history.make(order)
-            self.drive.deliver(made.run)
+            if made.run.state == "pending":
+                self.drive.deliver(made.run)
             return made
 
         return self._enter(presented, "BranchRun", serve)

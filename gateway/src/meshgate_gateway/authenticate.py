@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TypeVar
 
-from meshgate_identities.errors import AuthenticationFailed, IdentityUnavailable
+from meshgate_identities.errors import AuthenticationFailed, IdentityUnavailable, InvalidSpiffeId
 from meshgate_identities.spiffe_id import SpiffeId
 
 from meshgate_gateway.catalogue import Catalogue
 from meshgate_gateway.errors import NotPermitted, Refused, StoreUnavailable, Unauthenticated, Unavailable
-from meshgate_gateway.model import AuditRecord, Caller, Kind, Presented
+from meshgate_gateway.model import RUNNERS, AuditRecord, Caller, Kind, Presented
 from meshgate_gateway.record import Recorder
 from meshgate_gateway.store import Store
 
@@ -60,6 +60,13 @@ class Mesh:
     def is_local(self, caller: Caller) -> bool:
         """Whether it is the operator of this mesh itself, behind the supervisor's socket; no other one."""
         return caller.spiffe_id == f"spiffe://{self.trust_domain}/ns/{self.name}/{Kind.OPERATOR}"
+
+    def has_runner(self, app: str) -> bool:
+        """Whether an app, by its SPIFFE ID, is one of this mesh that has runs."""
+        try:
+            return self.kind_of(SpiffeId.parse(app)) in RUNNERS
+        except InvalidSpiffeId:
+            return False
 
     def kind_of(self, peer: SpiffeId) -> Kind | None:
         """What the mesh knows of a SPIFFE ID; None for an ID it did not name."""

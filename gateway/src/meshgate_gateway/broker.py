@@ -30,6 +30,7 @@ from meshgate_gateway.errors import (
 )
 from meshgate_gateway.execute import Executor, Waiters
 from meshgate_gateway.model import (
+    RUNNERS,
     Answer,
     AuditRecord,
     Caller,
@@ -158,7 +159,7 @@ class Broker:
         return self._rooms.door.enter(presented, "ListTools", self._listed)
 
     def _listed(self, caller: Caller) -> list[Tool]:
-        if caller.kind not in runs.RUNNERS:
+        if caller.kind not in RUNNERS:
             raise NotPermitted("list_not_permitted", detail=f"a {caller.kind} calls no tools")
         listed = self._rooms.policy.active.listing.of(caller.app)
         return [
@@ -166,7 +167,7 @@ class Broker:
         ]
 
     def _asked(self, caller: Caller, request: CallRequest) -> _Asked:
-        if caller.kind not in runs.RUNNERS:
+        if caller.kind not in RUNNERS:
             raise NotPermitted("call_not_permitted", detail=f"a {caller.kind} calls no tools")
         in_run = bool(request.run_id)
         if not in_run and caller.kind is not Kind.PROGRAM:

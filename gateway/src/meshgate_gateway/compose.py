@@ -30,6 +30,8 @@ from meshgate_gateway.server import Server, Services, contained
 from meshgate_gateway.store import Store
 from meshgate_gateway.sweeper import Sweeper
 
+SWEEP_SECONDS = 3.0  # between two sweeps
+
 _log = logging.getLogger(__name__)
 
 
@@ -50,7 +52,7 @@ class Parts:
 
 
 class Gateway:
-    """One gateway: a server, a health loop, and a housekeeper that renews and sweeps."""
+    """One gateway: a server, and loops that look after its health, its lease, and what was left open."""
 
     def __init__(  # noqa: PLR0913 - one place composes
         self,
@@ -88,9 +90,7 @@ class Gateway:
             now_ms=parts.now_ms,
             wait_seconds=wait_seconds,
         )
-        self.drive = Drive(parts.store, vault, self.recorder, parts.runtime, mesh, parts.now_ms)
-        self.history = History(parts.store, vault, self.recorder, mesh, parts.now_ms)
-        self.archive = Archive(parts.store, vault, self.recorder, mesh, parts.now_ms)
+        self.drive, self.history, self.archive = self._runs(vault, mesh)
         self.sweeper = Sweeper(parts.store, self.hosts, executor, parts.now_ms, mesh.catalogue.agents)
         self.health = Health(
             probes={**self._own_probes(), **(probes or {})},
@@ -103,6 +103,15 @@ class Gateway:
             make=self._services(door, vault, mesh),
             on_fault=self.health.fault,
             threads=threads,
+        )
+
+    def _runs(self, vault: Vault, mesh: Mesh) -> tuple[Drive, History, Archive]:
+        store, now_ms = self._parts.store, self._parts.now_ms
+        runtime = self._parts.runtime
+        return (
+            Drive(store, vault, self.recorder, runtime, mesh, now_ms, since_ms=now_ms()),
+            History(store, vault, self.recorder, mesh, now_ms),
+            Archive(store, vault, self.recorder, mesh, now_ms),
         )
 
     def _services(self, door: Door, vault: Vault, mesh: Mesh) -> Services:
@@ -151,7 +160,8 @@ class Gateway:
         )
         self._parts.store.write(lambda tables: tables.records.append(start))
         self.server.start()
-        for name, loop in (("health", lambda: self.health.run(self._stop)), ("keeper", self._keep)):
+        loops = {"health": lambda: self.health.run(self._stop), "lease": self._lease, "keeper": self._keep}
+        for name, loop in loops.items():
             thread = threading.Thread(target=loop, name=name, daemon=True)
             thread.start()
             self._loops.append(thread)
@@ -170,14 +180,19 @@ class Gateway:
         except StoreUnavailable as error:
             _log.warning("stopped without a record", extra={"detail": error.detail})
 
-    def _keep(self) -> None:
-        steps = (self._renew, self.sweeper.sweep, self.drive.sweep, self.history.give_up_stale)
+    def _lease(self) -> None:
+        """Apart from the keeper: however long a sweep takes, its name stays with this gateway."""
         while not self._stop.wait(RENEW_SECONDS):
-            for step in (*steps, self.archive.resume):
+            self._kept(self._renew)
+
+    def _keep(self) -> None:
+        steps = (self.sweeper.sweep, self.drive.sweep, self.history.give_up_stale, self.archive.resume)
+        while not self._stop.wait(SWEEP_SECONDS):
+            for step in steps:
                 self._kept(step)
 
     def _kept(self, step: Callable[[], object]) -> None:
-        """One step of the keeper, which no fault of a single row may end."""
+        """One step of a loop, which no fault of a single row may end."""
         try:
             contained(step)
         except StoreUnavailable as error:

@@ -6,24 +6,22 @@ carries the run's id; a run of which nobody gives a sign of life is told to its 
 
 import itertools
 import json
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from meshgate_gateway import calls, runs
+from meshgate_gateway import attempts, calls, runs, tellings
 from meshgate_gateway.authenticate import Mesh
-from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted, RuntimeUnavailable
-from meshgate_gateway.model import Kind, Run
+from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted
+from meshgate_gateway.model import RUNNERS, Kind, Run
+from meshgate_gateway.passes import Pass
 from meshgate_gateway.payloads import Vault
-from meshgate_gateway.record import Recorder
+from meshgate_gateway.record import Recorder, time_text
 from meshgate_gateway.store import Store, Tables
 
 PER_APP = 20  # of one sweep, the rest of the app's in turn with the next ones: no app waits for another's
-MAX_FAILURES = 3  # of one sweep; each may have waited 2 s for a sidecar, and the sweeper has more to do
+MAX_TOLD = 10_000  # tellings that are remembered; a runtime asked again answers that it knows
 MAX_WORDS = 1024  # of a command
-
-_log = logging.getLogger(__name__)
 
 
 class RunRuntime(Protocol):
@@ -33,8 +31,8 @@ class RunRuntime(Protocol):
     The sweep retries.
     """
 
-    def start_run(self, run_id: str, app: str, *, attempt: int) -> None:
-        """Tells the app, unless it is being told already.
+    def start_run(self, run_id: str, app: str, *, telling: str) -> None:
+        """Tells the app, once for each name of a telling.
 
         Raises:
             RuntimeUnavailable: not told, as far as we know.
@@ -102,7 +100,12 @@ def _value(text: bytes) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """Orders and deliveries."""
+    """Orders and deliveries.
+
+    Attributes:
+        since_ms: since when this gateway knows which apps its mesh has.
+        told: the last telling of each run, so that a slow runtime is asked once for each.
+    """
 
     store: Store
     vault: Vault
@@ -110,7 +113,9 @@ class Drive:
     runtime: RunRuntime
     mesh: Mesh
     now_ms: Callable[[], int]
+    since_ms: int = 0
     turns: Iterator[int] = field(default_factory=itertools.count)
+    told: dict[str, str] = field(default_factory=dict)
 
     def order(self, order: Order, *, operator: str, local: bool = False) -> Run:
         """Makes the run and tells its app. The same id and order again is the same run.
@@ -127,7 +132,7 @@ class Drive:
             InvalidRequest: the id, the input or the command is not valid.
         """
         kind = self.mesh.catalogue.apps.get(order.app)
-        if kind not in runs.RUNNERS:
+        if kind not in RUNNERS:
             raise Missing("app_unknown", detail=f"no crew or program {order.app[:64]!r}")
         if not calls.is_run_id(order.run_id):
             raise InvalidRequest("run_id_invalid")
@@ -171,22 +176,61 @@ class Drive:
             detail=f"{app} runs only what its manifest says; `commands: true` there allows more",
         )
 
+    def shown(self, run: Run) -> Run:
+        """The run as people see it: with who is waited for, where nobody is at it. Not stored."""
+        now = self.now_ms()
+        seen = runs.shown(run, now_ms=now)
+        if not runs.forsaken(run, now_ms=now):
+            return seen
+        app, due = _app(run), tellings.due(run, now_ms=now)
+        why = f"waits for a worker of {app}: told again {due.number} times, next at {time_text(due.next_ms)}"
+        if not self.mesh.has_runner(run.app):
+            why = f"its app {app} is not in the manifest; failed after an hour, unless it comes back"
+        return replace(seen, detail="; ".join(filter(None, (seen.detail, why))))
+
     def sweep(self) -> int:
-        """Tells the apps of their forsaken runs; returns how many."""
-        now, turn = self.now_ms(), next(self.turns)
-        since = {state: now - patience for state, patience in runs.FORSAKEN_AFTER_MS.items()}
+        """Tells the apps of their forsaken runs, and ends those whose app is gone; returns how many."""
+        sweep, turn = Pass(self.now_ms), next(self.turns)
+        since = {state: sweep.now - patience for state, patience in runs.FORSAKEN_AFTER_MS.items()}
         found = self.store.read(lambda tables: tables.runs.forsaken(since, per_app=PER_APP, turn=turn))
-        told = failed = 0
+        touched = 0
         for run in found:
-            if failed < MAX_FAILURES:
-                told, failed = (told + 1, failed) if self.deliver(run) else (told, failed + 1)
-        return told
+            if self.mesh.has_runner(run.app):
+                touched += sweep.asked(lambda run=run: self._tell(run), run_id=run.run_id)  # type: ignore[misc]
+            else:
+                touched += self._given_up(run)
+        return touched
+
+    def _given_up(self, run: Run) -> bool:
+        """Ends a run that nobody can ever play, with its journal kept: a fork may go on with it."""
+        now = self.now_ms()
+        if not tellings.gone(run, now_ms=now, since_ms=self.since_ms):
+            return False
+
+        def work(tables: Tables) -> bool:
+            if tables.runs.get(run.run_id) != run:
+                return False
+            detail = f"its app {_app(run)} is not in the manifest any more"
+            after = replace(attempts.ended(run, lost=True), state="failed", detail=detail, updated_ms=now)
+            tables.runs.move(run, after)
+            tables.records.append(runs.note(self.recorder, "run_finished", after, more={"cause": "app_gone"}))
+            return True
+
+        return self.store.write(work)
 
     def deliver(self, run: Run) -> bool:
         """Tells a run's app of it; False when that has to wait for the next sweep."""
-        try:
-            self.runtime.start_run(run.run_id, run.app.rpartition("/")[2], attempt=run.attempt)
-        except RuntimeUnavailable as error:
-            _log.warning("a run was not delivered", extra={"run_id": run.run_id, "detail": error.detail})
-            return False  # the next sweep tries again
-        return True
+        return Pass(self.now_ms).asked(lambda: self._tell(run), run_id=run.run_id)
+
+    def _tell(self, run: Run) -> None:
+        due = tellings.due(run, now_ms=self.now_ms())
+        if self.told.get(run.run_id) == due.name:
+            return
+        self.runtime.start_run(run.run_id, _app(run), telling=due.name)
+        if len(self.told) >= MAX_TOLD:
+            self.told.clear()
+        self.told[run.run_id] = due.name
+
+
+def _app(run: Run) -> str:
+    return run.app.rpartition("/")[2]

@@ -13,6 +13,7 @@ GatewayError
 │   ├── PolicyUnavailable
 │   ├── PolicyBusy
 │   └── RuntimeUnavailable
+│       └── DeliveriesSpent the runtime works; it was told of this one too often
 └── ConfigurationError      before a port opens: the process exits
     └── ListingMismatch     on an activation the request is refused instead
 
@@ -125,6 +126,10 @@ class RuntimeUnavailable(Unavailable):
 
     def __init__(self, *, detail: str = "") -> None:
         super().__init__("runtime_unavailable", detail=detail)
+
+
+class DeliveriesSpent(RuntimeUnavailable):
+    """A call was delivered so often in vain that it is not delivered again; the runtime is well."""
 
 
 class ConfigurationError(GatewayError):

@@ -6,11 +6,8 @@ settled under an id of its own, so nothing can execute it.
 """
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-
-from meshgate_identities.errors import InvalidSpiffeId
-from meshgate_identities.spiffe_id import SpiffeId
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from meshgate_gateway import calls, edits, ledger, runs, steps
 from meshgate_gateway.authenticate import Mesh
@@ -19,10 +16,11 @@ from meshgate_gateway.model import JournalRow, LedgerRow, Run, Sealed
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder
 from meshgate_gateway.steps import StepRow
-from meshgate_gateway.store import Store, Tables
+from meshgate_gateway.store import RecordQuery, Store, Tables
 
 UNCOUNTED_ATTEMPT = -1  # of a copied step that a person had said not to count
 COPYING = "copying"  # of a new run that has not all of its steps
+NOT_WHOLE = "not all steps were copied"
 SLICE = 200  # steps copied per transaction: some tens of milliseconds that others wait
 GIVEN_UP_MS = 60_000  # a slice takes a fraction of a second
 COUNTS_COPIES = -1  # `trusted_from` of a fork: its copies are of attempt 0
@@ -76,11 +74,7 @@ def require_ended(tables: Tables, mesh: Mesh, run_id: str) -> Run:
     run = tables.runs.get(run_id) if calls.is_run_id(run_id) else None
     if run is None:
         raise Missing("run_unknown", detail="no such run")
-    try:
-        kind = mesh.kind_of(SpiffeId.parse(run.app))
-    except InvalidSpiffeId:
-        kind = None
-    if kind not in runs.RUNNERS:
+    if not mesh.has_runner(run.app):
         raise NotPermitted("run_foreign", detail=f"{run_id} is of {run.app}, which this mesh does not have")
     if not run.ended:
         raise Conflict("run_not_ended", detail=f"{run_id} is {run.state}: {run.detail}")
@@ -108,7 +102,7 @@ class History:
         return self.store.read(lambda tables: self._checked(tables, order)[0])
 
     def make(self, order: BranchOrder) -> Branch:
-        """Stores the new run, durably; somebody has to start it.
+        """Stores the new run, durably; somebody has to start it. The same order again is the same run.
 
         Many steps take many transactions, so that others write in between: nobody may act in the new run, and
         nobody is told of it, before it has all of them.
@@ -119,29 +113,65 @@ class History:
         """
         found, kept, edit = self.store.read(lambda tables: self._checked(tables, order))
         made, copier = self.store.write(lambda tables: self._begun(tables, order, kept, edit))
-        for start in range(SLICE, len(kept), SLICE):
-            made = self._more(copier, kept, start)
+        while made.state == COPYING:
+            made = self._more(copier, kept)
         return replace(found, run=made)
 
     def _begun(
         self, tables: Tables, order: BranchOrder, kept: Sequence[StepRow], edit: edits.Edit | None
     ) -> tuple[Run, "_Copier"]:
-        """The new run with its first steps. What was checked before stands, for that run ended."""
+        """The new run with its first steps, or as far as an earlier request of this order made it.
+
+        What was checked before stands, for the old run ended.
+        """
         old = require_ended(tables, self.mesh, order.run_id)
+        run = tables.runs.get(order.new_run_id)
+        if run is not None:
+            self._require_made(tables, run, old, order)
+            return run, self._copier(old, run, order, kept, edit)
         run = self._insert(tables, old, order, edit, whole=len(kept) <= SLICE)
-        copier = _Copier(self.vault, self.recorder, old, run, edit, order.operator)
+        copier = self._copier(old, run, order, kept, edit)
         for number, row in enumerate(kept[:SLICE], start=1):
             copier.copy(tables, number, row)
         return run, copier
 
-    def _more(self, copier: "_Copier", kept: Sequence[StepRow], start: int) -> Run:
-        """The steps behind `start`; with the last of them the run may begin."""
+    def _copier(
+        self, old: Run, run: Run, order: BranchOrder, kept: Sequence[StepRow], edit: edits.Edit | None
+    ) -> "_Copier":
+        twins = {row.call_id: _twin(row, run.run_id) for row in kept if isinstance(row, LedgerRow)}
+        return _Copier(self.vault, self.recorder, old, run, edit, order.operator, twins)
+
+    def _require_made(self, tables: Tables, run: Run, old: Run, order: BranchOrder) -> None:
+        """Is that run what this very order made?
+
+        Raises:
+            Conflict: it is another one, or was given up before it had all of its steps.
+        """
+        first = tables.records.query(RecordQuery(run_id=run.run_id, kind="lifecycle", limit=1))
+        made_by = json.loads(first[0][1]).get("order") if first else None
+        if made_by != self._likeness(old, order):
+            raise Conflict("run_taken", detail=f"{run.run_id} is a run already, and of another order")
+        if run.state == "failed" and run.detail == NOT_WHOLE:
+            raise Conflict("run_taken", detail=f"{run.run_id} was given up: {NOT_WHOLE}")
+
+    def _likeness(self, old: Run, order: BranchOrder) -> str:
+        """Equal for orders that make equal runs; tells nothing of an edit."""
+        edit = json.dumps(json.loads(order.edit), sort_keys=True) if order.edit else ""
+        cwd = "" if old.driven else order.cwd
+        parts = ("branch", order.origin, order.run_id, str(order.steps), edit, cwd)
+        return self.vault.likeness(*(part.encode("utf-8", "surrogatepass") for part in parts))
+
+    def _more(self, copier: "_Copier", kept: Sequence[StepRow]) -> Run:
+        """The next steps; with the last of them the run may begin. Two that copy at once take turns."""
 
         def work(tables: Tables) -> Run:
             require_ended(tables, self.mesh, copier.old.run_id)  # a purge would take what is not copied yet
             run = tables.runs.get(copier.run.run_id)
-            if run is None or run.state != COPYING:
+            if run is None or (run.state == "failed" and run.detail == NOT_WHOLE):
                 raise Conflict("run_changed", detail=f"{copier.run.run_id} was given up")
+            if run.state != COPYING:
+                return run  # whoever copied it too was quicker
+            start = run.recorded_steps
             rows = kept[start : start + SLICE]
             for number, row in enumerate(rows, start=start + 1):
                 copier.copy(tables, number, row)
@@ -172,7 +202,7 @@ class History:
         run = tables.runs.get(run_id)
         if run is None or run.state != COPYING:
             return False
-        after = replace(run, state="failed", detail="not all steps were copied", updated_ms=self.now_ms())
+        after = replace(run, state="failed", detail=NOT_WHOLE, updated_ms=self.now_ms())
         tables.runs.move(run, after)
         tables.records.append(runs.note(self.recorder, "run_finished", after))
         return True
@@ -223,9 +253,13 @@ class History:
             driven=True,
             input=self._given(tables, old, order),
         )
-        if not tables.runs.insert(run):
-            raise Conflict("run_taken", detail=f"{run.run_id} is a run already")
-        record = self.recorder.branched(run=run, operator=order.operator, edited=edit.step if edit else 0)
+        tables.runs.insert(run)
+        record = self.recorder.branched(
+            run=run,
+            operator=order.operator,
+            edited=edit.step if edit else 0,
+            order=self._likeness(old, order),
+        )
         tables.records.append(record)
         return run
 
@@ -256,7 +290,7 @@ class _Copier:
     run: Run
     edit: edits.Edit | None
     operator: str
-    twins: dict[str, str] = field(default_factory=dict)
+    twins: Mapping[str, str]
 
     def copy(self, tables: Tables, number: int, row: StepRow) -> None:
         """Stores and records one step."""
@@ -287,11 +321,9 @@ class _Copier:
         return replace(copied, reply=self.vault.put(tables, reply))
 
     def _call(self, tables: Tables, row: LedgerRow, edit: edits.Edit | None, place: int) -> LedgerRow:
-        call_id = calls.call_id(caller=row.caller, run_id=self.run.run_id, step_key=row.step_key)
-        self.twins[row.call_id] = call_id
         copied = replace(
             row,
-            call_id=call_id,
+            call_id=_twin(row, self.run.run_id),
             run_id=self.run.run_id,
             attempt=self._attempt(row),
             take=row.take if row.in_agent else 0,  # taken or not tells whether its body has to run again
@@ -322,6 +354,11 @@ class _Copier:
         names = (row.caller, self.run.run_id, row.task, row.tool)
         arguments = self.vault.get(tables, row.arguments)
         return self.vault.likeness(*(name.encode() for name in names), arguments)
+
+
+def _twin(row: LedgerRow, run_id: str) -> str:
+    """The id of a call's copy in that run."""
+    return calls.call_id(caller=row.caller, run_id=run_id, step_key=row.step_key)
 
 
 def _size_bytes(row: StepRow) -> int:

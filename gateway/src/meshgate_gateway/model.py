@@ -16,6 +16,9 @@ class Kind(StrEnum):
     OPERATOR = "operator"
 
 
+RUNNERS = frozenset({Kind.CREW, Kind.PROGRAM, Kind.AGENT})  # what has runs
+
+
 class ToolKind(StrEnum):
     """What a call of a catalogue entry starts."""
 

@@ -14,7 +14,7 @@ from meshgate_gateway.authenticate import Door
 from meshgate_gateway.errors import Conflict, InvalidRequest, NotPermitted, Refused
 from meshgate_gateway.execute import Waiters
 from meshgate_gateway.hosts import checked
-from meshgate_gateway.model import Answer, Caller, LedgerRow, Outcome, Presented, Run, State
+from meshgate_gateway.model import RUNNERS, Answer, Caller, LedgerRow, Outcome, Presented, Run, State
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder
 from meshgate_gateway.store import Store, Tables
@@ -70,7 +70,7 @@ class OwnCalls:
         """
 
         def serve(caller: Caller) -> Answer:
-            if caller.kind not in runs.RUNNERS:
+            if caller.kind not in RUNNERS:
                 raise NotPermitted("call_not_owned", detail=f"a {caller.kind} makes no calls")
             if not calls.is_call_id(call.call_id):
                 raise InvalidRequest("call_id_invalid")

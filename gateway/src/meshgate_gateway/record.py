@@ -179,8 +179,15 @@ class Recorder:
         }
         return self._made("step", body)
 
-    def branched(self, *, run: Run, operator: str, edited: int) -> AuditRecord:
-        """A run was made from another one; its copied steps have records of their own."""
+    def branched(self, *, run: Run, operator: str, edited: int, order: str) -> AuditRecord:
+        """A run was made from another one; its copied steps have records of their own.
+
+        Args:
+            run: the new run.
+            operator: who made it.
+            edited: number of the step that was given another answer; 0 for none.
+            order: the likeness of what was asked for: the same again is the same run.
+        """
         fields = {
             "run_id": run.run_id,
             "state": run.state,
@@ -188,6 +195,7 @@ class Recorder:
             "origin_run": run.origin_run,
             "origin_step": run.origin_step,
             "edited_step": edited,
+            "order": order,
             "input": sealed_form(run.input),
             "operator": operator,
         }

@@ -12,12 +12,11 @@ from meshgate_gateway import attempts, calls
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.bounds import DEFAULT_BOUNDS, Bounds
 from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted
-from meshgate_gateway.model import AuditRecord, Caller, Kind, Presented, Run, State
+from meshgate_gateway.model import RUNNERS, AuditRecord, Caller, Presented, Run, State
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder, sealed_form
 from meshgate_gateway.store import CallQuery, Store, Tables
 
-RUNNERS = frozenset({Kind.CREW, Kind.PROGRAM, Kind.AGENT})
 ENDS = frozenset({"completed", "failed", "cancelled"})
 PAUSES = frozenset({"restarting", "paused", "stopped"})  # how an attempt ends and its run does not
 HELD = frozenset({"waiting", "paused", "cancelling", "copying"})  # no attempt begins

@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from meshgate_gateway import ledger, runs
-from meshgate_gateway.decide import permit_of, question_of
-from meshgate_gateway.errors import Refused, RuntimeUnavailable
+from meshgate_gateway.decide import Permit, permit_of, question_of
+from meshgate_gateway.errors import Refused
 from meshgate_gateway.execute import Executor
 from meshgate_gateway.hosts import Hosts
 from meshgate_gateway.model import LedgerRow, Outcome, State
+from meshgate_gateway.passes import Pass
 from meshgate_gateway.store import CallQuery, Store, Tables
 
 RESTART_AFTER_MS = 10_000  # a lease: by then whoever reserved it would have started it
@@ -44,9 +45,9 @@ class Sweeper:
 
     def sweep(self) -> int:
         """One pass; returns how many calls and runs it touched."""
-        now = self.now_ms()
-        ended = runs.settle_left(self.store, self.hosts.recorder, now_ms=now) + self._ask(now)
-        return ended + sum(self._tried(self._swept, row, now) for row in self._open())
+        this = Pass(self.now_ms)
+        ended = runs.settle_left(self.store, self.hosts.recorder, now_ms=this.now) + self._ask(this)
+        return ended + sum(self._tried(self._swept, row, this) for row in self._open())
 
     def _open(self) -> Sequence[LedgerRow]:
         """Calls of tool hosts, and apart from them what agents run themselves: those may be open for days."""
@@ -56,39 +57,42 @@ class Sweeper:
         return self.store.read(lambda tables: [row for part in parts for row in tables.calls.query(part)])
 
     @staticmethod
-    def _tried(act: Callable[[LedgerRow, int], bool], row: LedgerRow, now: int) -> bool:
+    def _tried(act: Callable[[LedgerRow, Pass], bool], row: LedgerRow, this: Pass) -> bool:
         """A row that cannot be moved keeps no other from it."""
         try:
-            return act(row, now)
+            return act(row, this)
         except Refused as error:
             _log.warning("not swept", extra={"call_id": row.call_id, "reason": error.reason})
             return False
 
-    def _ask(self, now: int) -> int:
+    def _ask(self, this: Pass) -> int:
         """Asks the hosts of calls that may have begun what came of them; rarer each time, and bounded."""
         tools = sorted(self.hosts.reconciles)
-        query = CallQuery(tools=tuple(tools), ask_due_ms=now, limit=MAX_PER_SWEEP)
+        query = CallQuery(tools=tuple(tools), ask_due_ms=this.now, limit=MAX_PER_SWEEP)
         due = self.store.read(lambda tables: tables.calls.query(query)) if tools else ()
-        return sum(self._tried(self._put, row, now) for row in due)
+        return sum(self._tried(self._put, row, this) for row in due)
 
-    def _put(self, row: LedgerRow, now: int) -> bool:
+    def _put(self, row: LedgerRow, this: Pass) -> bool:
+        if not this.open:
+            return False  # nothing of the question is used up
+
         def work(tables: Tables) -> bool:
             return tables.calls.get(row.call_id) == row and tables.calls.move(
-                row, ledger.put_again(row, now_ms=now)
+                row, ledger.put_again(row, now_ms=this.now)
             )
 
         if not self.store.write(work):
             return False
-        try:
-            self.executor.start(question_of(row), fresh=False)
-        except RuntimeUnavailable:
-            return False  # the next time that it is due
-        return True
+        return self._started(question_of(row), this)  # else the next time that it is due
 
-    def _swept(self, row: LedgerRow, now: int) -> bool:
-        return self._settle_own(row) if row.in_agent else self._settle(row, now)
+    def _started(self, permit: Permit, this: Pass) -> bool:
+        return this.asked(lambda: self.executor.start(permit, fresh=False), call_id=permit.call_id)
 
-    def _settle(self, row: LedgerRow, now: int) -> bool:
+    def _swept(self, row: LedgerRow, this: Pass) -> bool:
+        return self._settle_own(row) if row.in_agent else self._settle(row, this)
+
+    def _settle(self, row: LedgerRow, this: Pass) -> bool:
+        now = this.now
         if row.state is State.SENT:
             if now < row.deadline_at_ms + ledger.GRACE_MS:
                 return False
@@ -102,11 +106,7 @@ class Sweeper:
             return self.hosts.expire(row, outcome, cause="never_started")
         if age < RESTART_AFTER_MS:
             return False
-        try:
-            self.executor.start(permit_of(row), fresh=False)
-        except RuntimeUnavailable:
-            return False  # the next sweep tries again; nothing was begun
-        return True
+        return self._started(permit_of(row), this)  # else the next sweep tries again; nothing was begun
 
     def _settle_own(self, row: LedgerRow) -> bool:
         """A call that its agent runs itself is open for as long as its run may go on."""

@@ -462,10 +462,16 @@ class RunRow(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., app: _Optional[str] = ..., state: _Optional[str] = ..., attempt: _Optional[int] = ..., created: _Optional[str] = ..., detail: _Optional[str] = ..., updated: _Optional[str] = ..., steps: _Optional[int] = ..., origin: _Optional[str] = ..., origin_run: _Optional[str] = ..., origin_step: _Optional[int] = ..., purged: _Optional[str] = ...) -> None: ...
 
 class ShowRunRequest(_message.Message):
-    __slots__ = ("run_id",)
+    __slots__ = ("run_id", "operator", "row_only", "without_steps")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    ROW_ONLY_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_STEPS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
-    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+    operator: str
+    row_only: bool
+    without_steps: bool
+    def __init__(self, run_id: _Optional[str] = ..., operator: _Optional[str] = ..., row_only: _Optional[bool] = ..., without_steps: _Optional[bool] = ...) -> None: ...
 
 class StepRow(_message.Message):
     __slots__ = ("step", "attempt", "created", "milliseconds", "state", "tool", "call_id", "decision_id", "input", "output", "copied")
@@ -611,16 +617,14 @@ class EffectRow(_message.Message):
     def __init__(self, step: _Optional[int] = ..., tool: _Optional[str] = ..., effect: _Optional[str] = ..., state: _Optional[str] = ..., call_id: _Optional[str] = ...) -> None: ...
 
 class BranchRunResponse(_message.Message):
-    __slots__ = ("run", "effects", "steps", "input_json")
+    __slots__ = ("run", "effects", "steps")
     RUN_FIELD_NUMBER: _ClassVar[int]
     EFFECTS_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
-    INPUT_JSON_FIELD_NUMBER: _ClassVar[int]
     run: RunRow
     effects: _containers.RepeatedCompositeFieldContainer[EffectRow]
     steps: int
-    input_json: bytes
-    def __init__(self, run: _Optional[_Union[RunRow, _Mapping]] = ..., effects: _Optional[_Iterable[_Union[EffectRow, _Mapping]]] = ..., steps: _Optional[int] = ..., input_json: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, run: _Optional[_Union[RunRow, _Mapping]] = ..., effects: _Optional[_Iterable[_Union[EffectRow, _Mapping]]] = ..., steps: _Optional[int] = ...) -> None: ...
 
 class ExportRunRequest(_message.Message):
     __slots__ = ("run_id", "from_step", "operator", "from_byte")

@@ -25,6 +25,7 @@ from meshgate_agents.launcher.settings import Settings
 from meshgate_agents.worker.slots import Slots
 
 PAUSE_SECONDS = 1.0  # between two looks at a run that goes on elsewhere, or cannot go on now
+CHANCE_SECONDS = 2.0  # between two looks whether a run still has its last chance
 STOP_SECONDS = 3.0  # to say that attempts end here; the supervisor kills this process after 5
 UNKNOWN = "unknown"  # what comes of a run that is not there, or another app's
 
@@ -190,14 +191,14 @@ class Plays:
 
     @contextmanager
     def _place(self, run_id: str, known: Known) -> Iterator[None]:
-        """Waits for its turn. A run whose next loss is its last has it alone: others' faults are not its.
+        """Waits for its turn. A run whose next loss is its last begins alone: others' faults are not its.
 
         Raises:
             RunOver: another worker began an attempt meanwhile, and is at it.
         """
         with ExitStack() as held:
-            if known.lost and known.lost >= self._settings.attempts - 1:
-                held.enter_context(self._last_chance.slot(self._stop))
+            if self._on_last_chance(known) and self._on_last_chance(self.known(run_id)):
+                held.enter_context(self._alone(run_id))
             held.enter_context(self._slots.slot(self._stop))
             now = self.known(run_id)
             if now and now.state == "running" and not now.forsaken and now.attempt > known.attempt:
@@ -205,6 +206,34 @@ class Plays:
                     f"another worker began attempt {now.attempt} while this one waited for its turn"
                 )
             yield
+
+    def _on_last_chance(self, known: Known | None) -> bool:
+        """Whether the run is given up should its worker die now."""
+        return known is not None and known.lost > 0 and known.lost >= self._settings.attempts - 1
+
+    @contextmanager
+    def _alone(self, run_id: str) -> Iterator[None]:
+        """The one place for last chances, until the attempt has brought a step or is over."""
+        over = threading.Event()
+        with ExitStack() as place:
+            place.enter_context(self._last_chance.slot(self._stop))
+            watch = threading.Thread(target=self._leave_early, args=(run_id, place, over), daemon=True)
+            watch.start()
+            try:
+                yield
+            finally:
+                over.set()
+                watch.join()  # only one of the two leaves the place
+
+    def _leave_early(self, run_id: str, place: ExitStack, over: threading.Event) -> None:
+        """Makes room for the next one as soon as the run's next loss would not be its last any more."""
+        while not over.wait(CHANCE_SECONDS):
+            try:
+                if not self._on_last_chance(self.known(run_id)):
+                    place.close()
+                    return
+            except LauncherError:
+                continue  # nobody could say: asked again
 
 
 def _note(run_id: str) -> Callable[[str], None]:

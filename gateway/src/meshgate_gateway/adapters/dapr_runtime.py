@@ -16,7 +16,7 @@ from dapr.conf import settings as dapr_settings
 from dapr.ext.workflow import DaprWorkflowClient, DaprWorkflowContext, WorkflowRuntime, WorkflowState
 from dapr.ext.workflow.logger import LoggerOptions
 
-from meshgate_gateway.errors import RuntimeUnavailable
+from meshgate_gateway.errors import DeliveriesSpent, RuntimeUnavailable
 
 WORKFLOW = "call"
 ACTIVITY = "invoke"
@@ -84,10 +84,10 @@ class DaprRuntime:
         if instance is not None:
             self._schedule(WORKFLOW, {"call_id": call_id, "host": host}, instance)
 
-    def start_run(self, run_id: str, app: str, *, attempt: int) -> None:
-        """Schedules `start`, unless the app was told lately and the run is still at that attempt."""
-        instance = self._free_instance(f"start-{run_id}-{attempt}", also_ended=True)
-        if instance is not None:
+    def start_run(self, run_id: str, app: str, *, telling: str) -> None:
+        """Schedules `start`, once for each telling: an id that ended may not be used again."""
+        instance = f"start-{run_id}-{telling}"
+        if self._state(instance) is None:
             self._schedule(START_WORKFLOW, {"run_id": run_id, "app": app}, instance)
 
     def _schedule(self, workflow: str, given: dict[str, str], instance: str) -> None:
@@ -105,11 +105,8 @@ class DaprRuntime:
         if worker is not None:
             worker.shutdown()
 
-    def _free_instance(self, call_id: str, *, also_ended: bool = False) -> str | None:
+    def _free_instance(self, call_id: str) -> str | None:
         """An instance id never used for this call; None while one is under way.
-
-        With `also_ended` one that ended a moment ago counts as under way: what it started may take a
-        while to be seen.
 
         Seen on 1.18.2: a work item handed to a gateway that is then killed is not handed out
         again, and its instance stays RUNNING. One that is too old is given up and another started
@@ -120,10 +117,9 @@ class DaprRuntime:
             state = self._state(instance)
             if state is None:
                 return instance
-            waited_for = also_ended or state.runtime_status.name not in _ENDED
-            if waited_for and _age(state) < STUCK_SECONDS * 2**number:
+            if state.runtime_status.name not in _ENDED and _age(state) < STUCK_SECONDS * 2**number:
                 return None
-        raise RuntimeUnavailable(detail=f"{call_id} was started {MAX_STARTS} times")
+        raise DeliveriesSpent(detail=f"{call_id} was started {MAX_STARTS} times")
 
     def _state(self, instance: str) -> WorkflowState | None:
         try:

@@ -309,7 +309,8 @@ class AdminServicer(services.AdminServicer):
 
     def ShowRun(self, request: pb.ShowRunRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """See the proto."""
-        return self._guard(context, lambda peer: wire.run_view(self._admin.show(peer, request.run_id)))
+        question = wire.question(request)
+        return self._guard(context, lambda peer: wire.run_view(self._admin.show(peer, question)))
 
     def ControlRun(self, request: pb.ControlRunRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """See the proto."""

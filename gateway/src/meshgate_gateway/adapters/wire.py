@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from meshgate_wire import broker_pb2 as pb
 
-from meshgate_gateway.admin import RunView, StepView
 from meshgate_gateway.answers import OPEN, answer_of
 from meshgate_gateway.archive import Part
 from meshgate_gateway.calls import RUN_STEPS
@@ -18,8 +17,7 @@ from meshgate_gateway.hosts import Taken
 from meshgate_gateway.journal import Entry
 from meshgate_gateway.model import Answer, CallRequest, LedgerRow, Outcome, ResultKind, Run, State, Step, Tool
 from meshgate_gateway.record import time_text
-
-MAX_SHOWN_BYTES = 3_145_728  # of steps in one answer: below gRPC's default 4 MiB
+from meshgate_gateway.views import Question, RunView, StepView
 
 _STATES = {
     State.RESERVED: pb.CALL_STATE_PENDING,
@@ -214,30 +212,29 @@ def branch(made: Branch) -> pb.BranchRunResponse:
         for number, row in made.effects
     ]
     run = run_row(made.run)
-    return pb.BranchRunResponse(run=run, effects=effects, steps=made.steps, input_json=made.given)
+    return pb.BranchRunResponse(run=run, effects=effects, steps=made.steps)
+
+
+def question(message: pb.ShowRunRequest) -> Question:
+    """What an operator wants to see of a run."""
+    return Question(
+        run_id=message.run_id,
+        operator=message.operator,
+        row_only=message.row_only,
+        with_steps=not message.without_steps,
+    )
 
 
 def run_view(view: RunView) -> pb.ShowRunResponse:
-    """A run with its steps, as many as fit into one message."""
-    shown = pb.ShowRunResponse(run=run_row(view.run), input_json=view.given, traceback=view.traceback)
-    shown.result = view.result
-    size = len(view.given) + len(view.traceback) + len(view.result)
-    ends = [step for step in view.steps if step.row.step_key in RUN_STEPS]
-    size += sum(_shown_bytes(step) for step in ends)  # they are shown in any case
-    for step in view.steps:
-        if step in ends:
-            shown.steps.append(_step_row(step))
-            continue
-        size += _shown_bytes(step)
-        if size > MAX_SHOWN_BYTES:
-            shown.cut = True
-            continue
-        shown.steps.append(_step_row(step))
-    return shown
-
-
-def _shown_bytes(step: StepView) -> int:
-    return len(step.given) + len(step.gave) + 256
+    """A run, with as much of it as was asked for."""
+    return pb.ShowRunResponse(
+        run=run_row(view.run),
+        input_json=view.given,
+        traceback=view.traceback,
+        result=view.result,
+        steps=[_step_row(step) for step in view.steps],
+        cut=view.cut,
+    )
 
 
 def _step_row(view: StepView) -> pb.StepRow:
