@@ -29,15 +29,14 @@ from meshgate_agents.launcher.errors import (
     RunOver,
     Stopping,
 )
-from meshgate_agents.launcher.gateway import Begun, End, Gateway, until_available
+from meshgate_agents.launcher.gateway import Begun, End, Entry, Gateway, until_available
 from meshgate_agents.launcher.session import Attempt, Session
 from meshgate_agents.launcher.settings import Settings
-from meshgate_agents.launcher.supervise import Ending, Supervisor
+from meshgate_agents.launcher.supervise import FAILED, Ending, Supervisor
 from meshgate_agents.launcher.tools import ToolMap
 
 T = TypeVar("T")
 
-FAILED = 125  # exit status of a failure of ours, as env(1) and docker(1) use it
 UNCAUGHT = 1  # Python's status after an uncaught exception
 FINISH_SECONDS = 10.0  # of a cancelled run: somebody waits; any other end is worth the patience of a step
 HEARTBEAT_SECONDS = 2.0
@@ -177,33 +176,28 @@ class Launch:
             self._gateway.end_attempt(run_id=attempt.run_id, attempt=attempt.number, end=end)
 
     def _play(self, attempt: Attempt) -> _Played:
-        """One attempt: read the journal, start the child, wait for its end."""
-        number = attempt.number
-        try:
-            entries = self._ask(lambda: self._gateway.journal(run_id=self._run_id, attempt=number))
-        except LauncherError:
-            self._leave(attempt)  # nothing of it has run
-            raise
-        known = f"; {len(entries)} finished steps in the journal" if entries else ""
-        self._say(f"run {self._run_id}, attempt {number}, as {self._settings.spiffe_id}{known}")
+        """One attempt: read the journal, start the child, wait for its end. It lives from its beginning."""
         session = Session(
             gateway=self._gateway,
             tools=ToolMap(entries=self._settings.tools),
             attempt=attempt,
-            journal=entries,
             unavailable_seconds=self._settings.step_deadline_seconds,
             on_end=self._supervisor.end,
             note=self._say,
         )
         over = threading.Event()
+        entries: list[Entry] | None = None
+        self._supervisor.expect()
         try:
             threading.Thread(target=self._watch, args=(attempt, session, over), daemon=True).start()
+            entries = self._journal(attempt)
+            session.recall(entries)
             ending = self._child(session)
-        except Stopping:
-            self._leave(attempt)
-            raise  # the run goes on in another process
         except LauncherError as error:
-            self._finish(attempt, End(state="failed", detail=str(error)))
+            if isinstance(error, Stopping) or entries is None:
+                self._leave(attempt)  # it goes on elsewhere, or nothing of it has run
+            else:
+                self._finish(attempt, End(state="failed", detail=str(error)))
             raise
         except FAULTS as error:
             why = getattr(error, "strerror", None) or str(error)
@@ -212,8 +206,14 @@ class Launch:
             over.set()
             session.close()
         if entries:
-            self._say(f"attempt {number}: {session.told}")
+            self._say(f"attempt {attempt.number}: {session.told}")
         return _Played(attempt, ending, session.reports, session.steps, *session.crash, session.result)
+
+    def _journal(self, attempt: Attempt) -> list[Entry]:
+        entries = self._ask(lambda: self._gateway.journal(run_id=self._run_id, attempt=attempt.number))
+        known = f"; {len(entries)} finished steps in the journal" if entries else ""
+        self._say(f"run {self._run_id}, attempt {attempt.number}, as {self._settings.spiffe_id}{known}")
+        return entries
 
     def _begin(self) -> Begun | None:
         """A new attempt; None while the run is held up."""
