@@ -7,6 +7,7 @@ import pytest
 from agents.test_worker import WAIT, ended, eventually, plays, store, subreaper  # noqa: F401 - fixtures
 from meshgate_agents.launcher import launch
 from meshgate_agents.launcher.errors import AttemptEnded, RunOver, Stopping
+from meshgate_agents.worker import slots
 
 SECONDS = 30
 
@@ -103,3 +104,58 @@ def test_a_worker_that_ends_fails_no_run(store, plays, monkeypatch, where) -> No
     eventually(lambda: told.is_set() and not plays._launches, "it has left")
     assert [state for state, _ in store.ends] == ["stopped"]
     assert (store.state("r"), future.done()) == ("stopped", False)
+
+
+def meanwhile(store, monkeypatch, happens) -> None:  # noqa: F811
+    """Something happens right after the run was looked at for the second time: its turn has come."""
+    real, looks = store.read_run, []
+
+    def read_run(run_id):
+        known = real(run_id)
+        looks.append(known)
+        if len(looks) == 2:
+            happens(store.runs[run_id])
+        return known
+
+    monkeypatch.setattr(store, "read_run", read_run)
+
+
+def test_a_worker_that_comes_second_spends_no_attempt(store, plays, monkeypatch) -> None:  # noqa: F811
+    """Another one began in the moment between the last look and this one's attempt."""
+    meanwhile(store, monkeypatch, lambda run: run.update(attempt=1, state="running"))
+    store.add("r")
+    future = plays.play("r")
+    eventually(
+        lambda: store.runs["r"]["attempt"] == 1 and not plays._launches, "it left the run to the other"
+    )
+    assert (store.runs["r"]["attempt"], future.done()) == (1, False)
+    store.runs["r"]["state"] = "completed"
+    assert ended(future) == "completed"
+
+
+def test_what_ended_elsewhere_meanwhile_goes_on_here(store, plays) -> None:  # noqa: F811
+    """Another worker made an attempt and lost it while this one waited for its turn."""
+    plays._slots = slots.Slots(1)
+    with plays._slots.slot(plays._stop):
+        store.add("r")
+        future = plays.play("r")
+        eventually(lambda: plays._slots._waiting, "it waits for its turn")
+        store.runs["r"] |= {"attempt": 3, "state": "restarting"}
+    assert ended(future) == "completed"
+    assert store.runs["r"]["attempt"] == 4
+
+
+def test_a_run_is_given_up_only_as_it_was_seen(store, plays) -> None:  # noqa: F811
+    """Not while another worker has begun an attempt."""
+    store.add("r")
+    store.runs["r"]["attempt"] = 2
+    with pytest.raises(RunOver):
+        plays.give_up("r", "nothing of it can be played", after=1)
+    assert store.state("r") == "pending"
+
+
+def test_a_launcher_at_a_terminal_goes_on_after_what_it_saw(desk) -> None:
+    """The attempt that the gateway named when the run was started, and then its own."""
+    desk.gateway.seen_attempt = 7
+    desk.python("import os; os.kill(os.getpid(), 9)", attempts=2, backoff_seconds=0.05)
+    assert desk.gateway.after == [7, 3]

@@ -47,6 +47,7 @@ SLICE_SECONDS = 1.0  # how soon Ctrl-C is heard while the gateway is waited for
 MAX_ATTEMPTS = 1000  # of any kind: a run that loses its worker after each new step ends too
 OVER = ("cancelled", "failed", "completed")
 HOLDS = ("waiting", "cancelling")
+NONE = Begun(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +84,10 @@ class Launch:
         program: Program,
         children: Children,
         note: Callable[[str], None] | None = None,
-        failures: int = 0,
-        place: Callable[[], AbstractContextManager[None]] = nullcontext,
+        last: Begun = NONE,
+        place: Callable[[], AbstractContextManager[int | None]] = nullcontext,
     ) -> None:
+        """Args: `last` is the run's attempt as it was seen; `place` lets one begin, and may look again."""
         self._settings, self._gateway, self._program = settings, gateway, program
         self._say = note or say
         self._supervisor = Supervisor(children)
@@ -93,7 +95,7 @@ class Launch:
         self._run_id = settings.run_id or uuid7()
         self._place, self._patient, self._held_by = place, False, ""
         self._played = 0
-        self._crashes = failures  # of every process that worked on the run: the store keeps count
+        self._seen, self._crashes = last.number, last.failures  # of every process: the store keeps count
 
     def run(self) -> int:
         """Starts the run and plays it, as the only thing that this process does; the exit status.
@@ -104,7 +106,8 @@ class Launch:
         given = json.dumps({"app": self._settings.app, "command": list(self._program.command)}).encode()
         self._patient = any(map(os.isatty, range(3)))
         with self._supervisor.signals():
-            self._crashes = self._ask(lambda: self._gateway.start_run(run_id=self._run_id, input_json=given))
+            last = self._ask(lambda: self._gateway.start_run(run_id=self._run_id, input_json=given))
+            self._seen, self._crashes = last.number, last.failures
             return self.play()
 
     def play(self) -> int:
@@ -141,8 +144,8 @@ class Launch:
     def _next(self) -> _Played | int:
         """The next attempt, once it is its turn; the exit status when the run is given up instead."""
         while True:
-            with self._place():
-                begun = self._begin()
+            with self._place() as seen:
+                begun = self._begin(self._seen if seen is None else seen)
                 if begun is not None:
                     attempt = Attempt(self._run_id, begun.number)
                     spent = self._spent(begun)
@@ -215,17 +218,19 @@ class Launch:
         self._say(f"run {self._run_id}, attempt {attempt.number}, as {self._settings.spiffe_id}{known}")
         return entries
 
-    def _begin(self) -> Begun | None:
+    def _begin(self, after: int) -> Begun | None:
         """A new attempt; None while the run is held up."""
         instance = secrets.token_hex(16)
         try:
-            begun = self._ask(lambda: self._gateway.start_attempt(run_id=self._run_id, instance=instance))
+            begun = self._ask(
+                lambda: self._gateway.start_attempt(run_id=self._run_id, instance=instance, after=after)
+            )
         except RunHeld as error:
             if str(error) != self._held_by:
                 self._held_by = str(error)
                 self._say(f"run {self._run_id} is held up: {error}")
             return None
-        self._held_by = ""
+        self._held_by, self._seen = "", begun.number
         return begun
 
     def _child(self, session: Session) -> Ending:
