@@ -118,6 +118,7 @@ class Entry:
     answer: Answer | None
     effect_of: str = ""
     scope: str = ""
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,7 +334,8 @@ def _entries(messages: Any) -> Iterator[Entry]:
         step = message.step
         if message.HasField("answer"):
             answer, tool = _answer(message.answer), message.effect_of
-            yield Entry(key=step.key, reply=None, answer=answer, effect_of=tool, scope=step.scope)
+            place = {"scope": step.scope, "turn": step.turn}
+            yield Entry(key=step.key, reply=None, answer=answer, effect_of=tool, **place)
         elif step.kind == "tool":  # it is under way
             tool = message.effect_of
             yield Entry(key=step.key, reply=None, answer=None, effect_of=tool, scope=step.scope)

@@ -27,6 +27,7 @@ from meshgate_agents.launcher.own_tools import OwnTools
 from meshgate_agents.launcher.peers import admit
 from meshgate_agents.launcher.recorded import Recorded
 from meshgate_agents.launcher.tools import Refusal, ToolMap
+from meshgate_agents.launcher.turns import Turns
 from meshgate_agents.launcher.vitals import Vitals
 
 T = TypeVar("T")
@@ -69,9 +70,9 @@ class Session:
     ) -> None:
         self._gateway, self._tools, self._attempt = gateway, tools, attempt
         self._unavailable_seconds, self._on_end, self._note = unavailable_seconds, on_end, note
-        self._journal = Recorded(journal)
         self._live_steps = live_steps
         self._own = OwnTools(gateway=gateway, attempt=attempt.number, ask=self._ask, live=live_steps)
+        self._turns = Turns()
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._programs: dict[str, int] = {}
@@ -87,10 +88,13 @@ class Session:
         self._listener: socket.socket | None = None
         self._budget = budget.Budget(budget.SESSION_BYTES, above=budget.PROCESS)
         self._conversations = threading.BoundedSemaphore(MAX_CONVERSATIONS)
+        self.recall(journal)
 
     def recall(self, journal: Iterable[Entry]) -> None:
         """What earlier attempts finished, before anybody is served."""
-        self._journal = Recorded(journal)
+        entries = list(journal)
+        self._journal = Recorded(entries)
+        self._turns.recall(entries)
         self._moved_at = time.monotonic()
 
     @property
@@ -274,7 +278,7 @@ class Session:
             return self._ran(request, step)
         entry = self._journal.get(step.key)
         if entry is not None:
-            return self._replay(operation, request, entry)
+            return self._replay(operation, request, step, entry)
         if not self._live_steps:
             raise Differs(requests.described(operation, request, step))  # a reply too: nothing is written
         if operation == "seek":
@@ -286,14 +290,14 @@ class Session:
             return self._call(request, step)
         finally:
             if not self._own.holds(step.key):
-                self._ended(step)
+                self._over(step)
 
     def _ran(self, request: Message, step: Step) -> Message:
         """What a body gave that this child was told to run."""
         try:
             answer, replayed = self._own.ran(step.key, request.get("outcome"))
         finally:
-            self._ended(step)
+            self._over(step)
         self._finished(replayed=replayed)
         return {**requests.message(answer), "replayed": replayed}
 
@@ -318,11 +322,16 @@ class Session:
             self._stopped.wait(PAUSED_POLL_SECONDS)
         raise AttemptEnded("the run is paused")
 
+    def _over(self, step: Step) -> None:
+        """A call has its outcome."""
+        self._turns.over(step)
+        self._ended(step)
+
     def _ended(self, step: Step) -> None:
         with self._lock:
             self._open.discard(step.key)
 
-    def _replay(self, operation: str, request: Message, entry: Entry) -> Message:
+    def _replay(self, operation: str, request: Message, step: Step, entry: Entry) -> Message:
         self._journal.asked(entry)
         if operation == "seek":
             with self._lock:
@@ -331,7 +340,8 @@ class Session:
             self._finished(replayed=True)
             return {"state": "recorded", "reply": entry.reply.decode("utf-8", "surrogatepass")}
         if operation == "call" and entry.answer is not None and entry.answer.arguments:
-            return self._permit(request, entry.key, entry.answer, recorded=True)
+            self._take_turn(request, step)
+            return self._permit(request, step.key, entry.answer, recorded=True)
         if operation == "call" and entry.answer is not None:
             self._finished(replayed=True)
             return {**requests.message(entry.answer), "replayed": True}
@@ -384,11 +394,18 @@ class Session:
         limit, name = self._tools.own_limit(self._tool(request)), requests.word(request, "name")
         return self._own.permit(key, answer, recorded=recorded, limit_bytes=limit, name=name)
 
+    def _take_turn(self, request: Message, step: Step) -> None:
+        """For a body that is to run in the child; one that another body of that place calls is part of it."""
+        if not request.get("nested"):
+            self._turns.take(step, self._stopped)
+
     def _call(self, request: Message, step: Step) -> Message:
         tool = self._tool(request)
         if isinstance(tool, Refusal):
             self._note(tool.text)
             return {"state": "refused", "text": tool.text}
+        if self._tools.own_limit(tool) is not None:
+            self._take_turn(request, step)
         call = Call(
             run_id=self._attempt.run_id,
             attempt=self._attempt.number,
