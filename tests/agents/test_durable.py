@@ -184,6 +184,17 @@ def test_an_effect_that_may_have_happened_under_other_inputs_is_not_repeated(des
     assert desk.gateway.strays == [(second, first)]
 
 
+@pytest.mark.parametrize("how", ["", "1"])
+def test_a_recorded_reply_does_not_wait_for_max_rpm(make_desk, how):
+    """What is asked live does, before as after the kill; a later attempt's thread never rests for nothing."""
+    desk = make_desk(FakeGateway())
+    desk.env["ASYNC"] = how
+    ended = play(desk, "limited", DIE_AT_REPLY="2")
+    assert ended.status == 0, ended.err
+    assert "all paid" in answer(ended)[0]
+    assert (desk.tmp / "waits").read_text() == "11"  # before its second and third live reply, once each
+
+
 def test_a_guardrail_that_has_the_work_done_again_pays_once(make_desk, tmp_path):
     """CrewAI's own retry, twins of one reply before it, and the gateway's real core: one effect."""
     world = make_world(SqliteStore(path=tmp_path / "gateway.db"))

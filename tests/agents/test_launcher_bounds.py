@@ -142,6 +142,28 @@ def test_a_reason_that_came_before_the_end_is_heard(first) -> None:
     assert (ending.status, ending.fatal) == (3, held if first == "reason" else None)
 
 
+def not_started(supervisor: Supervisor) -> supervise.Ending:
+    """Runs a program that must not be."""
+
+    def started(_child: Any) -> None:
+        pytest.fail("it was started")
+
+    program = Program(command=(sys.executable, "-c", "pass"))
+    return supervisor.run(program, env=dict(os.environ), on_start=started)
+
+
+def test_what_is_to_end_already_is_not_started() -> None:
+    """A reason for this attempt, or a signal, also one from before it; but no reason of the last one."""
+    supervisor, held = Supervisor(Children()), RunHeld("the run waits")
+    supervisor.end(RunHeld("an earlier one"))
+    supervisor.expect()
+    supervisor.end(held)
+    assert not_started(supervisor) == supervise.Ending(125, 0, cancelled=False, fatal=held)
+    supervisor._events.put(15)
+    supervisor.expect()
+    assert not_started(supervisor) == supervise.Ending(125, 0, cancelled=True, fatal=None)
+
+
 def test_a_program_that_leaves_its_group_is_killed_all_the_same() -> None:
     """The end of an attempt reaches the process, whatever group it put itself into."""
     supervisor = Supervisor(Children())

@@ -151,6 +151,17 @@ def test_killed_between_decision_and_outcome_it_is_run_again(own_desk):
     assert len(own_desk.gateway.world.records("decision")) == 5
 
 
+def test_calls_made_at_once_are_run_again_in_their_order(own_desk):
+    """However their threads come in the next attempt; a call that a body makes itself is no sibling of it."""
+    ended = play(own_desk, "crowd")
+    assert ended.status == 0, ended.err
+    kept, given = staged(ended)
+    assert len(kept) == 7
+    assert [given[order]["nth"] for order in ("1", "nested", "3", "4", "5", "6")] == [1, 3, 4, 5, 6, 7]
+    assert given["nested"]["inner"] == "kept of nested"
+    assert [state for state, _ in own_desk.gateway.ended] == ["restarting"]
+
+
 def test_another_result_than_recorded_parks_the_run(own_desk):
     """Both sides are kept for the operator; the program does not see a second answer."""
     own_desk.env["DRIFT"] = "1"

@@ -76,6 +76,33 @@ def test_a_call_before_the_planned_one_is_answered_and_not_run(desk):
     assert recorded(desk)["type"] == "LiteAgentOutput"
 
 
+@pytest.mark.parametrize("settings", [{"replay": True}, {}])
+def test_a_run_of_a_later_call_is_played_again_as_that_call(desk, settings):
+    """Without its outer process, as by a fork or a replay: calls before it are answered and run nothing."""
+    first = {"result": {"type": "CrewOutput", "value": {"raw": "order 7", "tasks_output": []}}}
+    play(desk, "two", earlier=[first], inputs="what else?")
+    del desk.env[plan.VARIABLE]
+    (desk.tmp / "plan" / plan.PLAN).unlink()
+    steps, seen = dict(desk.gateway.journal), len(desk.gateway.seen)
+    run_id = desk.gateway.runs[0]
+    again = desk.run(sys.executable, SCRIPT, "two", **FAST, **settings, run_id=run_id)
+    assert again.status == 0, again.err
+    assert "BETWEEN inner order 7" in again.out
+    assert "AFTER inner LiteAgentOutput and that" in again.out
+    assert (desk.gateway.journal, len(desk.gateway.seen)) == (steps, seen)
+
+
+def test_what_was_too_much_to_keep_is_said():
+    """The call is kept all the same: nothing is played with another call's inputs."""
+    large = plan.Given('"what else?"', ({"result": "x" * plan.MAX_GIVEN_BYTES},))
+    assert large.text() == '"what else?"\n'
+    with pytest.raises(CannotRun, match="too large to be kept"):
+        plan.Given.parse(large.text())
+    small = plan.Given('"what else?"', ({"result": "x"},))
+    assert plan.Given.parse(small.text()) == small
+    assert plan.Given.parse('"alone"') == plan.Given('"alone"')
+
+
 def test_an_exception_ends_the_inner_process_past_the_scripts_own_handler(desk):
     """`except` around `run` is for the outer process; the inner one tells its launcher and ends."""
     ended = play(desk, "raising", earlier=[], inputs=None)

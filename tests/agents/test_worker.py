@@ -57,11 +57,13 @@ class Store:
                 failures=run["failures"], lost=run["lost"], attempt=run["attempt"],
             )  # fmt: skip
 
-    def start_attempt(self, *, run_id: str, instance: str) -> Begun:
+    def start_attempt(self, *, run_id: str, instance: str, after: int) -> Begun:
         with self.lock:
             run = self.runs[run_id]
             if run["state"] == "paused":
                 raise RunHeld("run_paused")
+            if run["attempt"] != after:
+                raise RunOver("attempt_superseded")
             run["attempt"] += 1
             run |= {"state": "running", "forsaken": False}
             return Begun(run["attempt"], run["failures"])
@@ -231,7 +233,7 @@ def test_a_superseded_run_is_watched_and_taken_back_when_it_is_forsaken(store, p
     store.add("r", sys.executable, "-c", WAIT, str(tmp_path / "go"))
     future = plays.play("r")
     eventually(lambda: sockets(tmp_path), "the first attempt is under way")
-    assert store.start_attempt(run_id="r", instance="other").number == 2
+    assert store.start_attempt(run_id="r", instance="other", after=1).number == 2
     eventually(lambda: not sockets(tmp_path), "the superseded attempt's program is ended")
     assert (store.state("r"), future.done()) == ("running", False)
     with store.lock:

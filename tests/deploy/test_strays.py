@@ -1,6 +1,7 @@
 """What a program left in a session of its own ends once its launcher or worker was killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from meshgate_agents.launcher import children
 from meshgate_agents.launcher.peers import become_subreaper
-from meshgate_deploy import strays
+from meshgate_deploy import state, strays
 from meshgate_deploy.services import Service, Services
 
 SLEEPER = "import os, sys, time; os.setsid(); open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)"
@@ -68,6 +69,33 @@ def test_nothing_of_a_killed_worker_works_on(tmp_path, end) -> None:
             os.waitpid(pid, 0)
         except ChildProcessError:
             continue
+
+
+def test_a_copy_of_a_project_ends_nothing_of_the_original(tmp_path) -> None:
+    """Also where its sockets lie elsewhere, for the length of its path: a copy has a folder of its own."""
+    original, copy = tmp_path / ("o" * 100), tmp_path / ("c" * 100)
+    original.mkdir()
+    made = state.prepare_state(original)
+    assert state.prepare_state(original) == made == state.open_state(original)
+    shutil.copytree(original, copy)
+    program = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"],
+        env={**os.environ, "MESHGATE_SOCKET": f"{made.sockets}/a/s"},
+    )
+    others = None
+    try:
+        assert state.open_state(copy).control != made.control
+        others = state.prepare_state(copy)
+        assert others == state.prepare_state(copy) == state.open_state(copy)
+        assert strays.end_everywhere(others.sockets) == 0
+        assert program.poll() is None
+        eventually(lambda: strays.end_everywhere(made.sockets), "the original ends its own")
+    finally:
+        program.kill()
+        program.wait()
+        shutil.rmtree(made.sockets)
+        if others is not None and others.sockets != made.sockets:
+            shutil.rmtree(others.sockets)
 
 
 def test_a_program_goes_first_when_memory_is_out(tmp_path) -> None:

@@ -31,11 +31,12 @@ class CoreGateway(FakeGateway):
             context.abort(code, reason)
 
     def StartRun(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self.world.runs.start(DESK, run_id=request.run_id, input_json=request.input_json)
-        return super().StartRun(request, context)
+        run = self.world.runs.start(DESK, run_id=request.run_id, input_json=request.input_json)
+        super().StartRun(request, context)
+        return pb.StartRunResponse(run_id=run.run_id, state=run.state, attempt=run.attempt)
 
     def StartAttempt(self, request: Any, context: Any) -> Any:  # noqa: N802
-        ask = {"run_id": request.run_id, "launcher": request.launcher_instance}
+        ask = {"run_id": request.run_id, "launcher": request.launcher_instance, "after": request.after}
         run = self._served(context, lambda: self.world.runs.start_attempt(DESK, **ask))
         return pb.StartAttemptResponse(attempt=run.attempt)
 

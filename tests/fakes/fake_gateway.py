@@ -73,6 +73,8 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
     finished: list[tuple[str, str]] = field(default_factory=list)
     heartbeat_state: str = "running"
     attempts: int = 2
+    seen_attempt: int = 0  # what the start of a run is answered with
+    after: list[int] = field(default_factory=list)  # what each attempt says that was seen
     away_at_the_end: int = 0  # how often the end of a run finds no gateway
     ended: list[tuple[str, str]] = field(default_factory=list)
     tracebacks: list[str] = field(default_factory=list)
@@ -127,13 +129,14 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
         if self.away_at_the_start.is_set():
             context.abort(grpc.StatusCode.UNAVAILABLE, "the fake is away")
         self.runs.append(request.run_id)
-        return pb.StartRunResponse(run_id=request.run_id, state="pending")
+        return pb.StartRunResponse(run_id=request.run_id, state="pending", attempt=self.seen_attempt)
 
     def ReadRun(self, request: Any, context: Any) -> Any:  # noqa: N802
         return pb.ReadRunResponse(state="completed", input_json=self.given)
 
     def StartAttempt(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.attempts += 1
+        self.after.append(request.after)
         return pb.StartAttemptResponse(attempt=self.attempts)
 
     def ReadJournal(self, request: Any, context: Any) -> Any:  # noqa: N802

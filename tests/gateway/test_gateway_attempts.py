@@ -1,8 +1,11 @@
 """Attempts are counted where no worker's death can make one forgotten: in the store."""
 
+import threading
+
 import pytest
 from fakes.gateway_parts import peer
 from meshgate_gateway import attempts
+from meshgate_gateway.errors import Conflict
 
 
 def begin(world, name: str) -> tuple[int, int]:
@@ -20,6 +23,42 @@ def test_an_attempt_that_nobody_ended_counts(world) -> None:
     assert begin(world, "w1") == (2, 1)
     assert begin(world, "w2") == (3, 2)
     assert attempts.failures(world.run()) == 3  # were the third one dead, too
+
+
+def test_of_two_that_saw_the_same_attempt_one_begins_the_next(world) -> None:
+    """The other is refused and has spent none; what was answered already is answered again."""
+    asked = {"run_id": "run-1", "after": 1}
+    assert world.runs.start_attempt(peer("desk"), launcher="w1", **asked).attempt == 2
+    records, before = len(world.records()), world.run()
+    with pytest.raises(Conflict) as caught:
+        world.runs.start_attempt(peer("desk"), launcher="w2", **asked)
+    assert caught.value.reason == "attempt_superseded"
+    assert world.runs.start_attempt(peer("desk"), launcher="w1", **asked).attempt == 2
+    assert world.run() == before
+    assert [record["kind"] for record in world.records()[records:]] == ["refusal"]
+
+
+def test_many_at_once_begin_one_attempt(world) -> None:
+    """Whatever the order in which their transactions come."""
+    begun, refused = [], []
+    barrier = threading.Barrier(8)
+
+    def begin(name: str) -> None:
+        barrier.wait(30)
+        try:
+            run = world.runs.start_attempt(peer("desk"), run_id="run-1", launcher=name, after=1)
+        except Conflict as error:
+            refused.append(error.reason)
+        else:
+            begun.append(run.attempt)
+
+    threads = [threading.Thread(target=begin, args=(f"w{number}",)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert (begun, refused) == ([2], ["attempt_superseded"] * 7)
+    assert world.run().attempt == 2
 
 
 def test_only_losses_in_a_row_without_a_new_step_count(world) -> None:

@@ -1,6 +1,7 @@
 """`execute: agent`: decided and recorded as every call, run by its caller, its outcome held to."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from fakes.gateway_parts import deny, peer
@@ -245,6 +246,43 @@ def test_another_outcome_than_recorded_holds_the_run_up(world, other) -> None:
     third = next_attempt(world, "l3")
     assert tell(world, answer, other, attempt=third, take=0).result == b"staged"
     assert world.run().state == "running"
+
+
+def test_all_differences_of_an_attempt_are_kept_the_first_one_first(world) -> None:
+    """Each once, however often it is told; those of the next attempt take their place."""
+    answers = [ask(world, step_key=str(n) * 32, arguments={"order": str(n), "amount": 1}) for n in (1, 2)]
+    for answer in answers:
+        tell(world, answer)
+
+    def told(attempt: int, *what: bytes) -> str:
+        for answer, data in zip(answers, what, strict=True):
+            with pytest.raises(Conflict, match="run_diverged"):
+                tell(world, answer, Outcome(State.DONE, data, "text"), attempt=attempt, take=0)
+        run = world.run()
+        return world.store.read(lambda tables: world.vault.get(tables, run.traceback)).decode()
+
+    number = next_attempt(world)
+    told(number, b"first", b"second")
+    sides = told(number, b"first", b"second")
+    assert (sides.count("first"), sides.count("second"), sides.count("recorded in")) == (1, 1, 2)
+    assert sides.index("first") < sides.index("second")
+    large = told(number, b"x" * 100_000, b"y" * 100_000)
+    assert large.startswith(sides)
+    world.runs.end_attempt(peer("desk"), run_id="run-1", attempt=number, state="restarting", detail="")
+    move(world, state="restarting")
+    again = told(next_attempt(world, "l3"), b"third", b"fourth")
+    assert "first" not in again
+    assert "third" in again
+
+
+def move(world, **changed) -> None:
+    """Changes the run's row, as nothing but a test may."""
+
+    def work(tables):
+        run = tables.runs.get("run-1")
+        return tables.runs.move(run, replace(run, **changed))
+
+    assert world.store.write(work)
 
 
 def test_a_fork_runs_its_copied_steps_again(world) -> None:

@@ -28,6 +28,18 @@ def wire(tmp_path: Path):
     made.close()
 
 
+def test_an_attempt_begins_after_the_one_that_was_seen(wire: Wire) -> None:
+    """None at all is something that was seen, too; whoever starts the run is told which there is."""
+    given = b'{"app":"desk","command":["true"]}'
+    assert wire.runs("desk").StartRun(pb.StartRunRequest(run_id="run-1", input_json=given)).attempt == 1
+    for after, name in ((0, "l2"), (2, "l3")):
+        asked = pb.StartAttemptRequest(run_id="run-1", launcher_instance=name, after=after)
+        code, reason = refused(lambda ask, timeout: [wire.runs("desk").StartAttempt(ask)], asked)
+        assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "attempt_superseded")
+    asked = pb.StartAttemptRequest(run_id="run-1", launcher_instance="l4", after=1)
+    assert wire.runs("desk").StartAttempt(asked).attempt == 2
+
+
 def digest(name: str) -> str:
     """A key or a scope."""
     return hashlib.sha256(name.encode()).hexdigest()

@@ -10,6 +10,7 @@ from meshgate_deploy.errors import NotFound
 
 MANIFEST = "meshgate.yaml"
 FOLDER = ".meshgate"
+SOCKETS = "socket_dir"  # record of a socket folder elsewhere, and of the project that it belongs to
 LONGEST_SOCKET_NAME = 40  # of what is put below the socket folder
 MAX_SOCKET_PATH = 107  # sun_path of Linux holds 108 bytes with the final zero
 
@@ -94,10 +95,7 @@ def find_project(start: Path) -> Path:
 
 def open_state(project: Path) -> State:
     """The layout without making anything; for commands that only look."""
-    record = project / FOLDER / "run" / "socket_dir"
-    if record.is_file():
-        return State(project, Path(record.read_text().strip()))
-    return State(project, project / FOLDER / "run")
+    return State(project, _recorded(project.resolve()) or project / FOLDER / "run")
 
 
 def prepare_state(project: Path) -> State:
@@ -109,7 +107,7 @@ def prepare_state(project: Path) -> State:
         folder.mkdir(mode=0o700, exist_ok=True)
         folder.chmod(0o700)
     if state.sockets != state.run:
-        write_private(state.run / "socket_dir", f"{state.sockets}\n".encode())
+        write_private(state.run / SOCKETS, f"{state.sockets}\n{base}\n".encode())
     ignore = state.root / ".gitignore"
     if not ignore.exists():
         ignore.write_text("*\n")
@@ -121,13 +119,18 @@ def _socket_folder(project: Path) -> Path:
     usual = project / FOLDER / "run"
     if len(os.fsencode(usual)) + LONGEST_SOCKET_NAME <= MAX_SOCKET_PATH:
         return usual
-    record = usual / "socket_dir"
-    if record.is_file():
-        known = Path(record.read_text().strip())
-        if known.is_dir() and known.stat().st_uid == os.getuid() and known.stat().st_mode & 0o077 == 0:
-            return known
+    known = _recorded(project)
+    if known and known.is_dir() and known.stat().st_uid == os.getuid() and known.stat().st_mode & 0o077 == 0:
+        return known
     base = os.environ.get("XDG_RUNTIME_DIR")
     return Path(tempfile.mkdtemp(prefix="meshgate-", dir=base if base and Path(base).is_dir() else "/tmp"))  # noqa: S108 - mkdtemp makes it 0700 and unguessable
+
+
+def _recorded(project: Path) -> Path | None:
+    """The private socket folder of just this project: a copy of it has the record, and is another mesh."""
+    record = project / FOLDER / "run" / SOCKETS
+    sockets, _, owner = record.read_text().strip().partition("\n") if record.is_file() else ("", "", "")
+    return Path(sockets) if owner == str(project) else None
 
 
 def write_private(path: Path, content: bytes) -> None:

@@ -19,7 +19,7 @@ from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder
 from meshgate_gateway.store import Store, Tables
 
-MAX_SIDE_BYTES = 30_000  # of each of two differing outcomes; together below a traceback's bound
+MAX_SIDE_BYTES = 8_000  # of each of two differing outcomes; several differences fit into a traceback's bound
 
 
 def permit(row: LedgerRow, arguments: bytes) -> Answer:
@@ -127,10 +127,12 @@ class OwnCalls:
         if row.attempt > run.trusted_from:
             runs.park(tables, self.recorder, run_id=run.run_id, why=why, now_ms=self.now_ms())
         run = tables.runs.get(run.run_id) or run
-        sides = _side(f"recorded in attempt {row.attempt}", row.state, row.error_class, recorded)
-        sides += _side(f"now, in attempt {run.attempt}", outcome.state, outcome.error_class, outcome.data)
-        if run.traceback is not None:  # nothing names it any more
-            tables.payloads.delete([run.traceback.payload_id])
+        now = f"now, in attempt {run.attempt}"
+        sides = _side(f"{row.tool} recorded in attempt {row.attempt}", row.state, row.error_class, recorded)
+        sides += _side(now, outcome.state, outcome.error_class, outcome.data)
+        if run.traceback is not None:
+            sides = _together(self.vault.get(tables, run.traceback), sides, same=f"\n{now}: ".encode())
+            tables.payloads.delete([run.traceback.payload_id])  # nothing names it any more
         after = replace(run, traceback=self.vault.put(tables, sides), updated_ms=self.now_ms())
         if not tables.runs.move(run, after):
             raise Conflict("run_changed", detail=run.run_id)
@@ -143,6 +145,13 @@ class OwnCalls:
 def _side(title: str, state: State, error_class: str, data: bytes) -> bytes:
     how = f"{state} ({error_class})" if error_class else str(state)
     return f"{title}: {how}\n".encode() + data[:MAX_SIDE_BYTES] + b"\n\n"
+
+
+def _together(earlier: bytes, sides: bytes, *, same: bytes) -> bytes:
+    """All differences of one attempt, the first one first: the later ones may only follow from it."""
+    if same not in earlier:  # it is of another attempt, or no difference
+        return sides
+    return earlier if sides in earlier else (earlier + sides)[: runs.MAX_TRACEBACK_BYTES]
 
 
 def _owned(tables: Tables, caller: Caller, call_id: str) -> LedgerRow:

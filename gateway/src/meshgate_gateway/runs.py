@@ -218,8 +218,13 @@ class Runs:
 
         return self.door.enter(presented, "ReadRun", serve)
 
-    def start_attempt(self, presented: Presented, *, run_id: str, launcher: str) -> Run:
-        """A launcher begins to work on a run: every older attempt is superseded from here on."""
+    def start_attempt(
+        self, presented: Presented, *, run_id: str, launcher: str, after: int | None = None
+    ) -> Run:
+        """A launcher begins to work on a run: every older attempt is superseded from here on.
+
+        With `after` only if that is still the run's attempt: of several that saw the same one begins.
+        """
 
         def work(tables: Tables, caller: Caller) -> Run:
             run = owned(tables, caller=caller, run_id=run_id)
@@ -229,9 +234,11 @@ class Runs:
                 raise Conflict(f"run_{run.state}", detail=f"{run_id}: {run.detail}")
             if run.attempt and run.launcher == launcher:
                 return run
+            if after is not None and run.attempt != after:
+                raise Conflict("attempt_superseded", detail=f"{run_id}: after {after}, now {run.attempt}")
             now = self.now_ms()
             before = attempts.ended(run, lost=True) if run.launcher else run
-            after = replace(
+            begun = replace(
                 before,
                 state="running",
                 attempt=run.attempt + 1,
@@ -241,7 +248,7 @@ class Runs:
                 updated_ms=now,
                 heartbeat_ms=now,
             )
-            return self._moved(tables, run, after, "attempt_started")
+            return self._moved(tables, run, begun, "attempt_started")
 
         def serve(caller: Caller) -> Run:
             if not 0 < len(launcher) <= 128 or not launcher.isascii():  # noqa: PLR2004 - a random id

@@ -211,14 +211,16 @@ class StartRunRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., input_json: _Optional[bytes] = ...) -> None: ...
 
 class StartRunResponse(_message.Message):
-    __slots__ = ("run_id", "state", "failures")
+    __slots__ = ("run_id", "state", "failures", "attempt")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     FAILURES_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     state: str
     failures: int
-    def __init__(self, run_id: _Optional[str] = ..., state: _Optional[str] = ..., failures: _Optional[int] = ...) -> None: ...
+    attempt: int
+    def __init__(self, run_id: _Optional[str] = ..., state: _Optional[str] = ..., failures: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class ReadRunRequest(_message.Message):
     __slots__ = ("run_id",)
@@ -243,12 +245,14 @@ class ReadRunResponse(_message.Message):
     def __init__(self, state: _Optional[str] = ..., forsaken: _Optional[bool] = ..., input_json: _Optional[bytes] = ..., failures: _Optional[int] = ..., attempt: _Optional[int] = ..., lost: _Optional[int] = ...) -> None: ...
 
 class StartAttemptRequest(_message.Message):
-    __slots__ = ("run_id", "launcher_instance")
+    __slots__ = ("run_id", "launcher_instance", "after")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     LAUNCHER_INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     launcher_instance: str
-    def __init__(self, run_id: _Optional[str] = ..., launcher_instance: _Optional[str] = ...) -> None: ...
+    after: int
+    def __init__(self, run_id: _Optional[str] = ..., launcher_instance: _Optional[str] = ..., after: _Optional[int] = ...) -> None: ...
 
 class StartAttemptResponse(_message.Message):
     __slots__ = ("attempt", "failures")

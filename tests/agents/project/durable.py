@@ -138,6 +138,30 @@ def clock() -> None:
     tell(crew(agent(replies)).kickoff(inputs={"now": os.getpid()}))
 
 
+def limited() -> None:
+    """An agent that may ask once a minute; how often it would have waited is in a file."""
+    from crewai.utilities.rpm_controller import RPMController
+
+    def wait(_controller) -> None:
+        with (HERE / "waits").open("a") as file:
+            file.write("1")
+
+    RPMController._wait_for_next_minute = wait
+    replies = [[call("refund", id="a", order="1")], [call("refund", id="b", order="2")], final("all paid")]
+    worker = agent(replies)
+    task = Task(description="work", expected_output="done", agent=worker)
+    made = Crew(agents=[worker], tasks=[task], max_rpm=1)
+    tell(asyncio.run(_awaited(RPMController(max_rpm=1))) if os.environ["ASYNC"] else made.kickoff())
+
+
+async def _awaited(limit) -> str:
+    model = Counted(["", "", "all paid"], True)
+    for done in range(3):
+        limit.check_or_wait()
+        reply = await model.acall([{"role": "assistant", "content": str(n)} for n in range(done)])
+    return reply
+
+
 def raising() -> None:
     """Fails with an exception after a step."""
     desk_tools.refund.run(order="1")

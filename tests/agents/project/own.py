@@ -55,6 +55,18 @@ class StageTool(BaseTool):
         return self._run(order=order, amount=amount)
 
 
+class CountTool(BaseTool):
+    """Says how much was staged before: what it gives goes by the order of all calls."""
+
+    name: str = "count"
+    description: str = "Count what is staged."
+
+    def _run(self, order: str) -> dict:
+        pending.append(order)
+        inner = note.run(text=f"of {order}") if order == "nested" else ""
+        return {"nth": len(pending), "inner": inner}
+
+
 @tool
 def note(text: str) -> str:
     """Keep a note."""
@@ -80,8 +92,14 @@ class SlimTool(BaseTool):
         return {"odd": {1, 2}, "large": "x" * 2000, "none": None}[what]
 
 
-stage = StageTool()
-LISTED = {"desk.stage": stage, "desk.note": note, "desk.think": think, "desk.slim": SlimTool()}
+stage, count = StageTool(), CountTool()
+LISTED = {
+    "desk.stage": stage,
+    "desk.note": note,
+    "desk.think": think,
+    "desk.slim": SlimTool(),
+    "desk.count": count,
+}
 
 
 class Model(Scripted):
@@ -143,6 +161,24 @@ def plain() -> None:
 def decided() -> None:
     """Asks for one thing, both ways."""
     tell(stage.run(order="asked"), asyncio.run(stage.arun(order="asked")))
+
+
+def crowd() -> None:
+    """Many at once; in the second attempt they come the other way round."""
+    first, orders, given = _once("crowd"), ["1", "nested", "3", "4", "5", "6"], {}
+
+    def ask(order: str) -> None:
+        given[order] = count.run(order=order)
+
+    threads = [threading.Thread(target=ask, args=(order,)) for order in orders]
+    for thread in threads if first else reversed(threads):
+        thread.start()
+        thread.join(0.1)  # it is on its way
+    for thread in threads:
+        thread.join()
+    if first:
+        os.kill(os.getpid(), signal.SIGKILL)
+    tell(given)
 
 
 async def _inside_a_loop() -> object:

@@ -5,11 +5,12 @@ permit; its body is run by `own_tools`, and what it gave is told, which gives th
 """
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import progress
+from . import own_tools, progress
 from .arguments import BadArguments, canonical
 from .channel import Channel, end_process
 from .framing import Message
@@ -30,6 +31,36 @@ class Permit:
 
     prepared: Prepared
     terms: Message
+
+
+class Asked:
+    """A prepared call that is asked for on another thread, and whose asker may be cancelled meanwhile."""
+
+    def __init__(self, broker: "Broker", prepared: Prepared) -> None:
+        self._broker, self._prepared = broker, prepared
+        self._lock = threading.Lock()
+        self._left, self._settled = False, None
+
+    def settle(self) -> Any:
+        """As Broker does."""
+        settled = self._broker.settle(self._prepared)
+        with self._lock:
+            self._settled = settled
+            left = self._left
+        if left:
+            self._give_back(settled)
+        return settled
+
+    def leave(self) -> None:
+        """Nobody waits for it any more: its body is not run."""
+        with self._lock:
+            self._left = True
+            settled = self._settled
+        self._give_back(settled)
+
+    def _give_back(self, settled: Any) -> None:
+        if isinstance(settled, Permit):
+            self._broker.ran(settled, own_tools.INTERRUPTED)
 
 
 class Broker:
@@ -60,6 +91,7 @@ class Broker:
                 "arguments": arguments.decode(),
                 "step": tool_step(subject=subject, arguments=arguments),
                 "untrusted": {"role": current().role},
+                "nested": own_tools.is_within(),
             }
         )
 

@@ -26,6 +26,7 @@ def install() -> None:
             "crewai.agents.cache.cache_handler": _cache_handler,
             "crewai.agents.agent_executor": _agent_executor,
             "crewai.utilities.agent_utils": _agent_utils,
+            "crewai.utilities.rpm_controller": _rpm_controller,
             "crewai.crew": _crew,
             "crewai.task": _task,
             "crewai.agent.core": _agent,
@@ -105,6 +106,12 @@ def _agent_utils(module: ModuleType) -> None:
     from . import openings
 
     openings.mark_native_calls(module, "execute_single_native_tool_call", 0)
+
+
+def _rpm_controller(module: Any) -> None:
+    from . import rates
+
+    rates.put_off(module.RPMController)
 
 
 def _crew(module: Any) -> None:

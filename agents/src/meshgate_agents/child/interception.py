@@ -11,14 +11,11 @@ import functools
 import inspect
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import own_tools
-from .brokering import Broker, Permit, Prepared, failure
+from .brokering import Asked, Broker, Permit, Prepared, failure
 from .internal_tools import reserved_id
-
-if TYPE_CHECKING:
-    from .framing import Message
 
 METHODS = ("_run", "_arun", "run", "arun")
 CLAIMING = ("run", "arun")  # these count against max_usage_count, as CrewAI's own do
@@ -116,7 +113,12 @@ def _replacement(original: Any, name: str, broker: Broker) -> Callable[..., Any]
         prepared = _prepare(tool, broker, (args, kwargs), claims=claims)
         if not isinstance(prepared, Prepared):
             return prepared
-        settled = await asyncio.to_thread(broker.settle, prepared)
+        asked = Asked(broker, prepared)
+        try:
+            settled = await asyncio.to_thread(asked.settle)
+        except asyncio.CancelledError:
+            asked.leave()
+            raise
         return await _await_here(tool, broker, settled) if isinstance(settled, Permit) else settled
 
     ours = awaited if asyncio.iscoroutinefunction(original) or name in ("_arun", "arun") else sync
@@ -128,7 +130,7 @@ def _replacement(original: Any, name: str, broker: Broker) -> Callable[..., Any]
 
 def _run_here(tool: Any, broker: Broker, permit: Permit) -> Any:
     """Runs a tool's own `_run`, whichever method was called; `run` adds only what was done already."""
-    outcome: Message = {"state": "failed", "error_class": "tool_raised", "data": "it was interrupted"}
+    outcome = own_tools.INTERRUPTED
     try:
         outcome = own_tools.run(tool, _own_body(tool, "_run"), permit.terms)
     finally:  # also when it was interrupted: an equal call waits for this one's outcome
@@ -139,14 +141,13 @@ def _run_here(tool: Any, broker: Broker, permit: Permit) -> Any:
 async def _await_here(tool: Any, broker: Broker, permit: Permit) -> Any:
     body, none = _own_body(tool, "_arun"), _own_body(None, "_arun")
     if not own_tools.has_async_body(tool, body, none):
-        return await asyncio.to_thread(_run_here, tool, broker, permit)
-    outcome: Message = {"state": "failed", "error_class": "tool_raised", "data": "it was interrupted"}
+        return await own_tools.aside(_run_here, tool, broker, permit)
     try:
         outcome = await own_tools.arun(tool, body, permit.terms)
     except BaseException:
-        broker.ran(permit, outcome)
+        broker.ran(permit, own_tools.INTERRUPTED)
         raise
-    return await asyncio.to_thread(broker.ran, permit, outcome)
+    return await own_tools.aside(broker.ran, permit, outcome)
 
 
 def _own_body(tool: Any, name: str) -> Callable[..., Any]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from . import rates
 from .interception import below, is_bound_to_tool, replace
 from .model_journal import ModelCall, ModelJournal, live, milliseconds_since, watch
 from .scopes import Scope, current
@@ -65,12 +66,13 @@ def _wrapped(original: Callable[..., Any], journal: ModelJournal) -> Callable[..
         with _counted(model) as scope:
             if scope is None:
                 return original(model, *args, **kwargs)
-            call = ModelCall(model, scope, args, kwargs)
+            call, wait = ModelCall(model, scope, args, kwargs), rates.owed()
             recorded = journal.recorded(call)
             if recorded is not None:
                 return recorded[0]
-            begun = time.monotonic()
             with live(journal, call) as trace:
+                wait()
+                begun = time.monotonic()
                 reply = original(model, *args, **kwargs)
             journal.record(call, reply, trace, milliseconds_since(begun))
             return reply
@@ -81,12 +83,13 @@ def _wrapped(original: Callable[..., Any], journal: ModelJournal) -> Callable[..
         with _counted(model) as scope:
             if scope is None:
                 return await original(model, *args, **kwargs)
-            call = ModelCall(model, scope, args, kwargs)
+            call, wait = ModelCall(model, scope, args, kwargs), rates.owed()
             recorded = await asyncio.to_thread(journal.recorded, call)
             if recorded is not None:
                 return recorded[0]
-            begun = time.monotonic()
             with live(journal, call) as trace:
+                await asyncio.to_thread(wait)
+                begun = time.monotonic()
                 reply = await original(model, *args, **kwargs)
             await asyncio.to_thread(journal.record, call, reply, trace, milliseconds_since(begun))
             return reply

@@ -7,10 +7,12 @@ to the launcher and comes back as the answer, so the program sees the same value
 import asyncio
 import contextlib
 import contextvars
+import functools
 import inspect
 import json
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from . import tool_results
@@ -19,6 +21,7 @@ from .scopes import Scope, current
 
 Method = Callable[..., Any]
 MAX_MESSAGE_CHARACTERS = 500  # one line for a model
+INTERRUPTED: Message = {"state": "failed", "error_class": "interrupted", "data": "it was interrupted"}
 
 _inside: "contextvars.ContextVar[tuple[Any, Scope] | None]" = contextvars.ContextVar(
     "meshgate_own_tool", default=None
@@ -38,6 +41,12 @@ def is_own_step_of(tool: Any) -> bool:
     return inside is not None and inside[0] is tool and inside[1] is current()
 
 
+def is_within() -> bool:
+    """Whether a body calls another tool, in no loop of its own: that call cannot wait for the body's end."""
+    inside = _inside.get()
+    return inside is not None and inside[1] is current()
+
+
 def run(tool: Any, body: Method, permit: Message) -> Message:
     """Runs a body here and now; the outcome as the launcher is told."""
     try:
@@ -52,6 +61,16 @@ async def arun(tool: Any, body: "Callable[..., Awaitable[Any]]", permit: Message
         return _told(await _awaited(tool, body, permit), permit)
     except BodyRaised as error:
         return _failure("tool_raised", str(error))
+
+
+async def aside(work: Method, *given: Any) -> Any:
+    """Runs something on a thread of its own: asyncio's may all be waiting for what it does."""
+    pool = ThreadPoolExecutor(max_workers=1)
+    try:
+        call = functools.partial(contextvars.copy_context().run, work, *given)
+        return await asyncio.get_running_loop().run_in_executor(pool, call)
+    finally:
+        pool.shutdown(wait=False)
 
 
 def has_async_body(tool: Any, body: Method, base: Method) -> bool:

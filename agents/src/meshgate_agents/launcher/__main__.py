@@ -16,9 +16,10 @@ from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import LauncherError
 from meshgate_agents.launcher.gateway import Gateway
 from meshgate_agents.launcher.identity import connect
-from meshgate_agents.launcher.launch import FAILED, Launch, say
+from meshgate_agents.launcher.launch import Launch, say
 from meshgate_agents.launcher.replay import Replay
 from meshgate_agents.launcher.settings import Settings, load
+from meshgate_agents.launcher.supervise import FAILED
 
 Connect = Callable[[Settings], AbstractContextManager[Gateway]]
 

@@ -118,6 +118,7 @@ class Entry:
     answer: Answer | None
     effect_of: str = ""
     scope: str = ""
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +147,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An attempt: its fencing number, and how many before it failed."""
+    """An attempt: its fencing number, 0 for none yet, and how many so far failed."""
 
     number: int
     failures: int = 0
@@ -173,14 +174,14 @@ class Gateway(Protocol):
     Every method may raise GatewayUnavailable (ask again, it is safe) or AttemptEnded (do not).
     """
 
-    def start_run(self, *, run_id: str, input_json: bytes) -> int:
-        """Starts the run; the same id and input again is the same run. How many of its attempts failed."""
+    def start_run(self, *, run_id: str, input_json: bytes) -> Begun:
+        """Starts the run; the same id and input again is the same run. Its current attempt."""
 
     def read_run(self, run_id: str) -> Known:
         """The run and its input."""
 
-    def start_attempt(self, *, run_id: str, instance: str) -> Begun:
-        """Begins an attempt and supersedes every older one."""
+    def start_attempt(self, *, run_id: str, instance: str, after: int) -> Begun:
+        """Begins an attempt after the one that was seen last; RunOver where there is another by now."""
 
     def journal(self, *, run_id: str, attempt: int) -> "list[Entry]":
         """Every finished step of the run."""
@@ -214,10 +215,11 @@ class GrpcGateway:
     def _runs(self) -> Any:
         return broker_pb2_grpc.RunsStub(self._channel())
 
-    def start_run(self, *, run_id: str, input_json: bytes) -> int:
+    def start_run(self, *, run_id: str, input_json: bytes) -> Begun:
         """See Gateway."""
         request = broker_pb2.StartRunRequest(run_id=run_id, input_json=input_json)
-        return int(self._ask(self._runs.StartRun, request).failures)
+        run = self._ask(self._runs.StartRun, request)
+        return Begun(run.attempt, run.failures)
 
     def read_run(self, run_id: str) -> Known:
         """See Gateway."""
@@ -231,9 +233,9 @@ class GrpcGateway:
             attempt=found.attempt,
         )
 
-    def start_attempt(self, *, run_id: str, instance: str) -> Begun:
+    def start_attempt(self, *, run_id: str, instance: str, after: int) -> Begun:
         """See Gateway."""
-        request = broker_pb2.StartAttemptRequest(run_id=run_id, launcher_instance=instance)
+        request = broker_pb2.StartAttemptRequest(run_id=run_id, launcher_instance=instance, after=after)
         begun = self._ask(self._runs.StartAttempt, request)
         return Begun(begun.attempt, begun.failures)
 
@@ -332,7 +334,8 @@ def _entries(messages: Any) -> Iterator[Entry]:
         step = message.step
         if message.HasField("answer"):
             answer, tool = _answer(message.answer), message.effect_of
-            yield Entry(key=step.key, reply=None, answer=answer, effect_of=tool, scope=step.scope)
+            place = {"scope": step.scope, "turn": step.turn}
+            yield Entry(key=step.key, reply=None, answer=answer, effect_of=tool, **place)
         elif step.kind == "tool":  # it is under way
             tool = message.effect_of
             yield Entry(key=step.key, reply=None, answer=None, effect_of=tool, scope=step.scope)

@@ -29,15 +29,14 @@ from meshgate_agents.launcher.errors import (
     RunOver,
     Stopping,
 )
-from meshgate_agents.launcher.gateway import Begun, End, Gateway, until_available
+from meshgate_agents.launcher.gateway import Begun, End, Entry, Gateway, until_available
 from meshgate_agents.launcher.session import Attempt, Session
 from meshgate_agents.launcher.settings import Settings
-from meshgate_agents.launcher.supervise import Ending, Supervisor
+from meshgate_agents.launcher.supervise import FAILED, Ending, Supervisor
 from meshgate_agents.launcher.tools import ToolMap
 
 T = TypeVar("T")
 
-FAILED = 125  # exit status of a failure of ours, as env(1) and docker(1) use it
 UNCAUGHT = 1  # Python's status after an uncaught exception
 FINISH_SECONDS = 10.0  # of a cancelled run: somebody waits; any other end is worth the patience of a step
 HEARTBEAT_SECONDS = 2.0
@@ -48,6 +47,7 @@ SLICE_SECONDS = 1.0  # how soon Ctrl-C is heard while the gateway is waited for
 MAX_ATTEMPTS = 1000  # of any kind: a run that loses its worker after each new step ends too
 OVER = ("cancelled", "failed", "completed")
 HOLDS = ("waiting", "cancelling")
+NONE = Begun(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,10 @@ class Launch:
         program: Program,
         children: Children,
         note: Callable[[str], None] | None = None,
-        failures: int = 0,
-        place: Callable[[], AbstractContextManager[None]] = nullcontext,
+        last: Begun = NONE,
+        place: Callable[[], AbstractContextManager[int | None]] = nullcontext,
     ) -> None:
+        """Args: `last` is the run's attempt as it was seen; `place` lets one begin, and may look again."""
         self._settings, self._gateway, self._program = settings, gateway, program
         self._say = note or say
         self._supervisor = Supervisor(children)
@@ -94,7 +95,7 @@ class Launch:
         self._run_id = settings.run_id or uuid7()
         self._place, self._patient, self._held_by = place, False, ""
         self._played = 0
-        self._crashes = failures  # of every process that worked on the run: the store keeps count
+        self._seen, self._crashes = last.number, last.failures  # of every process: the store keeps count
 
     def run(self) -> int:
         """Starts the run and plays it, as the only thing that this process does; the exit status.
@@ -105,7 +106,8 @@ class Launch:
         given = json.dumps({"app": self._settings.app, "command": list(self._program.command)}).encode()
         self._patient = any(map(os.isatty, range(3)))
         with self._supervisor.signals():
-            self._crashes = self._ask(lambda: self._gateway.start_run(run_id=self._run_id, input_json=given))
+            last = self._ask(lambda: self._gateway.start_run(run_id=self._run_id, input_json=given))
+            self._seen, self._crashes = last.number, last.failures
             return self.play()
 
     def play(self) -> int:
@@ -142,8 +144,8 @@ class Launch:
     def _next(self) -> _Played | int:
         """The next attempt, once it is its turn; the exit status when the run is given up instead."""
         while True:
-            with self._place():
-                begun = self._begin()
+            with self._place() as seen:
+                begun = self._begin(self._seen if seen is None else seen)
                 if begun is not None:
                     attempt = Attempt(self._run_id, begun.number)
                     spent = self._spent(begun)
@@ -177,33 +179,28 @@ class Launch:
             self._gateway.end_attempt(run_id=attempt.run_id, attempt=attempt.number, end=end)
 
     def _play(self, attempt: Attempt) -> _Played:
-        """One attempt: read the journal, start the child, wait for its end."""
-        number = attempt.number
-        try:
-            entries = self._ask(lambda: self._gateway.journal(run_id=self._run_id, attempt=number))
-        except LauncherError:
-            self._leave(attempt)  # nothing of it has run
-            raise
-        known = f"; {len(entries)} finished steps in the journal" if entries else ""
-        self._say(f"run {self._run_id}, attempt {number}, as {self._settings.spiffe_id}{known}")
+        """One attempt: read the journal, start the child, wait for its end. It lives from its beginning."""
         session = Session(
             gateway=self._gateway,
             tools=ToolMap(entries=self._settings.tools),
             attempt=attempt,
-            journal=entries,
             unavailable_seconds=self._settings.step_deadline_seconds,
             on_end=self._supervisor.end,
             note=self._say,
         )
         over = threading.Event()
+        entries: list[Entry] | None = None
+        self._supervisor.expect()
         try:
             threading.Thread(target=self._watch, args=(attempt, session, over), daemon=True).start()
+            entries = self._journal(attempt)
+            session.recall(entries)
             ending = self._child(session)
-        except Stopping:
-            self._leave(attempt)
-            raise  # the run goes on in another process
         except LauncherError as error:
-            self._finish(attempt, End(state="failed", detail=str(error)))
+            if isinstance(error, Stopping) or entries is None:
+                self._leave(attempt)  # it goes on elsewhere, or nothing of it has run
+            else:
+                self._finish(attempt, End(state="failed", detail=str(error)))
             raise
         except FAULTS as error:
             why = getattr(error, "strerror", None) or str(error)
@@ -212,20 +209,28 @@ class Launch:
             over.set()
             session.close()
         if entries:
-            self._say(f"attempt {number}: {session.told}")
+            self._say(f"attempt {attempt.number}: {session.told}")
         return _Played(attempt, ending, session.reports, session.steps, *session.crash, session.result)
 
-    def _begin(self) -> Begun | None:
+    def _journal(self, attempt: Attempt) -> list[Entry]:
+        entries = self._ask(lambda: self._gateway.journal(run_id=self._run_id, attempt=attempt.number))
+        known = f"; {len(entries)} finished steps in the journal" if entries else ""
+        self._say(f"run {self._run_id}, attempt {attempt.number}, as {self._settings.spiffe_id}{known}")
+        return entries
+
+    def _begin(self, after: int) -> Begun | None:
         """A new attempt; None while the run is held up."""
         instance = secrets.token_hex(16)
         try:
-            begun = self._ask(lambda: self._gateway.start_attempt(run_id=self._run_id, instance=instance))
+            begun = self._ask(
+                lambda: self._gateway.start_attempt(run_id=self._run_id, instance=instance, after=after)
+            )
         except RunHeld as error:
             if str(error) != self._held_by:
                 self._held_by = str(error)
                 self._say(f"run {self._run_id} is held up: {error}")
             return None
-        self._held_by = ""
+        self._held_by, self._seen = "", begun.number
         return begun
 
     def _child(self, session: Session) -> Ending:

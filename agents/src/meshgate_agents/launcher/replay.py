@@ -12,10 +12,10 @@ from meshgate_agents.launcher import environment, inputs, orders
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import BadSettings, Differs
 from meshgate_agents.launcher.gateway import Gateway, until_available
-from meshgate_agents.launcher.launch import FAILED, say
+from meshgate_agents.launcher.launch import say
 from meshgate_agents.launcher.session import Attempt, Session
 from meshgate_agents.launcher.settings import Settings
-from meshgate_agents.launcher.supervise import Ending, Supervisor
+from meshgate_agents.launcher.supervise import FAILED, Ending, Supervisor
 from meshgate_agents.launcher.tools import ToolMap
 
 T = TypeVar("T")

@@ -5,13 +5,13 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from meshgate_agents.child.framing import BadFrame, Message, receive, send
-from meshgate_agents.launcher import budget
+from meshgate_agents.launcher import budget, requests
 from meshgate_agents.launcher.children import Child
 from meshgate_agents.launcher.errors import AttemptEnded, Differs, LauncherError, PeerRefused
 from meshgate_agents.launcher.gateway import (
@@ -27,17 +27,15 @@ from meshgate_agents.launcher.own_tools import OwnTools
 from meshgate_agents.launcher.peers import admit
 from meshgate_agents.launcher.recorded import Recorded
 from meshgate_agents.launcher.tools import Refusal, ToolMap
+from meshgate_agents.launcher.turns import Turns
 from meshgate_agents.launcher.vitals import Vitals
 
 T = TypeVar("T")
 
 MAX_SOCKET_PATH_BYTES = 107  # sun_path holds 108 with its final zero
-MAX_ROLE_CHARACTERS = 200
 FIRST_FRAME_SECONDS = 10.0  # a peer that connects and stays silent is dropped
 PAUSED_POLL_SECONDS = 0.2
-HEX_DIGITS = 64
 MAX_RESULT_BYTES = 1_048_576  # as much as a run's input
-MAX_TURN = 2**31 - 1
 MAX_CONVERSATIONS = 128  # at once; each is a thread. A crew's worst is a call per item of kickoff_for_each
 MAX_MILLISECONDS = 2**31 - 1
 
@@ -64,7 +62,7 @@ class Session:
         gateway: Gateway,
         tools: ToolMap,
         attempt: Attempt,
-        journal: Iterable[Entry],
+        journal: Iterable[Entry] = (),
         live_steps: bool = True,
         unavailable_seconds: float,
         on_end: Callable[[AttemptEnded], None],
@@ -72,9 +70,9 @@ class Session:
     ) -> None:
         self._gateway, self._tools, self._attempt = gateway, tools, attempt
         self._unavailable_seconds, self._on_end, self._note = unavailable_seconds, on_end, note
-        self._journal = Recorded(journal)
         self._live_steps = live_steps
         self._own = OwnTools(gateway=gateway, attempt=attempt.number, ask=self._ask, live=live_steps)
+        self._turns = Turns()
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._programs: dict[str, int] = {}
@@ -90,6 +88,14 @@ class Session:
         self._listener: socket.socket | None = None
         self._budget = budget.Budget(budget.SESSION_BYTES, above=budget.PROCESS)
         self._conversations = threading.BoundedSemaphore(MAX_CONVERSATIONS)
+        self.recall(journal)
+
+    def recall(self, journal: Iterable[Entry]) -> None:
+        """What earlier attempts finished, before anybody is served."""
+        entries = list(journal)
+        self._journal = Recorded(entries)
+        self._turns.recall(entries)
+        self._moved_at = time.monotonic()
 
     @property
     def reports(self) -> int:
@@ -248,12 +254,12 @@ class Session:
         if operation == "report":
             return self._report(request, pid)
         if operation == "crashed":
-            self.crash = (_word(request, "error"), str(request.get("traceback", "")))
+            self.crash = (requests.word(request, "error"), str(request.get("traceback", "")))
             return {"state": "ok"}
         if operation == "result":
             return self._keep_result(str(request.get("result", "")))
         if operation in ("seek", "model", "reply", "gave_up", "call", "ran"):
-            return self._step(operation, request, _step(request))
+            return self._step(operation, request, requests.step_of(request))
         raise BadFrame(f"unknown operation {operation!r}")
 
     def _keep_result(self, text: str) -> Message:
@@ -272,9 +278,9 @@ class Session:
             return self._ran(request, step)
         entry = self._journal.get(step.key)
         if entry is not None:
-            return self._replay(operation, request, entry)
+            return self._replay(operation, request, step, entry)
         if not self._live_steps:
-            raise Differs(_described(operation, request, step))  # a reply too: nothing is written
+            raise Differs(requests.described(operation, request, step))  # a reply too: nothing is written
         if operation == "seek":
             return {"state": "live"}  # a step that has steps of its own within; it begins when it is told
         self._begun(step)
@@ -284,16 +290,16 @@ class Session:
             return self._call(request, step)
         finally:
             if not self._own.holds(step.key):
-                self._ended(step)
+                self._over(step)
 
     def _ran(self, request: Message, step: Step) -> Message:
         """What a body gave that this child was told to run."""
         try:
             answer, replayed = self._own.ran(step.key, request.get("outcome"))
         finally:
-            self._ended(step)
+            self._over(step)
         self._finished(replayed=replayed)
-        return {**_message(answer), "replayed": replayed}
+        return {**requests.message(answer), "replayed": replayed}
 
     def _model_ended(self, operation: str, request: Message, step: Step) -> Message:
         """The reply of a model call that is under way, or the word that there is none."""
@@ -316,11 +322,16 @@ class Session:
             self._stopped.wait(PAUSED_POLL_SECONDS)
         raise AttemptEnded("the run is paused")
 
+    def _over(self, step: Step) -> None:
+        """A call has its outcome."""
+        self._turns.over(step)
+        self._ended(step)
+
     def _ended(self, step: Step) -> None:
         with self._lock:
             self._open.discard(step.key)
 
-    def _replay(self, operation: str, request: Message, entry: Entry) -> Message:
+    def _replay(self, operation: str, request: Message, step: Step, entry: Entry) -> Message:
         self._journal.asked(entry)
         if operation == "seek":
             with self._lock:
@@ -329,10 +340,11 @@ class Session:
             self._finished(replayed=True)
             return {"state": "recorded", "reply": entry.reply.decode("utf-8", "surrogatepass")}
         if operation == "call" and entry.answer is not None and entry.answer.arguments:
-            return self._permit(request, entry.key, entry.answer, recorded=True)
+            self._take_turn(request, step)
+            return self._permit(request, step.key, entry.answer, recorded=True)
         if operation == "call" and entry.answer is not None:
             self._finished(replayed=True)
-            return {**_message(entry.answer), "replayed": True}
+            return {**requests.message(entry.answer), "replayed": True}
         raise AttemptEnded(f"the journal holds another kind of step under the key {entry.key[:16]}")
 
     def _reply(self, request: Message, step: Step) -> Message:
@@ -364,10 +376,8 @@ class Session:
         with self._lock:
             nth = self._programs.get(program, 0)
             self._programs[program] = nth + 1
-        self._note(
-            f"pid {pid} imports CrewAI {_word(request, 'crewai')} on Python {_word(request, 'python')}; "
-            "its tool calls are brokered"
-        )
+        crewai, python = requests.word(request, "crewai"), requests.word(request, "python")
+        self._note(f"pid {pid} imports CrewAI {crewai} on Python {python}; its tool calls are brokered")
         known = {"run": self._attempt.run_id, "attempt": self._attempt.number}
         return {"state": "ok", "program": f"{program} {nth}", **known}
 
@@ -378,24 +388,31 @@ class Session:
         identity = request.get("identity")
         if not isinstance(identity, dict):
             raise BadFrame("a call without identity")
-        return self._tools.find(identity=_texts(identity), name=str(request.get("name", "")))
+        return self._tools.find(identity=requests.texts(identity), name=str(request.get("name", "")))
 
     def _permit(self, request: Message, key: str, answer: Answer, *, recorded: bool) -> Message:
-        limit, name = self._tools.own_limit(self._tool(request)), _word(request, "name")
+        limit, name = self._tools.own_limit(self._tool(request)), requests.word(request, "name")
         return self._own.permit(key, answer, recorded=recorded, limit_bytes=limit, name=name)
+
+    def _take_turn(self, request: Message, step: Step) -> None:
+        """For a body that is to run in the child; one that another body of that place calls is part of it."""
+        if not request.get("nested"):
+            self._turns.take(step, self._stopped)
 
     def _call(self, request: Message, step: Step) -> Message:
         tool = self._tool(request)
         if isinstance(tool, Refusal):
             self._note(tool.text)
             return {"state": "refused", "text": tool.text}
+        if self._tools.own_limit(tool) is not None:
+            self._take_turn(request, step)
         call = Call(
             run_id=self._attempt.run_id,
             attempt=self._attempt.number,
             step_key=step.key,
             tool=tool,
             arguments_json=str(request.get("arguments", "")).encode("utf-8", "surrogatepass"),
-            untrusted=_untrusted(request.get("untrusted")),
+            untrusted=requests.untrusted(request.get("untrusted")),
             scope=step.scope,
             turn=step.turn,
             task=step.task,
@@ -410,48 +427,4 @@ class Session:
         if answer.state == "run":
             return self._permit(request, step.key, answer, recorded=False)
         self._finished(replayed=False)
-        return _message(answer)
-
-
-def _message(answer: Answer) -> Message:
-    if answer.state == "done":
-        return {"state": "done", "call_id": answer.call_id, "kind": answer.kind, "result": answer.result}
-    return {"state": answer.state, "call_id": answer.call_id, "text": answer.text}
-
-
-def _described(operation: str, request: Message, step: Step) -> str:
-    """A step that the journal does not hold, for a person."""
-    if operation != "call":
-        return f"a model call at turn {step.turn} of scope {step.scope[:12]}"
-    return f"a call of {_word(request, 'name')!r} at turn {step.turn} of scope {step.scope[:12]}"
-
-
-def _step(request: Message) -> Step:
-    step = request.get("step")
-    if not isinstance(step, dict):
-        raise BadFrame("a request without its step")
-    turn = step.get("turn")
-    if not isinstance(turn, int) or not 0 <= turn <= MAX_TURN:
-        raise BadFrame("a turn is a small number")
-    task = _digest(step, "task") if step.get("task") else ""
-    return Step(key=_digest(step, "key"), scope=_digest(step, "scope"), turn=turn, task=task)
-
-
-def _digest(step: Mapping[str, Any], name: str) -> str:
-    value = step.get(name)
-    if not isinstance(value, str) or len(value) != HEX_DIGITS or set(value) - set("0123456789abcdef"):
-        raise BadFrame(f"a step's {name} is 64 lower-case hex digits")
-    return value
-
-
-def _texts(values: Mapping[str, Any]) -> dict[str, str]:
-    return {str(key): value for key, value in values.items() if isinstance(value, str)}
-
-
-def _untrusted(claims: object) -> dict[str, str]:
-    role = claims.get("role") if isinstance(claims, dict) else None
-    return {"role": role[:MAX_ROLE_CHARACTERS]} if isinstance(role, str) and role else {}
-
-
-def _word(request: Message, key: str) -> str:
-    return " ".join(str(request.get(key, "?")).split())[:40]
+        return requests.message(answer)

@@ -17,6 +17,7 @@ from meshgate_agents.launcher.errors import AttemptEnded, Stopping
 
 GRACE_SECONDS = 10.0  # from a forwarded signal to SIGKILL
 TICK_SECONDS = 0.2  # how often a grace is looked at
+FAILED = 125  # exit status of a failure of ours, as env(1) and docker(1) use it
 _ENDED = 0  # no signal has this number
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -75,8 +76,15 @@ class Supervisor:
                 self._cancelled = isinstance(event, int) and event != _ENDED
         return self._cancelled
 
+    def expect(self) -> None:
+        """Whatever ends a child is from here on meant for the next one; a signal that came before is too."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._hear(self._events.get_nowait())
+        self._events, self._fatal = queue.SimpleQueue(), None
+
     def run(self, program: Program, *, env: Mapping[str, str], on_start: Callable[[Child], None]) -> Ending:
-        """Starts the program and waits for its end.
+        """Starts the program and waits for its end; one that is to end already is not started.
 
         Args:
             program: what to start.
@@ -86,9 +94,11 @@ class Supervisor:
         Raises:
             LauncherError: it cannot be started.
         """
-        self._events, self._fatal = queue.SimpleQueue(), None
         if self._stopping is not None:
             raise self._stopping
+        self._hear_what_came_before()
+        if self._fatal is not None or self._cancelled:
+            return Ending(FAILED, 0, cancelled=self._cancelled, fatal=self._fatal)
         child = self._children.start(program, env)
         try:
             on_start(child)
@@ -146,22 +156,24 @@ class Supervisor:
             if event == _ENDED:
                 ended = True
                 continue
+            self._hear(event)
             if isinstance(event, AttemptEnded):
-                self._fatal = self._fatal or event
                 self._children.kill(child)
             else:
-                self._cancelled = True
                 kill_at = kill_at or time.monotonic() + GRACE_SECONDS
                 _signal_group(child.pid, event)
 
     def _hear_what_came_before(self) -> None:
-        """The child was reaped before its end was told: what was said until then is why it ended."""
+        """What was said until the child's end is why it ends, also if it was reaped before that was told."""
         with contextlib.suppress(queue.Empty):
             while (event := self._events.get_nowait()) != _ENDED:
-                if isinstance(event, AttemptEnded):
-                    self._fatal = self._fatal or event
-                else:
-                    self._cancelled = True
+                self._hear(event)
+
+    def _hear(self, event: AttemptEnded | int) -> None:
+        if isinstance(event, AttemptEnded):
+            self._fatal = self._fatal or event
+        elif event != _ENDED:
+            self._cancelled = True
 
 
 def _signal_group(group: int, number: int) -> None:

@@ -29,6 +29,7 @@ class _Calls:
 
     def __init__(self) -> None:
         self.begun, self.depth = 0, 0
+        self.given: plan.Given | None = None  # on record, where no outer process says it
 
 
 _calls = _Calls()
@@ -46,15 +47,39 @@ def run(runner: "DurableRunner", inputs: str) -> Any:
     planned = plan.read()
     if planned is not None and number < len(planned.earlier):
         return _earlier(runner, planned.earlier[number])
-    _check(runner.name)
     if planned is None:
-        journal = _Journal() if number == 0 else None
-        return _kicked_off(runner, inputs, journal)[0]
+        return _by_itself(runner, number, inputs)
+    _check(runner.name)
     with _last(planned):
-        _, form = _kicked_off(runner, planned.inputs, _Journal())
+        journal = _Journal()
+        text = journal.once(
+            INPUT, about=runner.name, value=plan.Given(planned.inputs, planned.earlier).text()
+        )
+        _, form = _kicked_off(runner, plan.Given.parse(text).inputs, journal)
         if isinstance(form, Exception):
             raise form
     raise SystemExit(0)
+
+
+def _by_itself(runner: "DurableRunner", number: int, inputs: str) -> Any:
+    """A call without an outer process: by hand, or in a run that is played again, by a fork say.
+
+    The run is for one call of the script, and knows which: those before it are answered as they were then.
+    """
+    _check_brokered()
+    journal = _Journal()
+    if number == 0:
+        found = journal.find(INPUT)
+        _calls.given = plan.Given.parse(found) if found is not None else None
+    given = _calls.given
+    earlier = given.earlier if given else ()
+    if number < len(earlier):
+        return _earlier(runner, earlier[number])
+    _check(runner.name)
+    if number > len(earlier):
+        return _kicked_off(runner, inputs, None)[0]
+    chosen = given.inputs if given else journal.once(INPUT, about=runner.name, value=inputs)
+    return _kicked_off(runner, chosen, journal)[0]
 
 
 def _earlier(runner: "DurableRunner", ended: dict[str, Any]) -> Any:
@@ -64,16 +89,20 @@ def _earlier(runner: "DurableRunner", ended: dict[str, Any]) -> Any:
 
 
 def _check(name: str) -> None:
-    if "_meshgate_child" not in sys.modules:
-        raise CannotRun(
-            "this process is below a launcher, but its tools are not brokered: it was started with "
-            "python -I, -E or -S, or with another PYTHONPATH"
-        )
+    _check_brokered()
     app = os.environ.get(APP_VARIABLE, "")
     if app != name:
         raise CannotRun(
             f"this process runs as app {app!r}, the runner is named {name!r}; a run starts no other",
             next_step=f"meshgate run --app {name} -- …",
+        )
+
+
+def _check_brokered() -> None:
+    if "_meshgate_child" not in sys.modules:
+        raise CannotRun(
+            "this process is below a launcher, but its tools are not brokered: it was started with "
+            "python -I, -E or -S, or with another PYTHONPATH"
         )
 
 
@@ -96,8 +125,6 @@ def _write(path: Path, lock: threading.Lock, event: dict[str, Any]) -> None:
 
 def _kicked_off(runner: "DurableRunner", inputs: str, journal: "_Journal | None") -> tuple[Any, Any]:
     """The result, and its recorded form or why there is none."""
-    if journal is not None:
-        inputs = journal.once(INPUT, about=runner.name, value=inputs)
     begun = time.monotonic()
     _calls.depth += 1
     try:
@@ -131,10 +158,18 @@ class _Journal:
         self._channel = channel.from_environment()
         self._digest = importlib.import_module("_meshgate_child.step_keys").digest
 
+    def find(self, name: str) -> str | None:
+        """The value that is on record; None when there is none yet."""
+        answer = self._channel.ask({"op": "seek", "step": self._step(name)})
+        return str(answer["reply"]) if answer["state"] == "recorded" else None
+
+    def _step(self, name: str) -> dict[str, Any]:
+        key = self._digest([name.encode()])
+        return {"key": key, "scope": key, "turn": 0}
+
     def once(self, name: str, *, about: str, value: str, milliseconds: int = 0) -> str:
         """Records a value, or gives the one that is on record."""
-        key = self._digest([name.encode()])
-        step = {"key": key, "scope": key, "turn": 0}
+        step = self._step(name)
         answer = self._channel.ask({"op": "model", "step": step})
         if answer["state"] == "recorded":
             return str(answer["reply"])

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from meshgate_agents.runner.errors import CannotRun
+
+MAX_GIVEN_BYTES = 3_000_000  # below what the gateway takes for a step
 VARIABLE = "MESHGATE_RUNNER"  # names the folder; a shell's word that `meshgate run` hands on
 PLAN, EVENTS = "plan.json", "events.jsonl"
 
@@ -32,6 +35,40 @@ class Plan:
     def events(self) -> Path:
         """A line per event, written by the inner process."""
         return self.folder / EVENTS
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the run keeps of its call: with that, and without an outer process, it is played again.
+
+    Attributes:
+        inputs: JSON, of the call that the run is for.
+        earlier: as in Plan.
+    """
+
+    inputs: str
+    earlier: tuple[dict[str, Any], ...] = ()
+
+    def text(self) -> str:
+        """The inputs, and on a second line what came of the calls before, where there were any."""
+        if not self.earlier:
+            return self.inputs
+        text = f"{self.inputs}\n{json.dumps(self.earlier)}"
+        return text if len(text.encode("utf-8", "surrogatepass")) <= MAX_GIVEN_BYTES else f"{self.inputs}\n"
+
+    @classmethod
+    def parse(cls, text: str) -> "Given":
+        """From `text`.
+
+        Raises:
+            CannotRun: what came before was too much to be kept.
+        """
+        inputs, later, earlier = text.partition("\n")
+        if later and not earlier:
+            raise CannotRun(
+                "this run needs results of runs before it, which were too large to be kept with it"
+            )
+        return cls(inputs, tuple(json.loads(earlier)) if later else ())
 
 
 def read() -> Plan | None:

@@ -75,7 +75,7 @@ def start_run(plays: Plays, starter: Starter) -> Activity:
         try:
             return "started" if starter.start(run_id, known.attempt) else "joined"
         except StartsSpent as error:
-            plays.give_up(run_id, str(error))
+            plays.give_up(run_id, str(error), after=known.attempt)
             return "failed"
 
     async def activity(_context: object, given: object) -> dict[str, str]:

@@ -19,7 +19,7 @@ from meshgate_agents.launcher.errors import (
     RunOver,
     Stopping,
 )
-from meshgate_agents.launcher.gateway import End, Gateway, Known
+from meshgate_agents.launcher.gateway import Begun, End, Gateway, Known
 from meshgate_agents.launcher.launch import LONGEST_BACKOFF_SECONDS, Launch, say
 from meshgate_agents.launcher.settings import Settings
 from meshgate_agents.worker.slots import Slots
@@ -102,15 +102,15 @@ class Plays:
         for thread in filter(threading.Thread.is_alive, threads):
             thread.join(max(0.0, give_up_at - time.monotonic()))
 
-    def give_up(self, run_id: str, why: str) -> None:
+    def give_up(self, run_id: str, why: str, *, after: int) -> None:
         """Ends a run of which nothing can be played as failed.
 
         Raises:
             GatewayUnavailable: ask again.
-            AttemptEnded: it is held up, or over.
+            AttemptEnded: it is held up, or over, or its attempt is not the one that was seen.
         """
         _note(run_id)(f"failed: {why}")
-        begun = self._gateway.start_attempt(run_id=run_id, instance=secrets.token_hex(16))
+        begun = self._gateway.start_attempt(run_id=run_id, instance=secrets.token_hex(16), after=after)
         self._gateway.finish(run_id=run_id, attempt=begun.number, end=End(state="failed", detail=why))
 
     def _settle(self, run_id: str, future: "Future[str]") -> None:
@@ -166,7 +166,7 @@ class Plays:
         try:
             program = orders.program(known.input_json, own)
         except BadSettings as error:
-            self.give_up(run_id, str(error))
+            self.give_up(run_id, str(error), after=known.attempt)
             return
         launch = Launch(
             settings=dataclasses.replace(self._settings, run_id=run_id),
@@ -174,7 +174,7 @@ class Plays:
             program=program,
             children=self._children,
             note=_note(run_id),
-            failures=known.failures,
+            last=Begun(known.attempt, known.failures),
             place=lambda: self._place(run_id, known),
         )
         with self._lock:
@@ -190,8 +190,10 @@ class Plays:
                 self._launches.pop(run_id, None)
 
     @contextmanager
-    def _place(self, run_id: str, known: Known) -> Iterator[None]:
+    def _place(self, run_id: str, known: Known) -> Iterator[int | None]:
         """Waits for its turn. A run whose next loss is its last begins alone: others' faults are not its.
+
+        Gives the run's attempt as it is then: whoever begins another first has the run.
 
         Raises:
             RunOver: another worker began an attempt meanwhile, and is at it.
@@ -205,7 +207,7 @@ class Plays:
                 raise RunOver(
                     f"another worker began attempt {now.attempt} while this one waited for its turn"
                 )
-            yield
+            yield now.attempt if now else None
 
     def _on_last_chance(self, known: Known | None) -> bool:
         """Whether the run is given up should its worker die now."""

@@ -155,7 +155,9 @@ class RunsServicer(services.RunsServicer):
 
         def serve(peer: Presented) -> pb.StartRunResponse:
             run = self._runs.start(peer, run_id=request.run_id, input_json=request.input_json)
-            return pb.StartRunResponse(run_id=run.run_id, state=run.state, failures=failures(run))
+            return pb.StartRunResponse(
+                run_id=run.run_id, state=run.state, failures=failures(run), attempt=run.attempt
+            )
 
         return self._guard(context, serve)
 
@@ -180,7 +182,9 @@ class RunsServicer(services.RunsServicer):
         """See the proto."""
 
         def serve(peer: Presented) -> pb.StartAttemptResponse:
-            run = self._runs.start_attempt(peer, run_id=request.run_id, launcher=request.launcher_instance)
+            after = request.after if request.HasField("after") else None
+            asked = {"run_id": request.run_id, "launcher": request.launcher_instance}
+            run = self._runs.start_attempt(peer, after=after, **asked)
             return pb.StartAttemptResponse(attempt=run.attempt, failures=run.crashes + run.lost)
 
         return self._guard(context, serve)
