@@ -31,11 +31,11 @@ from typing import Any, NoReturn
 from meshgate_identities.hardening import refuse_inspection
 
 MAX_REQUEST_BYTES = 131_072  # a message of a Unix socket has 208 KiB at most by default
+MAX_PID_BYTES = 64
 DESCRIPTORS = 4
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
 FAILED = 125
 READY, GO = b"ready", b"g"
-ADOPTION_SECONDS = 5.0  # a process between is reaped in microseconds
 
 
 def main() -> None:
@@ -69,19 +69,23 @@ def _receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
 
 
 def _fork(channel: socket.socket, request: Mapping[str, Any], descriptors: list[int]) -> None:
-    """Makes the process and tells its pid."""
+    """Makes the process and, once it is the supervisor's child, tells its pid."""
+    hear, say = os.pipe()
     between = os.fork()
-    if between:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        os.waitpid(between, 0)
-        return
-    made = os.fork()
-    if made:
-        channel.sendall(str(made).encode())
+    if not between:
+        made = os.fork()
+        if not made:
+            channel.close()
+            os.close(hear)
+            os.close(say)
+            _become(request, descriptors)
+        os.write(say, str(made).encode())
         os._exit(0)
-    channel.close()
-    _become(request, descriptors)
+    for descriptor in (say, *descriptors):
+        os.close(descriptor)
+    os.waitpid(between, 0)
+    channel.sendall(os.read(hear, MAX_PID_BYTES))
+    os.close(hear)
 
 
 def _become(request: Mapping[str, Any], descriptors: list[int]) -> NoReturn:
@@ -94,8 +98,10 @@ def _become(request: Mapping[str, Any], descriptors: list[int]) -> NoReturn:
     if os.read(gate, 1) != GO:
         os._exit(FAILED)
     os.close(gate)
-    _die_with(int(request["supervisor"]), int(request["death_signal"]))
     libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_PDEATHSIG, int(request["death_signal"]), 0, 0, 0)
+    if os.getppid() != request["supervisor"]:  # it died before that
+        signal.raise_signal(signal.SIGKILL)
     libc.prctl(PR_SET_NAME, str(request["name"]).encode()[:15], 0, 0, 0)
     if request["user_code"]:  # as it would be had it been executed; ours refuse inspection by themselves
         libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
@@ -103,20 +109,16 @@ def _become(request: Mapping[str, Any], descriptors: list[int]) -> NoReturn:
     os.environ.clear()
     os.environ.update(request["env"])
     time.tzset()
+    _draw_anew()
     sys.argv = list(request["argv"])
     sys.exit(sys.modules[f"{sys.argv[0]}.__main__"].main())
 
 
-def _die_with(supervisor: int, number: int) -> None:
-    """The kernel's signal when the supervisor dies: from when it is the parent on."""
-    give_up_at = time.monotonic() + ADOPTION_SECONDS
-    while os.getppid() != supervisor:
-        if time.monotonic() > give_up_at:
-            os._exit(FAILED)
-        time.sleep(0.001)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
-    if os.getppid() != supervisor:  # it died in between
-        signal.raise_signal(signal.SIGKILL)
+def _draw_anew() -> None:
+    """NumPy's own generator was seeded before the fork; Python's starts anew in each process by itself."""
+    random = sys.modules.get("numpy.random")
+    if random is not None:
+        random.seed()
 
 
 def _threads() -> int:

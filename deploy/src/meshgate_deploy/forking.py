@@ -13,7 +13,6 @@ from meshgate_deploy import fork_server
 
 IMPORT_SECONDS = 60.0  # a cold CrewAI on two busy cores takes 16 s
 POLL_SECONDS = 0.1
-MAX_ANSWER_BYTES = 64
 ANSWER_SECONDS = 5.0  # a fork takes 10 ms; one that hangs is replaced
 
 
@@ -117,4 +116,4 @@ class ForkServer:
 
 def _answer(channel: socket.socket) -> bytes:
     """One message; empty when the server has ended."""
-    return channel.recv(MAX_ANSWER_BYTES)
+    return channel.recv(fork_server.MAX_PID_BYTES)

@@ -8,7 +8,9 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 
+from meshgate_deploy import store_url
 from meshgate_deploy.environment import Environment
 from meshgate_deploy.forking import ForkServer
 from meshgate_deploy.manifest import Manifest
@@ -16,11 +18,9 @@ from meshgate_deploy.processes import Command, Processes
 from meshgate_deploy.state import State
 
 HOST = ("meshgate_toolhost.__main__", "meshgate_toolhost.host")
-OURS = (
-    "meshgate_gateway.__main__", "meshgate_gateway.adapters.sqlite_store",
-    "meshgate_agents.launcher.__main__", "meshgate_agents.worker.__main__", *HOST,
-)  # fmt: skip
-CREWAI = (*HOST, "crewai.tools")
+OURS = ("meshgate_gateway.__main__", "meshgate_agents.launcher.__main__", "meshgate_agents.worker.__main__")
+STORES = {False: "meshgate_gateway.adapters.sqlite_store", True: "meshgate_gateway.adapters.postgres_store"}
+CREWAI = "crewai.tools"
 # Read when CrewAI is imported.
 QUIET = {
     "CREWAI_DISABLE_TELEMETRY": "true",
@@ -48,8 +48,10 @@ class Preloaded:
         self._cancelled = cancelled
         self._manifest, self._state, self._processes = manifest, state, processes
         self._base = environment.base()
-        self._ours = self._server("fork-server", OURS, {})
-        self._crewai = self._server("fork-server-tools", CREWAI, QUIET)
+        store = STORES[store_url.is_postgresql(manifest.store)]
+        self._ours = self._server("fork-server", (*OURS, *HOST, store), {})
+        crewai = (CREWAI,) if find_spec("crewai") else ()  # a host's tools may do without it
+        self._crewai = self._server("fork-server-tools", (*HOST, *crewai), QUIET)
 
     def open(self) -> None:
         """Starts what this mesh needs; they import while the control plane starts."""
@@ -72,9 +74,9 @@ class Preloaded:
         """
         words = argv[argv.index("-m") + 1 :]
         host = self._manifest.toolhosts.get(app)
-        server, known = (
-            (self._crewai, self._base | QUIET) if host and host.tools else (self._ours, self._base)
-        )
+        server, known = self._ours, self._base
+        if host is not None and host.tools:
+            server, known = self._crewai, self._base | QUIET
         if any(env[name] != known.get(name) for name in env if name.startswith(READ_AT_IMPORT)):
             return None
         return server, words
