@@ -17,25 +17,19 @@ from meshgate_deploy.enrolment import Enroller
 from meshgate_deploy.environment import Environment
 from meshgate_deploy.manifest import Manifest
 from meshgate_deploy.ports import LOOPBACK, free_ports
+from meshgate_deploy.preloaded import QUIET, Preloaded
 from meshgate_deploy.processes import Command
 from meshgate_deploy.runtime import RuntimeBinaries
 from meshgate_deploy.services import Service, Start, http_ready
 from meshgate_deploy.state import State, new_token, write_private
 
-# Read when CrewAI is imported, in a process that only describes tools.
-QUIET = {
-    "CREWAI_DISABLE_TELEMETRY": "true",
-    "CREWAI_DISABLE_TRACKING": "true",
-    "CREWAI_DISABLE_VERSION_CHECK": "true",
-    "CREWAI_TRACING_ENABLED": "false",
-}
 SYSTEM_PATH = "/usr/bin:/bin"
 
 
 class MeshServices:
     """Makes the services of one mesh. Keeps the addresses that earlier ones were given."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - composed once, in the supervisor
         self,
         *,
         manifest: Manifest,
@@ -43,8 +37,10 @@ class MeshServices:
         binaries: RuntimeBinaries,
         environment: Environment,
         enroller: Enroller,
+        preloaded: Preloaded,
     ) -> None:
         self._manifest, self._state, self._binaries = manifest, state, binaries
+        self._preloaded = preloaded
         self._environment, self._enroller = environment, enroller
         self.plane = Plane(manifest.mesh, manifest.trust_domain, "", "", "", "")
         self.sidecars: dict[str, Invocation] = {}
@@ -193,9 +189,13 @@ class MeshServices:
         def prepare(_fresh: bool) -> Start:  # noqa: FBT001 - the shape of Service.prepare
             configs.ready_file(self._state, name).unlink(missing_ok=True)
             write_private(path, json.dumps(config(), indent=2).encode())
-            argv = configs.module(sys.executable, module, path)
+            argv, given = configs.module(sys.executable, module, path), env()
+            command = replace(
+                self._command(name, argv, given), death_signal=death_signal,
+                fork=self._preloaded.fork(app, argv, given), user_code=app in self._manifest.toolhosts,
+            )  # fmt: skip
             return Start(
-                command=replace(self._command(name, argv, env()), death_signal=death_signal),
+                command=command,
                 ready=ready,
                 spiffe_id=SpiffeId.parse(self._manifest.spiffe_id(app)),
                 dns_names=dns_names,

@@ -17,7 +17,9 @@ from pathlib import Path
 
 from meshgate_identities import attestation
 
+from meshgate_deploy import fork_server
 from meshgate_deploy.errors import DependencyUnavailable
+from meshgate_deploy.forking import Forked, ForkServer, ForkServerGone
 from meshgate_deploy.state import write_private
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -35,6 +37,10 @@ class Command:
         log: file that gets its output; None when `streams` is given.
         streams: descriptors for stdin, stdout and stderr.
         death_signal: what the kernel sends it when the supervisor dies.
+        descriptors: what it keeps open besides its streams.
+        fork: the fork server that may make it, and the words after `-m` of its `argv`: a module of that
+            server's and its arguments. Without one, or when that is gone, it is executed.
+        user_code: whether code of the user runs in it.
     """
 
     name: str
@@ -45,6 +51,9 @@ class Command:
     streams: tuple[int, int, int] | None = None
     death_signal: signal.Signals = signal.SIGKILL
     grace_seconds: float = GRACE_SECONDS
+    descriptors: tuple[int, ...] = ()
+    fork: tuple[ForkServer, Sequence[str]] | None = None
+    user_code: bool = False
 
 
 @dataclass(slots=True)
@@ -52,7 +61,7 @@ class Child:
     """A started process; leader of a session of its own."""
 
     command: Command
-    popen: "subprocess.Popen[bytes]"
+    popen: "subprocess.Popen[bytes] | Forked"
     identity: attestation.Process
     pidfd: int
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -126,11 +135,16 @@ class Processes:
         Raises:
             DependencyUnavailable: it cannot be executed.
         """
-        child = self._spawner.submit(self._spawn, command).result()
+        child = self._forked(command)
+        if child is None:
+            child = self._spawner.submit(self._spawn, command).result()
+            self._know(child)
+        return child
+
+    def _know(self, child: Child) -> None:
         with self._lock:
             self._children[child.pid] = child
             self._write()
-        return child
 
     def forget(self, child: Child) -> None:
         """Drops an ended process from the record."""
@@ -151,21 +165,39 @@ class Processes:
         self._record.unlink(missing_ok=True)
         self._spawner.shutdown()
 
+    def _forked(self, command: Command) -> Child | None:
+        """A process from its fork server; None when there is none that answers."""
+        if command.fork is None:
+            return None
+        server, words = command.fork
+        request = {
+            "argv": list(words), "env": dict(command.env), "cwd": str(command.cwd), "name": command.name,
+            "death_signal": int(command.death_signal), "user_code": command.user_code,
+        }  # fmt: skip
+        with contextlib.ExitStack() as opened:
+            gate, say_go = os.pipe()
+            opened.callback(os.close, say_go)
+            try:
+                pid = server.fork(request, _streams(command, opened), gate)
+                child = Child(command, Forked(pid), attestation.process(pid), os.pidfd_open(pid))
+            except (ForkServerGone, ProcessLookupError):
+                return None  # it waits at the gate for a word that does not come
+            finally:
+                os.close(gate)
+            self._know(child)  # before it does anything, so that nobody takes it for an orphan
+            os.write(say_go, fork_server.GO)
+        return child
+
     def _spawn(self, command: Command) -> Child:
         argv = list(command.argv)
         if self._setpriv:
             argv = [self._setpriv, "--pdeathsig", command.death_signal.name.removeprefix("SIG"), *argv]
         with contextlib.ExitStack() as opened:
-            stdin, stdout, stderr = command.streams or (subprocess.DEVNULL, -1, -1)
-            if command.log is not None:
-                log = opened.enter_context(
-                    os.fdopen(os.open(command.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb")
-                )
-                stdout = stderr = log.fileno()
+            stdin, stdout, stderr = _streams(command, opened)
             try:
                 popen = subprocess.Popen(
                     argv, env=dict(command.env), cwd=command.cwd, stdin=stdin, stdout=stdout, stderr=stderr,
-                    start_new_session=True, close_fds=True,
+                    start_new_session=True, close_fds=True, pass_fds=command.descriptors,
                 )  # fmt: skip
             except OSError as error:
                 raise DependencyUnavailable(f"{command.name} cannot be started", why=str(error)) from error
@@ -177,6 +209,19 @@ class Processes:
             for c in self._children.values()
         ]
         write_private(self._record, json.dumps(rows).encode())
+
+
+def _streams(command: Command, opened: contextlib.ExitStack) -> tuple[int, int, int]:
+    """The descriptors of its standard streams; what is opened for them is closed with `opened`."""
+    if command.streams is not None:
+        return command.streams
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    opened.callback(os.close, nothing)
+    if command.log is None:
+        return nothing, nothing, nothing
+    log = os.open(command.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    opened.callback(os.close, log)
+    return nothing, log, log
 
 
 def become_subreaper() -> None:

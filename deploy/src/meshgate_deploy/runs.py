@@ -18,6 +18,7 @@ from meshgate_deploy import configs
 from meshgate_deploy.environment import Environment
 from meshgate_deploy.errors import DependencyUnavailable, NotFound, UsageError
 from meshgate_deploy.manifest import Manifest
+from meshgate_deploy.preloaded import Preloaded
 from meshgate_deploy.processes import Child, Command, Processes
 from meshgate_deploy.state import State, write_private
 
@@ -80,7 +81,9 @@ class Runs:
         workload_api: WorkloadApiServer,
         environment: Environment,
         target: Callable[[], str],
+        preloaded: Preloaded,
     ) -> None:
+        self._preloaded = preloaded
         self._manifest, self._state, self._processes = manifest, state, processes
         self._workload_api, self._environment, self._target = workload_api, environment, target
         self.definitions: Mapping[str, Mapping[str, Any]] = {}
@@ -130,9 +133,10 @@ class Runs:
         )  # fmt: skip
         write_private(path, json.dumps(config, indent=2).encode())
         argv = configs.module(sys.executable, "meshgate_agents.launcher", path, "--", *command)
+        base = self._environment.base()
         start = Command(
-            name=f"launcher-{app}", argv=argv, env=self._environment.base(), cwd=order.cwd,
-            streams=order.streams,
+            name=f"launcher-{app}", argv=argv, env=base, cwd=order.cwd, streams=order.streams,
+            fork=self._preloaded.fork(app, argv, base),
             death_signal=signal.SIGTERM, grace_seconds=LAUNCHER_GRACE_SECONDS,
         )  # fmt: skip
         return Running(run_id, app, start, self._launch(app, start), time.time())

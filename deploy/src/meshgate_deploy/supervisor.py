@@ -52,6 +52,7 @@ from meshgate_deploy.errors import (
 from meshgate_deploy.manifest import Manifest, load
 from meshgate_deploy.mesh_services import MeshServices
 from meshgate_deploy.policy_plane import PolicyPlane
+from meshgate_deploy.preloaded import Preloaded
 from meshgate_deploy.processes import Processes, become_subreaper, clean_leftovers, reap_orphans
 from meshgate_deploy.runs import Order, Runs, choose_app
 from meshgate_deploy.runtime import RuntimeBinaries
@@ -152,10 +153,14 @@ class Supervisor:
             namespace=manifest.mesh,
         )
         self._processes = processes
+        self._preloaded = Preloaded(
+            manifest=manifest, state=state, processes=processes, environment=self._environment,
+            cancelled=self._stop,
+        )  # fmt: skip
         self._policies = PolicyPlane(manifest=manifest, state=state, opa=binaries.opa)
         self._mesh = MeshServices(
             manifest=manifest, state=state, binaries=binaries, environment=self._environment,
-            enroller=self._enroller,
+            enroller=self._enroller, preloaded=self._preloaded,
         )  # fmt: skip
         self._services = Services(
             processes=processes, workload_api=self._workload_api, report=self._report, cancelled=self._stop
@@ -163,6 +168,7 @@ class Supervisor:
         self._runs = Runs(
             manifest=manifest, state=state, processes=processes, workload_api=self._workload_api,
             environment=self._environment, target=lambda: self._mesh.gateway_target,
+            preloaded=self._preloaded,
         )  # fmt: skip
         self._operator = Operator(
             authority=self._authority, manifest=manifest, target=lambda: self._mesh.gateway_target
@@ -210,10 +216,11 @@ class Supervisor:
         self._say(f"the mesh is up in {time.monotonic() - self._begun:.1f} s")
 
     def _prepare(self) -> None:
-        """What can be refused or written before anything runs."""
+        """What can be refused or written before a service runs."""
         for app, name in self._environment.missing(self.manifest):
             self._say(f"{app}: {name} is named for it but set neither in .env nor in the environment")
         store_check.require(self.manifest, self._environment)
+        self._preloaded.open()
         generate.dapr_resources(self.manifest, self.state)
         if not store_url.is_postgresql(self.manifest.store):
             generate.make_actor_store(self.state)
@@ -299,6 +306,7 @@ class Supervisor:
         self._ready.clear()
         self._runs.stop()
         self._services.stop()
+        self._preloaded.close()
         self._workload_api.close()
         self._say("the mesh is down")
 
