@@ -118,6 +118,19 @@ def test_a_model_call_that_raised_is_the_same_step_when_it_is_tried_again(desk):
     assert model_calls(desk) == 2  # one that raised, one that replied; none in the second attempt
 
 
+@pytest.mark.parametrize(
+    ("shape", "why"), [("large", "a model step of 40"), ("odd", "a reply cannot be journaled")]
+)
+def test_a_step_that_can_never_be_recorded_ends_the_run_at_once(desk, shape, why):
+    """The model is not asked once more for the same end; the run's detail says why it failed."""
+    ended = play(desk, shape)
+    assert ended.status == 125
+    assert model_calls(desk) == 1
+    [(state, detail)] = desk.gateway.finished
+    assert (state, detail[: len(why)]) == ("failed", why)
+    assert why in ended.err
+
+
 def test_a_silent_process_is_replaced(desk):
     """A child that is stopped gives no sign of life: it is killed, and the run goes on."""
 
@@ -162,6 +175,8 @@ def test_a_replay_shows_the_first_difference(desk):
     again = play(desk, "textual", {"replay": True, "run_id": desk.gateway.runs[0]})
     assert again.status == 1
     assert "first difference: a model call at turn 0" in again.err
+    assert "(Clerk: " in again.err
+    assert "recorded is step 1 instead" in again.err
     assert model_calls(desk) == 4
     assert len(desk.gateway.seen) == 4
 

@@ -302,6 +302,11 @@ class Run:
         """True when nothing may act in it any more."""
         return self.state in ("completed", "failed", "cancelled")
 
+    @property
+    def progress(self) -> int:
+        """Finished steps as people see them: its last attempt may have ended before it could tell."""
+        return max(self.steps, self.recorded_steps)
+
 
 @dataclass(frozen=True, slots=True)
 class Step:

@@ -137,7 +137,7 @@ def note(
     recorder: Recorder, event: str, run: Run, operator: str = "", *, more: Mapping[str, object] | None = None
 ) -> AuditRecord:
     """The record of a step in a run's life."""
-    fields = {"run_id": run.run_id, "attempt": run.attempt, "state": run.state, "steps": run.steps}
+    fields = {"run_id": run.run_id, "attempt": run.attempt, "state": run.state, "steps": run.progress}
     held = {"detail": run.detail} if run.state == "waiting" else {}  # ours; others come from a launcher
     by = {"operator": operator} if operator else {}
     texts = {name: sealed_form(getattr(run, name)) for name in TEXTS.get(event, ())}

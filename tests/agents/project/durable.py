@@ -190,6 +190,20 @@ def failing_model() -> None:
     print("END")
 
 
+def large() -> None:
+    """A reply that is larger than a step may be."""
+    print(len(Counted(["x" * 4_000_000], True).call([{"role": "user", "content": "hello"}])))
+
+
+def odd() -> None:
+    """A reply that no journal can hold."""
+
+    class Odd:
+        """Nothing that could be told apart from another one."""
+
+    print(Counted([Odd()], True).call([{"role": "user", "content": "hello"}]))
+
+
 def nothing() -> None:
     """Makes no step."""
 

@@ -29,6 +29,7 @@ PARAMETERS = (
     "from_agent",
     "response_model",
 )
+MAX_ABOUT_CHARACTERS = 160
 SETTINGS = ("model", "temperature", "top_p", "max_tokens", "seed", "stop", "n")
 
 _traces: "contextvars.ContextVar[Trace | None]" = contextvars.ContextVar("meshgate_trace", default=None)
@@ -63,6 +64,7 @@ class ModelCall:
         self.expected: Any = expected if isinstance(expected, type) else None
         messages = self.given.get("messages")
         listed = messages if isinstance(messages, list) else [messages]
+        self._last: Any = listed[-1] if listed else ""
         self.messages = without_addresses([_json(message) for message in listed])
         self._digest = self._content()
         self.step = model_step(scope=scope, content=self._digest)
@@ -78,6 +80,13 @@ class ModelCall:
     def name(self) -> str:
         """Of the model."""
         return str(getattr(self.model, "model", ""))
+
+    @property
+    def about(self) -> str:
+        """Whose prompt it is and how its last message begins, for a person who looks for a difference."""
+        text = self._last.get("content") if isinstance(self._last, dict) else self._last
+        shown = text[:MAX_ABOUT_CHARACTERS] if isinstance(text, str) else ""
+        return f"{self.scope.role or 'a program'}: {shown}"
 
     def raised(self) -> None:
         """The model gave no reply: trying again is the same step."""
@@ -106,7 +115,7 @@ class ModelJournal:
 
     def recorded(self, call: ModelCall) -> "tuple[Any] | None":
         """The reply that an earlier attempt got, in a tuple of one; None when the call goes live."""
-        answer = self._channel.ask({"op": "model", "step": call.step})
+        answer = self._channel.ask({"op": "model", "step": call.step, "about": call.about})
         if answer.get("state") == "live":
             return None
         try:
@@ -129,7 +138,9 @@ class ModelJournal:
             form = {"reply": encode(reply, expected=call.expected), "trace": trace.form()}
             text = json.dumps(form, ensure_ascii=False, allow_nan=False)
         except (NoForm, TypeError, ValueError) as error:
-            end_process(f"this reply cannot be journaled, so the run could not be resumed: {error}")
+            why = f"a reply cannot be journaled, so the run could not be resumed: {error}"
+            self._channel.ask({"op": "unfit", "text": why})
+            end_process(why)
         request = json.dumps(call.request(), ensure_ascii=False)
         self._channel.ask(
             {

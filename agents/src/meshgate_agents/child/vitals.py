@@ -1,5 +1,6 @@
 """Signs of life to the launcher, and the last words of a program that dies of an exception."""
 
+import atexit
 import os
 import sys
 import threading
@@ -19,6 +20,9 @@ MAX_TRACEBACK_CHARACTERS = 60_000
 def begin(channel: Channel) -> None:
     """Starts both, in this process and in those it forks."""
     _start(channel)
+    # Registered when CrewAI begins to be imported, so nearly the last of its kind to run: the beats end
+    # with the threads, while objects may still be taken down for long.
+    atexit.register(channel.ask, {"op": "leaving"})
     # Not at once: most forks execute something else, and that gives no sign of life.
     os.register_at_fork(after_in_child=lambda: _start(channel, BEAT_SECONDS))
     _tell_exceptions(channel)

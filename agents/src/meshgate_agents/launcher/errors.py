@@ -6,7 +6,7 @@ LauncherError
 ├── AttemptEnded         this attempt cannot go on; the text is for a person, never for a model
 │   ├── GatewayAway      no verdict came for as long as it was waited for
 │   ├── RunHeld          the run waits for a person or for an outcome, or it is paused
-│   ├── RunFull           it holds as much as a run may; it fails, and its journal is kept
+│   ├── RunFull          no further attempt would come further; it fails, and its journal is kept
 │   ├── RunOver          the run has ended, or another attempt has taken it over
 │   ├── Stopping         this process ends; the run goes on in another
 │   └── Differs          a replay asks for a step that the journal does not hold
@@ -58,7 +58,7 @@ class RunOver(AttemptEnded):
 
 
 class RunFull(AttemptEnded):
-    """The run reached a bound of the gateway: no further attempt would come further."""
+    """The run reached a bound, or a step cannot be recorded: no further attempt would come further."""
 
 
 class Stopping(AttemptEnded):

@@ -29,7 +29,8 @@ MAX_TRACEBACK_BYTES = 65_536
 JOURNAL_TIMEOUT_SECONDS = 120.0  # a run of thousands of steps; one of 200 takes well under a second
 HELD = {"run_waiting", "run_paused", "run_pausing", "run_diverged", "run_cancelling"}
 OVER = {"run_ended", "attempt_superseded", "run_unknown", "run_changed_input"}
-FULL = {"run_steps_limit", "run_bytes_limit"}
+MAX_ARGUMENTS_BYTES = 262_144  # the gateway's own bound; a message over 4 MiB it does not even read
+FULL = {"run_steps_limit", "run_bytes_limit", "step_too_large"}
 
 ASK_AGAIN = {
     grpc.StatusCode.UNAVAILABLE,
@@ -283,6 +284,9 @@ class GrpcGateway:
         try:
             return _answer(stub.CallTool(request, timeout=RPC_TIMEOUT_SECONDS))
         except grpc.RpcError as error:
+            size = len(call.arguments_json)
+            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and size > MAX_ARGUMENTS_BYTES:
+                return Answer(state="refused", text=f"refused: arguments of {size} bytes are too large")
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:  # the model's mistake, for the model
                 return Answer(state="refused", text=_one_line(f"refused: {error.details()}"))
             _translate(error)

@@ -8,6 +8,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from meshgate_agents.launcher.errors import PeerRefused
@@ -132,6 +133,31 @@ def start_time(pid: int) -> int:
         ProcessLookupError: there is no such process.
     """
     return _stat(pid)[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What the kernel says of how a process does.
+
+    Attributes:
+        started: clock ticks since boot, see `start_time`.
+        runnable: whether it runs or waits for a processor. A stopped one does neither.
+        ticks: of processor time that all its threads have used.
+    """
+
+    started: int
+    runnable: bool
+    ticks: int
+
+
+def pulse(pid: int) -> Pulse:
+    """How a process does.
+
+    Raises:
+        ProcessLookupError: there is no such process.
+    """
+    started, fields = _stat(pid)[1], _fields(pid)
+    return Pulse(started, fields[0] == "R", int(fields[11]) + int(fields[12]))
 
 
 def _stat(pid: int) -> tuple[int, int]:

@@ -32,6 +32,13 @@ class Recorded:
         with self._lock:
             return len(self._entries.keys() - self._asked)
 
+    @property
+    def expected(self) -> int:
+        """Which step of the record, counted from 1, is the first that nobody has asked for; 0 for none."""
+        with self._lock:
+            left = [place for place, key in enumerate(self._entries, 1) if key not in self._asked]
+        return min(left, default=0)
+
     def get(self, key: str) -> Entry | None:
         """The finished step under a key."""
         return self._entries.get(key)

@@ -75,6 +75,10 @@ class Replay:
 def _told(run_id: str, session: Session, ending: Ending) -> int:
     if isinstance(ending.fatal, Differs):
         say(f"replay of run {run_id}: after {session.steps} equal steps the first difference: {ending.fatal}")
+        if session.expected:
+            say(f"recorded is step {session.expected} instead: meshgate runs show {run_id} --steps")
+        else:
+            say("the record ends there: all its steps were asked for")
         return DIFFERENT
     if ending.fatal is not None or ending.cancelled:
         say(f"replay of run {run_id}: not finished: {ending.fatal or 'cancelled'}")

@@ -7,6 +7,7 @@ from meshgate_agents.child.framing import BadFrame, Message
 from meshgate_agents.launcher.gateway import Answer, Step
 
 MAX_ROLE_CHARACTERS = 200
+MAX_SHOWN_CHARACTERS = 200
 MAX_TURN = 2**31 - 1
 HEX_DIGITS = 64
 
@@ -20,9 +21,16 @@ def message(answer: Answer) -> Message:
 
 def described(operation: str, request: Message, step: Step) -> str:
     """A step that the journal does not hold, for a person."""
-    if operation != "call":
-        return f"a model call at turn {step.turn} of scope {step.scope[:12]}"
-    return f"a call of {word(request, 'name')!r} at turn {step.turn} of scope {step.scope[:12]}"
+    place = f"at turn {step.turn} of scope {step.scope[:12]}"
+    if operation == "call":
+        return f"a call of {word(request, 'name')!r} with {_cut(request.get('arguments'))} {place}"
+    about = _cut(request.get("about"))
+    return f"a model call {place}" + (f" ({about})" if about else "")
+
+
+def _cut(text: object) -> str:
+    """The beginning of a text, on one line."""
+    return " ".join(str(text or "").split())[:MAX_SHOWN_CHARACTERS]
 
 
 def step_of(request: Message) -> Step:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from meshgate_agents.child.framing import BadFrame, Message, receive, send
 from meshgate_agents.launcher import budget, requests
 from meshgate_agents.launcher.children import Child
-from meshgate_agents.launcher.errors import AttemptEnded, Differs, LauncherError, PeerRefused
+from meshgate_agents.launcher.errors import AttemptEnded, Differs, LauncherError, PeerRefused, RunFull
 from meshgate_agents.launcher.gateway import (
     Answer,
     Call,
@@ -35,6 +35,10 @@ T = TypeVar("T")
 MAX_SOCKET_PATH_BYTES = 107  # sun_path holds 108 with its final zero
 FIRST_FRAME_SECONDS = 10.0  # a peer that connects and stays silent is dropped
 PAUSED_POLL_SECONDS = 0.2
+MAX_WORDS = 500  # of a text for a person, in characters
+MAX_STEP_BYTES = (
+    3_145_728  # the gateway's own bound, which a test compares: a larger message is not even read
+)
 MAX_RESULT_BYTES = 1_048_576  # as much as a run's input
 MAX_CONVERSATIONS = 128  # at once; each is a thread. A crew's worst is a call per item of kickoff_for_each
 MAX_MILLISECONDS = 2**31 - 1
@@ -118,6 +122,11 @@ class Session:
     def unasked(self) -> int:
         """Journaled steps that nobody has asked for."""
         return self._journal.unasked
+
+    @property
+    def expected(self) -> int:
+        """The number of the first recorded step that nobody has asked for; 0 for none."""
+        return self._journal.expected
 
     @property
     def idle_seconds(self) -> float:
@@ -251,6 +260,11 @@ class Session:
         if operation == "alive":
             self.vitals.beat(pid)
             return {"state": "ok"}
+        if operation == "leaving":
+            self.vitals.leave(pid)
+            return {"state": "ok"}
+        if operation == "unfit":
+            raise RunFull(str(request.get("text", ""))[:MAX_WORDS])
         if operation == "report":
             return self._report(request, pid)
         if operation == "crashed":
@@ -354,6 +368,12 @@ class Session:
             str(request.get("reply", "")).encode("utf-8", "surrogatepass"),
             min(max(milliseconds, 0), MAX_MILLISECONDS) if isinstance(milliseconds, int) else 0,
         )
+        size = sum(map(len, given[:2]))
+        if size > MAX_STEP_BYTES:
+            raise RunFull(
+                f"a model step of {size} bytes (prompt and reply, as far as they are new) is over "
+                f"{MAX_STEP_BYTES}, the most that one step may hold"
+            )
         run_id, attempt = self._attempt.run_id, self._attempt.number
         self._ask(lambda: self._gateway.append(run_id=run_id, attempt=attempt, step=step, given=given))
         self._finished(replayed=False)

@@ -164,7 +164,7 @@ def run_row(run: Run) -> pb.RunRow:
         created=time_text(run.created_ms),
         detail=run.detail,
         updated=time_text(run.updated_ms),
-        steps=run.steps,
+        steps=run.progress,
         origin=run.origin,
         origin_run=run.origin_run,
         origin_step=run.origin_step,
