@@ -23,18 +23,16 @@ from meshgate_gateway import calls, journal
 SILENT = 0.4
 SLEEPS = "import time; time.sleep(600)"
 COMPUTES = "while True: pass"
-# Beats as a program does that imports CrewAI; then an object is taken down until a file is there.
+# Beats as a program does that imports CrewAI; then an object is taken down until a pipe is opened, without any computing.
 LEAVES = """
-import pathlib, sys, time
+import os, pathlib, sys
 from meshgate_agents.child import vitals
 from meshgate_agents.child.channel import Channel
 
 class Slow:
-    def __del__(self, exists=pathlib.Path.exists, sleep=time.sleep, begun=pathlib.Path(sys.argv[2]),
-                may_end=pathlib.Path(sys.argv[3])):
+    def __del__(self, wait=os.open, mode=os.O_RDONLY, begun=pathlib.Path(sys.argv[2]), may_end=sys.argv[3]):
         begun.touch()
-        while not exists(may_end):
-            sleep(0.01)
+        wait(may_end, mode)
 
 vitals.begin(Channel(socket_path=sys.argv[1]))
 kept = Slow()
@@ -98,12 +96,13 @@ def test_a_program_that_takes_itself_down_is_not_silent(tmp_path: Path) -> None:
     )  # fmt: skip
     path = serving.listen(tmp_path)
     begun, may_end = tmp_path / "begun", tmp_path / "may-end"
+    os.mkfifo(may_end)
     with _process(LEAVES, str(path), str(begun), str(may_end)) as process:
         serving.serve_only(Child(process, start_time(process.pid)))
         _eventually(begun.exists)
         assert _silent_within(serving.vitals, 4 * SILENT) is None
         assert process.poll() is None
-        may_end.touch()
+        os.close(os.open(may_end, os.O_WRONLY))
         assert process.wait(20) == 0
     serving.close()
 
