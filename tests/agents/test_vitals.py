@@ -23,7 +23,7 @@ from meshgate_gateway import calls, journal
 SILENT = 0.4
 SLEEPS = "import time; time.sleep(600)"
 COMPUTES = "while True: pass"
-# Beats as a program does that imports CrewAI; then an object is taken down until a pipe is opened, without any computing.
+# Beats as a program does that imports CrewAI; then an object is taken down until a pipe is opened.
 LEAVES = """
 import os, pathlib, sys
 from meshgate_agents.child import vitals
@@ -34,7 +34,9 @@ class Slow:
         begun.touch()
         wait(may_end, mode)
 
-vitals.begin(Channel(socket_path=sys.argv[1]))
+channel = Channel(socket_path=sys.argv[1])
+vitals.begin(channel)
+channel.ask({"op": "alive"})
 kept = Slow()
 sys.modules["kept"] = kept
 """
