@@ -91,6 +91,18 @@ def test_a_store_from_before_is_the_mesh_s_whose_runs_it_holds(make_store, app) 
     store.close()
 
 
+@pytest.mark.parametrize(
+    "said", ["", "nonsense", "[]", "{}", '{"mesh": "desk", "trust_domain": "desk.example"}']
+)
+def test_an_owner_that_cannot_be_read_is_not_us(make_store, said) -> None:
+    """Refused in words, not by a crash."""
+    store = make_store()
+    store.write(lambda tables: tables.own(said))
+    with pytest.raises(ConfigurationError):
+        owner.claim(store, mesh(), payload_key=KEY)
+    store.close()
+
+
 def test_a_store_that_cannot_say_is_not_used(make_store) -> None:
     """No verdict is no leave."""
     store = FaultyStore(make_store())

@@ -49,7 +49,16 @@ def _owner(tables: Tables, mine: dict[str, str]) -> dict[str, str]:
             return named
         said = json.dumps(mine, sort_keys=True)
         tables.own(said)
-    return {name: str(value) for name, value in json.loads(said).items()}
+    return _read(said)
+
+
+def _read(said: str) -> dict[str, str]:
+    """One that cannot be read is nobody's we know."""
+    try:
+        found = json.loads(said)
+        return {name: str(found[name]) for name in ("mesh", "trust_domain", "payload_key")}
+    except (ValueError, KeyError, TypeError):
+        return {"mesh": "?", "trust_domain": "?", "payload_key": ""}
 
 
 def _of_app(app: str) -> dict[str, str]:
