@@ -62,7 +62,7 @@ def _file(manifest: Manifest, file: Path) -> Check:
     except sqlite3.Error as error:
         fix = "see whose file it is; a mesh without it begins anew"
         return Check(GATEWAY, ok=False, detail=f"{file} is not read: {error}", fix=fix)
-    anew = f"move {file} away"
+    anew = f"move {file}* away"  # what is not in the file yet lies beside it
     return _foreign(manifest, row, str(file), anew=anew) or Check(GATEWAY, ok=True, detail=str(file))
 
 
