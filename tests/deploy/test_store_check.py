@@ -1,5 +1,6 @@
 """What a person is told about a store on a server that cannot be used, before anything starts."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from meshgate_deploy.errors import DependencyUnavailable
 from meshgate_deploy.manifest import Manifest
 from meshgate_deploy.probes import Check
 from meshgate_gateway.adapters.postgres_store import PostgresStore
+from meshgate_gateway.adapters.sqlite_store import SqliteStore
 from meshgate_gateway.errors import StoreUnavailable
 
 PASSWORD = "hunter2-of-the-store"
+NOWHERE = Path("/nowhere/gateway.db")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def examined(tmp_path, server) -> Callable[..., Check]:
 
     def examine(password: str = PASSWORD, role: str = "gateway", database: str = "") -> Check:
         url = server.url(database or server.database(), role)
-        return store_check.examine(*looked_at(tmp_path, url, PGPASSWORD=password))[0]
+        return store_check.examine(*looked_at(tmp_path, url, PGPASSWORD=password), file=NOWHERE)[0]
 
     return examine
 
@@ -68,7 +71,7 @@ def test_a_server_that_is_away_stops_the_start(server, tmp_path) -> None:
     """Exit 5, with the place and what to try."""
     url = server.url().replace(str(server.folder), "/nowhere")
     with pytest.raises(DependencyUnavailable) as caught:
-        store_check.require(*looked_at(tmp_path, url))
+        store_check.require(*looked_at(tmp_path, url), file=NOWHERE)
     assert "is not reached" in caught.value.why
     assert "psql" in caught.value.next_step
 
@@ -106,26 +109,71 @@ def test_sidecars_may_have_a_role_of_their_own(server, tmp_path, monkeypatch) ->
     given = {"PGPASSWORD": PASSWORD, "MESHGATE_DAPR_PGUSER": "dapr"}
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     PostgresStore(url=url).close()
-    _, check = store_check.examine(*looked_at(tmp_path, url, **given))
+    _, check = store_check.examine(*looked_at(tmp_path, url, **given), file=NOWHERE)
     assert "MESHGATE_DAPR_PGPASSWORD" in check.fix
     given["MESHGATE_DAPR_PGPASSWORD"] = "hunter4-of-dapr"
-    _, check = store_check.examine(*looked_at(tmp_path, url, **given))
+    _, check = store_check.examine(*looked_at(tmp_path, url, **given), file=NOWHERE)
     assert "GRANT USAGE, CREATE ON SCHEMA public TO dapr" in check.fix
     with server.connect(name) as owner:
         owner.execute("GRANT USAGE, CREATE ON SCHEMA public TO dapr")
-    assert [row.ok for row in store_check.examine(*looked_at(tmp_path, url, **given))] == [True, True]
+    checks = store_check.examine(*looked_at(tmp_path, url, **given), file=NOWHERE)
+    assert [check.ok for check in checks] == [True, True]
 
 
 def test_a_server_that_does_not_sync_is_refused(tmp_path) -> None:
     """By the check and by the gateway: an acknowledged record would be lost with the power."""
     with postgres_server(settings=["fsync=off"]) as loose:
-        (check, _) = store_check.examine(*looked_at(tmp_path, loose.url()))
+        (check, _) = store_check.examine(*looked_at(tmp_path, loose.url()), file=NOWHERE)
         assert "does not sync" in check.detail
         with pytest.raises(StoreUnavailable) as caught:
             PostgresStore(url=loose.url())
     assert "does not sync" in caught.value.detail
 
 
+def owned_by(mesh: str, trust_domain: str) -> str:
+    """What a gateway of that mesh leaves in its store."""
+    return json.dumps({"mesh": mesh, "trust_domain": trust_domain, "payload_key": "0" * 64})
+
+
+@pytest.mark.parametrize("owner", [owned_by("n", "m.example"), owned_by("m", "n.example"), "{}", "nonsense"])
+def test_a_store_of_another_mesh_stops_the_start(server, tmp_path, monkeypatch, owner) -> None:
+    """On a server and in a file: who owns it, and what to do."""
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    url, file = server.url(server.database()), tmp_path / "gateway.db"
+    for store, place in ((PostgresStore(url=url), url), (SqliteStore(path=file), "sqlite")):
+        store.write(lambda tables: tables.own(owner))
+        store.close()
+        given = (*looked_at(tmp_path, place, PGPASSWORD=PASSWORD),)
+        with pytest.raises(DependencyUnavailable) as caught:
+            store_check.require(*given, file=file)
+        named = json.loads(owner).get("trust_domain", "?") if owner.startswith("{") else "?"
+        assert f"of trust domain '{named}', this is mesh 'm' of 'm.example'" in caught.value.why
+        assert "meshgate.yaml" in caught.value.next_step
+
+
+def test_a_store_of_this_mesh_is_used(server, tmp_path, monkeypatch) -> None:
+    """Whoever of its gateways came first."""
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    url, file = server.url(server.database()), tmp_path / "gateway.db"
+    for store, place in ((PostgresStore(url=url), url), (SqliteStore(path=file), "sqlite")):
+        store.write(lambda tables: tables.own(owned_by("m", "m.example")))
+        store.close()
+        checks = store_check.examine(*looked_at(tmp_path, place, PGPASSWORD=PASSWORD), file=file)
+        assert all(check.ok for check in checks)
+        assert checks
+
+
+def test_a_file_that_is_no_store_is_said(tmp_path) -> None:
+    """And left alone; one that was cut while it was made is begun anew."""
+    file = tmp_path / "gateway.db"
+    file.touch()
+    assert store_check.examine(*looked_at(tmp_path, "sqlite"), file=file)[0].ok
+    file.write_bytes(b"a letter to somebody" * 100)
+    (check,) = store_check.examine(*looked_at(tmp_path, "sqlite"), file=file)
+    assert (check.ok, "is not read" in check.detail) == (False, True)
+    assert file.read_bytes() == b"a letter to somebody" * 100
+
+
 def test_a_file_needs_no_check(tmp_path) -> None:
-    """Without a server nothing is asked."""
-    assert store_check.examine(*looked_at(tmp_path, "sqlite")) == []
+    """Without a server and before the first start nothing is asked."""
+    assert store_check.examine(*looked_at(tmp_path, "sqlite"), file=NOWHERE) == []

@@ -31,6 +31,11 @@ def catalogue_file(state: State) -> Path:
     return state.generated / "catalogue.json"
 
 
+def store_file(state: State) -> Path:
+    """The gateway's store, where it is no server's."""
+    return state.data / "gateway.db"
+
+
 def payload_key_file(state: State) -> Path:
     """The key of the store's clear text, outside the store."""
     return state.data / "payload.key"
@@ -51,7 +56,7 @@ def gateway(
         "listen": listen,
         "store": {"postgresql": manifest.store}
         if is_postgresql(manifest.store)
-        else {"sqlite": str(state.data / "gateway.db")},
+        else {"sqlite": str(store_file(state))},
         "payload_key_file": str(payload_key_file(state)),
         "opa": dict(opa),
         "dapr": _sidecar(state, "gateway", sidecar),

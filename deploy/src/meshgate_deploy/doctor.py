@@ -6,7 +6,7 @@ from collections.abc import Callable  # noqa: TC003 - annotates a local
 from importlib import metadata
 from pathlib import Path
 
-from meshgate_deploy import runtime, sockets, store_check
+from meshgate_deploy import configs, runtime, sockets, store_check
 from meshgate_deploy.control import ask_once, reachable
 from meshgate_deploy.environment import Environment
 from meshgate_deploy.errors import ManifestError, MeshError
@@ -47,7 +47,9 @@ def examine(start: Path) -> list[Check]:
         for p in check_modules(manifest, project)
     ] or [Check("modules", ok=True, detail="every module of the manifest is found")]
     checks += _variables(manifest, project)
-    checks += store_check.examine(manifest, Environment(project=project))
+    checks += store_check.examine(
+        manifest, Environment(project=project), file=configs.store_file(open_state(project))
+    )
     checks += _state_folder(project)
     checks += _policies(project)
     checks += _running(project)

@@ -219,7 +219,7 @@ class Supervisor:
         """What can be refused or written before a service runs."""
         for app, name in self._environment.missing(self.manifest):
             self._say(f"{app}: {name} is named for it but set neither in .env nor in the environment")
-        store_check.require(self.manifest, self._environment)
+        store_check.require(self.manifest, self._environment, file=configs.store_file(self.state))
         self._preloaded.open()
         generate.dapr_resources(self.manifest, self.state)
         if not store_url.is_postgresql(self.manifest.store):

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import grpc
 
+from meshgate_gateway import owner
 from meshgate_gateway.adapters.services import AdminServicer, BrokerServicer, RunsServicer
 from meshgate_gateway.admin import SAMPLE, Admin
 from meshgate_gateway.archive import Archive
@@ -68,6 +69,7 @@ class Gateway:
     ) -> None:
         self._parts, self._stop = parts, threading.Event()
         self._loops: list[threading.Thread] = []
+        owner.claim(parts.store, mesh, payload_key=payload_key)
         self.instance = Instance(store=parts.store)
         self.recorder = Recorder(instance=lambda: self.instance.name, now_ms=parts.now_ms)
         vault = Vault(key=payload_key)

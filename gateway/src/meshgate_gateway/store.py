@@ -202,6 +202,12 @@ class Tables(Protocol):
     def counts(self) -> dict[str, int]:
         """Calls by state."""
 
+    def owner(self) -> str | None:
+        """Whose store it is, as it was said to `own`; None while nobody has."""
+
+    def own(self, owner: str) -> None:
+        """Says whose store it is; the first word stays."""
+
 
 class Store(Protocol):
     """The gateway's only memory."""

@@ -384,6 +384,15 @@ class SharedTables:
         """Calls by state."""
         return dict(self._db.execute("SELECT state, count(*) FROM calls GROUP BY state").fetchall())
 
+    def owner(self) -> str | None:
+        """Whose store it is."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = 'owner'").fetchone()
+        return None if row is None else str(row[0])
+
+    def own(self, owner: str) -> None:
+        """Says whose store it is."""
+        self._db.execute("INSERT INTO meta VALUES ('owner', ?) ON CONFLICT (key) DO NOTHING", (owner,))
+
 
 def check_tail(connection: Connection) -> None:
     """The newest records must still be linked; a hole here means the database was changed.
