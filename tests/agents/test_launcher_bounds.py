@@ -190,6 +190,43 @@ def test_a_closed_session_lets_go(tmp_path) -> None:
     eventually(lambda: own and not any(thread.is_alive() for thread in own))
 
 
+def test_a_closed_session_leaves_no_folder(tmp_path) -> None:
+    """A worker makes one per attempt; what a program put beside the socket is no reason to fail."""
+    session = made(Remembering())
+    path = session.listen(tmp_path)
+    assert path.exists()
+    session.close()
+    assert list(tmp_path.iterdir()) == []
+    odd = made(Remembering())
+    path = odd.listen(tmp_path)
+    (path.parent / "beside").touch()
+    odd.close()
+    assert list(path.parent.iterdir()) == [path.parent / "beside"]
+
+
+@pytest.mark.parametrize("step", ["bind", "listen"])
+def test_a_socket_that_cannot_be_opened_leaves_nothing(tmp_path, monkeypatch, step) -> None:
+    """The machine is out of something: the attempt ends, and its folder and descriptor go with it."""
+    opened: list[socket.socket] = []
+
+    class Broken(socket.socket):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            opened.append(self)
+
+    def fail(*_given: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Broken, step, fail)
+    monkeypatch.setattr(sessions.socket, "socket", Broken)
+    session = made(Remembering())
+    with pytest.raises(OSError, match="No space left"):
+        session.listen(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert [one.fileno() for one in opened] == [-1]
+    session.close()
+
+
 def test_a_run_of_a_worker_is_replayed_with_its_input(desk) -> None:
     """Command, folder, variables and input as the gateway keeps them; nothing is written there."""
     script = "import os; print(os.getcwd(), os.environ['B'], open(os.environ['MESHGATE_INPUT']).read())"

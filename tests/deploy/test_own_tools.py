@@ -18,6 +18,7 @@ from meshgate_deploy.manifest import json_schema, load
 from meshgate_deploy.processes import Command, Processes
 from meshgate_deploy.state import State
 from meshgate_gateway import catalogue as gateway_catalogue
+from meshgate_gateway import hosts
 
 GOOD = """\
 apiVersion: meshgate/v1
@@ -114,6 +115,20 @@ def test_what_makes_no_sense_there_is_refused(tmp_path, rule, says):
     """Silence would let somebody rely on it."""
     ((_, message, _),) = _problems(tmp_path, GOOD.replace("execute: agent, effect: memory", rule))
     assert says in message
+
+
+def test_a_result_may_be_as_large_as_the_gateway_takes_it(tmp_path):
+    """Of both kinds of tools; the manifest asks for no more, and a launcher goes by what it says."""
+    largest = hosts.MAX_RESULT_BYTES
+    for rule in ("execute: agent, effect: memory", "effect: read"):
+        tool = "desk.stage" if "agent" in rule else "orders.refund"
+        given = GOOD + ("" if "agent" in rule else f"  {tool}: {{{rule}}}\n")
+        given = given.replace(f"{{{rule}}}", f"{{{rule}, maxResultBytes: LIMIT}}")
+        manifest = _load(tmp_path, given.replace("LIMIT", str(largest)))
+        assert own_tools.limit_bytes(manifest, tool) == (largest if "agent" in rule else None)
+        for wrong in (largest + 1, 0):
+            ((_, says, _),) = _problems(tmp_path, given.replace("LIMIT", str(wrong)))
+            assert "maxResultBytes" in says
 
 
 def test_a_hosted_tool_cannot_be_run_in_an_agent(tmp_path):

@@ -136,6 +136,21 @@ def test_two_runs_of_one_script(project: Project) -> None:
     assert "result" in shown.stdout
 
 
+def test_a_fork_of_the_second_run_plays_the_second_call(project: Project) -> None:
+    """No outer process tells it what came before; the first crew is not run again."""
+    second = next(run["run_id"] for run in project.runs() if run["state"] == "completed")
+    before = len(project.effects)
+    forked = project.meshgate("runs", "fork", second, "--from-step", "1", "--run-id", "forked", "--yes")
+    assert forked.returncode == 0, forked.stderr
+    project.meshgate("runs", "watch", "forked")
+    shown = json.loads(project.meshgate("runs", "show", "forked", "--steps", "-o", "json").stdout)
+    assert shown["state"] == "completed", shown
+    assert [step["what"] for step in shown["steps"] if step["kind"] == "tool"] == ["orders.refund"]
+    result = next(step["output"] for step in shown["steps"] if step["kind"] == "result")
+    assert json.loads(result)["value"]["raw"] == "and that"
+    assert len(project.effects) == before + 1
+
+
 def test_what_the_crew_raises_is_raised_in_the_outer_process(project: Project) -> None:
     """One exception type with the inner traceback, after the run's attempts."""
     done = project.script("raising")
