@@ -42,6 +42,7 @@ from meshgate_gateway.payloads import Vault
 from meshgate_gateway.policy import PolicySlot
 from meshgate_gateway.record import Recorder
 from meshgate_gateway.schemas import validator
+from meshgate_gateway.sides import Side, Sides
 from meshgate_gateway.store import Store, Tables
 from meshgate_gateway.verdicts import Question, Verdict, Verdicts
 
@@ -96,6 +97,7 @@ class Broker:
         self._catalogue = catalogue
         self._now_ms = now_ms
         self._wait_seconds, self._bounds = wait_seconds, bounds
+        self._sides = Sides(rooms.vault, rooms.recorder, now_ms)
         self._verdicts = Verdicts(rooms.policy, rooms.vault, rooms.recorder, catalogue, now_ms)
         self._validators = {name: validator(tool) for name, tool in catalogue.tools.items()}
 
@@ -325,11 +327,16 @@ class Broker:
         step = Step(request.step_key, request.scope, request.turn, "tool")
         key = request.left_out
         missed = calls.call_id(caller=run.app, run_id=run.run_id, step_key=key) if key else ""
-        why = "" if tool.effect == "read" else journal.strays(tables, run, step, tool=tool, missed=missed)
-        if not why:
+        if tool.effect == "read":
             return None
-        runs.park(tables, self._rooms.recorder, run_id=run.run_id, why=why, now_ms=self._now_ms())
-        return Conflict("run_diverged", call_id=asked.call_id, tool=tool.id, detail=why)
+        stray = journal.strays(tables, run, step, tool=tool, missed=missed)
+        if stray is None:
+            return None
+        recorder, sides = self._rooms.recorder, self._sides
+        runs.park(tables, recorder, run_id=run.run_id, why=stray.why, now_ms=self._now_ms())
+        wanted = Side(f"{tool.id} at turn {step.turn}", asked.offered)
+        sides.keep(tables, run.run_id, sides.of_step(tables, run, stray.recorded), wanted)
+        return Conflict("run_diverged", call_id=asked.call_id, tool=tool.id, detail=stray.why)
 
     def _refused(self, asked: _Asked, decision_id: str) -> LedgerRow:
         """A call nobody can decide on is denied for good: asked again it is the same answer."""
