@@ -103,7 +103,7 @@ class Verdicts:
     def again(self, tables: Tables, row: LedgerRow) -> Question:
         """The question that an allowed call was decided on, about the run as it is now.
 
-        Who asked, and what that caller said of itself, is read from the record of the newest decision.
+        What the caller showed, and what it said of itself, is read from the record of the newest decision.
         """
         found = tables.records.query(RecordQuery(call_id=row.call_id, kind="decision"))
         decided = json.loads(found[-1][1])
@@ -120,11 +120,11 @@ class Verdicts:
             untrusted=decided["untrusted"],
         )
         run = tables.runs.get(row.run_id) if row.run_id else None
-        return Question(self._asker(decided), call, json.loads(data), run, row.decision_id, row)
+        return Question(self._asker(row, decided), call, json.loads(data), run, row.decision_id, row)
 
-    def _asker(self, decided: Mapping[str, Any]) -> Caller:
-        """The caller of a recorded decision, with the certificate that it showed then."""
-        peer, certificate = SpiffeId.parse(decided["caller"]), decided["certificate"]
+    def _asker(self, row: LedgerRow, decided: Mapping[str, Any]) -> Caller:
+        """The caller of a call, with the certificate that it showed when that was decided on."""
+        peer, certificate = SpiffeId.parse(row.caller), decided["certificate"]
         return Caller(
             spiffe_id=str(peer),
             trust_domain=peer.trust_domain,
