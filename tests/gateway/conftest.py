@@ -26,6 +26,7 @@ from meshgate_gateway.record import Recorder
 from meshgate_gateway.runs import Runs
 from meshgate_gateway.store import RecordQuery
 from meshgate_gateway.sweeper import Sweeper
+from meshgate_gateway.verdicts import Verdicts
 
 AMOUNT = {
     "type": "object",
@@ -132,9 +133,10 @@ def make_world(kept: SqliteStore | PostgresStore) -> World:
     mesh = Mesh("desk", "desk.example", frozenset(), tools)
     door = Door(verifier=NamedPeers(), mesh=mesh, store=store, recorder=recorder)
     vault, executor, waiters = Vault(key=b"k" * 32), Executor(runtime=runtime), Waiters(limit=4)
-    hosts = Hosts(door, store, vault, recorder, executor, waiters, clock, tools.reconciled)
-    runtime.hosts = hosts
     slot = PolicySlot(active=ActivePolicy(policy, "r1", "sha256:0"))
+    verdicts = Verdicts(slot, vault, recorder, tools, clock)
+    hosts = Hosts(door, store, vault, recorder, executor, waiters, clock, verdicts, tools.reconciled)
+    runtime.hosts = hosts
     rooms = Rooms(door, store, slot, vault, recorder, executor, waiters)
     broker = Broker(rooms=rooms, catalogue=tools, now_ms=clock, wait_seconds=0.05)
     runs = Runs(door, store, vault, recorder, clock)

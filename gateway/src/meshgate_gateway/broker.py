@@ -1,8 +1,7 @@
 """The brokered call, from certificate to answer. Only `handle` knows the order."""
 
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from meshgate_gateway import calls, journal, ledger, own_calls, repeats, runs
@@ -12,13 +11,9 @@ from meshgate_gateway.bounds import DEFAULT_BOUNDS, Bounds
 from meshgate_gateway.catalogue import Catalogue
 from meshgate_gateway.decide import (
     Allow,
-    Decision,
     Deny,
     changed,
-    decide,
     permit_of,
-    policy_input,
-    run_context,
     runs_for,
 )
 from meshgate_gateway.errors import (
@@ -32,7 +27,6 @@ from meshgate_gateway.execute import Executor, Waiters
 from meshgate_gateway.model import (
     RUNNERS,
     Answer,
-    AuditRecord,
     Caller,
     CallRequest,
     Kind,
@@ -45,10 +39,12 @@ from meshgate_gateway.model import (
     ToolCall,
 )
 from meshgate_gateway.payloads import Vault
-from meshgate_gateway.policy import ActivePolicy, PolicySlot
-from meshgate_gateway.record import Recorder, time_text
+from meshgate_gateway.policy import PolicySlot
+from meshgate_gateway.record import Recorder
 from meshgate_gateway.schemas import validator
+from meshgate_gateway.sides import Side, Sides
 from meshgate_gateway.store import Store, Tables
+from meshgate_gateway.verdicts import Question, Verdict, Verdicts
 
 WAIT_SECONDS = 2.0  # then PENDING; a held thread is a thread somebody else lacks
 MAX_DEADLINE_MS = 3_600_000  # one hour; longer work is a run of its own
@@ -85,15 +81,6 @@ class _Asked:
         return self.arguments.canonical if self.arguments else self.request.arguments_json
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """A call, and what one policy made of it."""
-
-    call: ToolCall
-    policy: ActivePolicy
-    decision: Decision
-
-
 class Broker:
     """Decides, records, executes, records. Safe for threads; stateless beside its store."""
 
@@ -110,6 +97,8 @@ class Broker:
         self._catalogue = catalogue
         self._now_ms = now_ms
         self._wait_seconds, self._bounds = wait_seconds, bounds
+        self._sides = Sides(rooms.vault, rooms.recorder, now_ms)
+        self._verdicts = Verdicts(rooms.policy, rooms.vault, rooms.recorder, catalogue, now_ms)
         self._validators = {name: validator(tool) for name, tool in catalogue.tools.items()}
 
     def handle(self, presented: Presented, request: CallRequest) -> Answer:
@@ -221,10 +210,10 @@ class Broker:
         """
         if not ledger.begins_again(row) or asked.refused is not None:
             return self._rooms.store.write(lambda tables: self._joined(tables, asked, None))
-        with self._deciding(asked, row.decision_id) as again:
+        with self._verdicts.deciding(self._question(asked, row.decision_id)) as again:
             return self._rooms.store.write(lambda tables: self._joined(tables, asked, again))
 
-    def _joined(self, tables: Tables, asked: _Asked, again: _Verdict | None) -> LedgerRow:
+    def _joined(self, tables: Tables, asked: _Asked, again: Verdict | None) -> LedgerRow:
         now = self._known(tables, asked)
         if now is None:
             raise RuntimeError("a call left the ledger")
@@ -242,7 +231,7 @@ class Broker:
         elif begins and again is not None:
             if isinstance(again.decision, Deny):
                 after = replace(after, state=State.DENIED, reasons=again.decision.reasons)
-            tables.records.append(self._decision_record(asked, again, after))
+            tables.records.append(self._verdicts.record(again, after))
         tables.calls.move(now, after)
         return after
 
@@ -259,37 +248,25 @@ class Broker:
         decision_id = f"D-{secrets.token_hex(8)}"
         if asked.refused is not None:
             return self._refused(asked, decision_id)
-        with self._deciding(asked, decision_id) as verdict:
+        with self._verdicts.deciding(self._question(asked, decision_id)) as verdict:
             row = self._rooms.store.write(lambda tables: self._record(tables, asked, verdict, decision_id))
         if isinstance(row, Refused):
             raise row
         return row
 
-    @contextmanager
-    def _deciding(self, asked: _Asked, decision_id: str) -> Iterator[_Verdict]:
-        """A verdict, and the policy that gave it held in force until the block has made it durable."""
+    def _question(self, asked: _Asked, decision_id: str) -> Question:
         if asked.tool is None or asked.arguments is None:
             raise RuntimeError("only sound requests are decided on")
         call = self._call(asked, asked.tool, asked.arguments)
-        asks = policy_input(
-            caller=asked.caller,
-            call=call,
-            arguments=asked.arguments.value,
-            run=run_context(asked.run),
-            time=time_text(self._now_ms()),
-        )
-        with self._rooms.policy.deciding() as policy:
-            raw = policy.engine.evaluate(asks)
-            decision = decide(caller=asked.caller, call=call, raw=raw, decision_id=decision_id)
-            yield _Verdict(call, policy, decision)
+        return Question(asked.caller, call, asked.arguments.value, asked.run, decision_id)
 
     def _record(
-        self, tables: Tables, asked: _Asked, verdict: _Verdict, decision_id: str
+        self, tables: Tables, asked: _Asked, verdict: Verdict, decision_id: str
     ) -> LedgerRow | Refused:
         earlier = self._known(tables, asked)
         if earlier is not None:
             return earlier
-        call, decision = verdict.call, verdict.decision
+        call, decision = verdict.question.call, verdict.decision
         allowed = isinstance(decision, Allow)
         if allowed and (held := self._held_up(tables, asked, call.tool)):
             return held
@@ -315,26 +292,19 @@ class Broker:
         if row.in_agent and row.state is State.RESERVED:
             row = ledger.handed_out(row)
         self._bounds.add_call(tables, row)
-        tables.records.append(self._decision_record(asked, verdict, row))
+        tables.records.append(self._verdicts.record(verdict, row))
         if row.state in ledger.ANSWERED:
             tables.records.append(self._rooms.recorder.outcome(row=row, by="gateway", cause="repeat"))
         return row
 
-    def _joined_first(self, tables: Tables, asked: _Asked, verdict: _Verdict, first: LedgerRow) -> LedgerRow:
+    def _joined_first(self, tables: Tables, asked: _Asked, verdict: Verdict, first: LedgerRow) -> LedgerRow:
         """The first of equal calls, which this attempt may now see through."""
         if first.state is not State.RESERVED or first.attempt == asked.request.attempt:
             return first
         after = replace(first, attempt=asked.request.attempt)
-        tables.records.append(self._decision_record(asked, verdict, after))
+        tables.records.append(self._verdicts.record(verdict, after))
         tables.calls.move(first, after)
         return after
-
-    def _decision_record(self, asked: _Asked, verdict: _Verdict, row: LedgerRow) -> AuditRecord:
-        decision = verdict.decision
-        obligations = dict(decision.obligations) if isinstance(decision, Allow) else {}
-        return self._rooms.recorder.decision(
-            caller=asked.caller, call=verdict.call, row=row, policy=verdict.policy, obligations=obligations
-        )
 
     def _park(self, tables: Tables, call_id: str) -> None:
         """Whoever meets an unknown call waits for it, unless it was settled since it was met."""
@@ -357,11 +327,16 @@ class Broker:
         step = Step(request.step_key, request.scope, request.turn, "tool")
         key = request.left_out
         missed = calls.call_id(caller=run.app, run_id=run.run_id, step_key=key) if key else ""
-        why = "" if tool.effect == "read" else journal.strays(tables, run, step, tool=tool, missed=missed)
-        if not why:
+        if tool.effect == "read":
             return None
-        runs.park(tables, self._rooms.recorder, run_id=run.run_id, why=why, now_ms=self._now_ms())
-        return Conflict("run_diverged", call_id=asked.call_id, tool=tool.id, detail=why)
+        stray = journal.strays(tables, run, step, tool=tool, missed=missed)
+        if stray is None:
+            return None
+        recorder, sides = self._rooms.recorder, self._sides
+        runs.park(tables, recorder, run_id=run.run_id, why=stray.why, now_ms=self._now_ms())
+        wanted = Side(f"{tool.id} at turn {step.turn}", asked.offered)
+        sides.keep(tables, run.run_id, sides.of_step(tables, run, stray.recorded), wanted)
+        return Conflict("run_diverged", call_id=asked.call_id, tool=tool.id, detail=stray.why)
 
     def _refused(self, asked: _Asked, decision_id: str) -> LedgerRow:
         """A call nobody can decide on is denied for good: asked again it is the same answer."""

@@ -141,7 +141,12 @@ def parse_arguments(raw: bytes, tool: Tool, validator: Validator) -> Arguments:
     canonical = rfc8785.dumps(value)
     if len(canonical) > MAX_ARGUMENTS_BYTES:
         raise ArgumentsRefused("arguments_too_large")
-    return Arguments(canonical, value, hashlib.sha256(canonical).hexdigest())
+    return Arguments(canonical, value, digest(canonical))
+
+
+def digest(arguments: bytes) -> str:
+    """Of canonical arguments: SHA-256 in hex."""
+    return hashlib.sha256(arguments).hexdigest()
 
 
 def _unknown_key(value: Mapping[str, object], schema: Mapping[str, object]) -> bool:

@@ -30,6 +30,7 @@ from meshgate_gateway.runs import Runs
 from meshgate_gateway.server import Server, Services, contained
 from meshgate_gateway.store import Store
 from meshgate_gateway.sweeper import Sweeper
+from meshgate_gateway.verdicts import Verdicts
 
 SWEEP_SECONDS = 3.0  # between two sweeps
 
@@ -84,6 +85,7 @@ class Gateway:
             executor,
             waiters,
             parts.now_ms,
+            Verdicts(parts.policy, vault, self.recorder, mesh.catalogue, parts.now_ms),
             mesh.catalogue.reconciled,
         )
         self.broker = Broker(

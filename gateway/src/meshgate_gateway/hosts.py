@@ -2,6 +2,8 @@
 
 Only `finish` makes an outcome. The caller's certificate says which host it is; an unknown,
 finished or foreign call is refused and recorded, so a forged or repeated delivery does nothing.
+
+A call that may have begun is put to the policy in force once more before it may run again.
 """
 
 import json
@@ -10,16 +12,28 @@ from dataclasses import dataclass, replace
 
 from meshgate_gateway import calls, ledger, runs
 from meshgate_gateway.authenticate import Door
-from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted, Refused
+from meshgate_gateway.decide import Deny
+from meshgate_gateway.errors import (
+    Conflict,
+    InvalidRequest,
+    Missing,
+    NotPermitted,
+    Refused,
+    Unavailable,
+)
 from meshgate_gateway.execute import Executor, Waiters
 from meshgate_gateway.model import Caller, Kind, LedgerRow, Outcome, Presented, ResultKind, State
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder
 from meshgate_gateway.store import CallQuery, Store, Tables
+from meshgate_gateway.verdicts import Question, Verdict, Verdicts
 
 MAX_RESULT_BYTES = 3_145_728  # below gRPC's default 4 MiB receive limit, with room for the rest
 MAX_MESSAGE_BYTES = 4096
 MAX_NAME_CHARACTERS = 128
+DENIED_AGAIN = "denied_again"  # error class of a call that policy lets begin no more
+
+_Host = tuple[Caller, str]  # and which process of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +71,7 @@ class Hosts:
     executor: Executor
     waiters: Waiters
     now_ms: Callable[[], int]
+    verdicts: Verdicts
     reconciles: frozenset[str] = frozenset()
 
     def take(self, presented: Presented, *, call_id: str, host_instance: str) -> Taken:
@@ -64,12 +79,23 @@ class Hosts:
 
         Raises:
             NotPermitted: not this host's, or no such call.
-            Conflict: settled, superseded, or perhaps begun and not repeatable.
+            Conflict: settled, superseded, denied now, or perhaps begun and not repeatable.
+            Unavailable: no verdict on whether it may run again; it stays as it is.
         """
 
         def serve(caller: Caller) -> Taken:
             _check_names(call_id, host_instance)
-            found = self.store.write(lambda tables: self._take(tables, caller, call_id, host_instance))
+
+            def take(verdict: Verdict | None) -> Taken | Refused | Question:
+                host = (caller, host_instance)
+                return self.store.write(lambda tables: self._take(tables, host, call_id, verdict))
+
+            found = take(None)
+            if isinstance(found, Question):
+                with self.verdicts.deciding(found) as verdict:
+                    found = take(verdict)
+            if isinstance(found, Question):
+                raise Unavailable("call_moved", detail=f"{call_id}, while policy was asked")
             if isinstance(found, Refused):
                 self.waiters.settled(call_id)
                 raise found
@@ -77,10 +103,14 @@ class Hosts:
 
         return self.door.enter(presented, "TakeCall", serve)
 
-    def _take(self, tables: Tables, caller: Caller, call_id: str, instance: str) -> Taken | Refused:
+    def _take(
+        self, tables: Tables, host: _Host, call_id: str, verdict: Verdict | None
+    ) -> Taken | Refused | Question:
+        """The call, or what to ask policy first. Then nothing was written."""
+        caller, instance = host
         row = _owned(tables, caller, call_id)
         if row.tool in self.reconciles and _perhaps_begun(row, instance):
-            return self._to_reconcile(tables, caller, row, instance)
+            return self._to_reconcile(tables, host, row, verdict)
         if row.state not in (State.RESERVED, State.SENT):
             raise Conflict("call_settled", call_id=call_id, tool=row.tool, detail=f"it is {row.state}")
         _fence(tables, row)
@@ -88,26 +118,64 @@ class Hosts:
             if row.host_instance == instance:
                 raise Conflict("call_taken", call_id=call_id, tool=row.tool, detail="by this process")
             return self._ambiguous(tables, row)
+        if row.state is State.SENT:
+            denied = self._denied_now(tables, host, row, verdict)
+            if isinstance(denied, Question):
+                return denied
+            if denied:
+                return self._not_again(tables, row, denied)
         after = ledger.taken(row, host_instance=instance, now_ms=self.now_ms())
         _move(tables, row, after)
         tables.records.append(self.recorder.take(caller=caller, row=after))
         return Taken(after, self.vault.get(tables, row.arguments))
 
-    def _to_reconcile(self, tables: Tables, caller: Caller, row: LedgerRow, instance: str) -> Taken:
+    def _denied_now(
+        self, tables: Tables, host: _Host, row: LedgerRow, verdict: Verdict | None
+    ) -> tuple[str, ...] | Question:
+        """Why a call may not begin once more, as recorded here; empty when it may."""
+        if reason := self.verdicts.changed(row):
+            changed = replace(row, reasons=(reason,))
+            tables.records.append(
+                self.recorder.denied_unasked(caller=host[0], row=changed, method="TakeCall")
+            )
+            return changed.reasons
+        if verdict is None or not verdict.is_of(row):
+            return self.verdicts.again(tables, row)
+        again = {"take": row.take + 1, "taken_by": host[0].spiffe_id, "host_instance": host[1]}
+        tables.records.append(self.verdicts.record(verdict, row, again))
+        return verdict.decision.reasons if isinstance(verdict.decision, Deny) else ()
+
+    def _to_reconcile(
+        self, tables: Tables, host: _Host, row: LedgerRow, verdict: Verdict | None
+    ) -> Taken | Question:
         """Hands out a question.
 
         Only what is not held to be lost, in a live attempt, may still begin, and only once the host that had
-        it before is past its deadline: what has not begun there may begin in a moment.
+        it before is past its deadline: what has not begun there may begin in a moment. And policy allows it.
         """
+        caller, instance = host
         run = tables.runs.get(row.run_id) if row.run_id else None
         lives = run is None or (bool(run.launcher) and run.state not in runs.HELD)
         now = self.now_ms()
         over = row.state is State.UNKNOWN or not lives or bool(_fenced(tables, row))
         may_run = not over and ledger.quiet(row, now_ms=now)
+        if may_run:
+            denied = self._denied_now(tables, host, row, verdict)
+            if isinstance(denied, Question):
+                return denied
+            may_run, over = not denied, bool(denied)
         after = ledger.asked_again(row, host_instance=instance, now_ms=now, may_run=may_run, over=over)
         _move(tables, row, after)
         tables.records.append(self.recorder.take(caller=caller, row=after, ambiguous=True))
         return Taken(after, self.vault.get(tables, row.arguments), ambiguous=True, may_begin=may_run)
+
+    def _not_again(self, tables: Tables, row: LedgerRow, reasons: tuple[str, ...]) -> Conflict:
+        """It is not run once more. What ran before may have acted all the same, unless it only reads."""
+        state = State.FAILED if row.effect == "read" else State.UNKNOWN
+        why = f"its host was lost, and it may not run again: {', '.join(reasons)}"
+        outcome = checked(Outcome(state, why.encode(), "", DENIED_AGAIN))
+        self._settle(tables, row, outcome, by="gateway", cause=DENIED_AGAIN)
+        return Conflict(DENIED_AGAIN, call_id=row.call_id, tool=row.tool, recorded=True)
 
     def _ambiguous(self, tables: Tables, row: LedgerRow) -> Conflict:
         """It may have begun elsewhere and must not run twice: nobody knows, until somebody says."""

@@ -63,8 +63,16 @@ def diverged(tables: Tables, run: Run, step: Step) -> JournalRow | None:
     return tables.journal.beyond(run_id=run.run_id, scope=step.scope, turn=step.turn, attempts=earlier)
 
 
-def strays(tables: Tables, run: Run, step: Step, *, tool: Tool, missed: str) -> str:
-    """How a run that asks for an effect does not repeat itself; empty when nothing contradicts it.
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """How a run does not repeat itself, and the recorded step that contradicts it."""
+
+    why: str
+    recorded: steps.StepRow
+
+
+def strays(tables: Tables, run: Run, step: Step, *, tool: Tool, missed: str) -> Stray | None:
+    """How a run that asks for an effect does not repeat itself; None when nothing contradicts it.
 
     Whatever had ended before a recorded step ended before it in the program too, so that a program which
     repeats itself asks for every recorded step without waiting for a live one. An effect that is left out
@@ -80,24 +88,21 @@ def strays(tables: Tables, run: Run, step: Step, *, tool: Tool, missed: str) -> 
     """
     other = diverged(tables, run, step)
     if other is not None:
-        return (
-            f"diverged: {tool.id} at turn {step.turn}, where {_whose(run, other)} had gone on to another "
-            f"model call ({other.step_key[:16]})"
+        why = (
+            f"diverged: {tool.id} at turn {step.turn}, where {steps.whose(run, other)} had gone on to "
+            f"another model call ({other.step_key[:16]})"
         )
+        return Stray(why, other)
     row = tables.calls.get(missed) if missed else None
     if row is None or (row.run_id, row.tool) != (run.run_id, tool.id):
-        return ""
+        return None
     if not acted(row, run) or row.attempt >= run.attempt:
-        return ""
-    return (
-        f"diverged: {tool.id} at turn {step.turn}, while {row.call_id} of it, which {_whose(run, row)} had "
-        "made, was not asked for"
+        return None
+    why = (
+        f"diverged: {tool.id} at turn {step.turn}, while {row.call_id} of it, which {steps.whose(run, row)} "
+        "had made, was not asked for"
     )
-
-
-def _whose(run: Run, row: JournalRow | LedgerRow) -> str:
-    """Who recorded a step; a fork's copies are another run's."""
-    return f"attempt {row.attempt}" if row.attempt > 0 else run.origin_run
+    return Stray(why, row)
 
 
 def acted(row: LedgerRow, run: Run) -> bool:

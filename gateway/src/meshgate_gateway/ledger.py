@@ -5,6 +5,7 @@
 reserved -> sent (TakeCall) | failed: never_started (sweeper, cancel) | denied (second verdict)
 sent     -> sent (a repeatable tool taken again, or one that is to be reconciled) | done | failed | unknown
 unknown  -> done | failed (late FinishCall, reconcile, a person)
+What was sent begins once more only after a second verdict: denied it is unknown, or failed if it reads.
 
 Of a tool that its caller runs itself (`in_agent`) nothing outside that process depends:
 (new)    -> sent (the permit is in the answer) | denied | done, failed (a repeat)

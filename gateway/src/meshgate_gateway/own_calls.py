@@ -6,7 +6,7 @@ outcome than the recorded one holds the run up, with both sides kept, until a pe
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from meshgate_gateway import calls, ledger, runs
 from meshgate_gateway.answers import answer_of
@@ -17,9 +17,8 @@ from meshgate_gateway.hosts import checked
 from meshgate_gateway.model import RUNNERS, Answer, Caller, LedgerRow, Outcome, Presented, Run, State
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder
+from meshgate_gateway.sides import Side, Sides
 from meshgate_gateway.store import Store, Tables
-
-MAX_SIDE_BYTES = 8_000  # of each of two differing outcomes; several differences fit into a traceback's bound
 
 
 def permit(row: LedgerRow, arguments: bytes) -> Answer:
@@ -126,32 +125,17 @@ class OwnCalls:
         recorded = self.vault.get(tables, row.result) if row.result else b""
         if row.attempt > run.trusted_from:
             runs.park(tables, self.recorder, run_id=run.run_id, why=why, now_ms=self.now_ms())
-        run = tables.runs.get(run.run_id) or run
-        now = f"now, in attempt {run.attempt}"
-        sides = _side(f"{row.tool} recorded in attempt {row.attempt}", row.state, row.error_class, recorded)
-        sides += _side(now, outcome.state, outcome.error_class, outcome.data)
-        if run.traceback is not None:
-            sides = _together(self.vault.get(tables, run.traceback), sides, same=f"\n{now}: ".encode())
-            tables.payloads.delete([run.traceback.payload_id])  # nothing names it any more
-        after = replace(run, traceback=self.vault.put(tables, sides), updated_ms=self.now_ms())
-        if not tables.runs.move(run, after):
-            raise Conflict("run_changed", detail=run.run_id)
-        tables.records.append(runs.note(self.recorder, "run_differs", after))
+        before = f"{row.tool} recorded in attempt {row.attempt}: {_how(row.state, row.error_class)}"
+        now = Side(_how(outcome.state, outcome.error_class), outcome.data)
+        sides = Sides(self.vault, self.recorder, self.now_ms)
+        sides.keep(tables, run.run_id, Side(before, recorded), now)
         if row.attempt > run.trusted_from:
             return Conflict("run_diverged", call_id=row.call_id, tool=row.tool, detail=why)
         return answer_of(row, recorded)
 
 
-def _side(title: str, state: State, error_class: str, data: bytes) -> bytes:
-    how = f"{state} ({error_class})" if error_class else str(state)
-    return f"{title}: {how}\n".encode() + data[:MAX_SIDE_BYTES] + b"\n\n"
-
-
-def _together(earlier: bytes, sides: bytes, *, same: bytes) -> bytes:
-    """All differences of one attempt, the first one first: the later ones may only follow from it."""
-    if same not in earlier:  # it is of another attempt, or no difference
-        return sides
-    return earlier if sides in earlier else (earlier + sides)[: runs.MAX_TRACEBACK_BYTES]
+def _how(state: State, error_class: str) -> str:
+    return f"{state} ({error_class})" if error_class else str(state)
 
 
 def _owned(tables: Tables, caller: Caller, call_id: str) -> LedgerRow:

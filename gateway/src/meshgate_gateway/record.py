@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+from meshgate_gateway.decide import Allow, Decision, Deny
 from meshgate_gateway.model import AuditRecord, Caller, JournalRow, LedgerRow, Run, Sealed, ToolCall
 from meshgate_gateway.policy import ActivePolicy
 
@@ -74,28 +75,38 @@ class Recorder:
         }
         return AuditRecord(kind, {**stamp, **body})
 
-    def decision(
-        self, *, caller: Caller, call: ToolCall, row: LedgerRow, policy: ActivePolicy, obligations: object
+    def decision(  # noqa: PLR0913 - one record, its fields
+        self,
+        *,
+        caller: Caller,
+        call: ToolCall,
+        row: LedgerRow,
+        policy: ActivePolicy,
+        decision: Decision,
+        more: Mapping[str, object] | None = None,
     ) -> AuditRecord:
         """A policy was evaluated; written before anything runs."""
+        # A repeat may be denied though policy allows it.
+        denied = decision.reasons if isinstance(decision, Deny) else row.reasons
         return self._made(
             "decision",
             {
                 **_who(caller),
                 **self._call(row),
                 "kind_of_call": call.tool.kind.value,
-                "allow": row.state != "denied",
-                "reasons": list(row.reasons),
-                "obligations": obligations,
+                "allow": not denied,
+                "reasons": list(denied),
+                "obligations": dict(decision.obligations) if isinstance(decision, Allow) else {},
                 "policy": {"revision": policy.revision, "digest": policy.digest},
                 "untrusted": dict(call.untrusted),
+                **(more or {}),
             },
         )
 
-    def denied_unasked(self, *, caller: Caller, row: LedgerRow) -> AuditRecord:
+    def denied_unasked(self, *, caller: Caller, row: LedgerRow, method: str = "CallTool") -> AuditRecord:
         """The call could not be put to a policy: unknown tool, or arguments nobody may decide on."""
         body = {**_who(caller), **self._call(row), "reason": row.reasons[0], "detail": row.detail}
-        return self._made("refusal", {**body, "method": "CallTool"})
+        return self._made("refusal", {**body, "method": method})
 
     @staticmethod
     def _call(row: LedgerRow) -> dict[str, object]:

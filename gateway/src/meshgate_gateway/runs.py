@@ -32,6 +32,7 @@ TEXTS = {  # what a record commits to of a run's own clear text
     "attempt_ended": ("traceback",),
     "run_finished": ("traceback", "result"),
     "run_differs": ("traceback",),
+    "run_continue": ("traceback",),
 }
 SUSPECT_AFTER_MS = 6_000  # three heartbeats of a launcher
 PENDING_AFTER_MS = 5_000  # an order that its app was told of has an attempt within a second
@@ -325,12 +326,20 @@ class Runs:
                 raise Conflict("run_state", detail=f"{run_id} is {run.state}: {run.detail}")
             after = replace(_controlled(run, action), updated_ms=self.now_ms())
             if action == "continue":
+                after = self._without_sides(tables, after)
                 left = tables.calls.query(CallQuery(run_id=run_id, states=(State.UNKNOWN,), limit=1))
                 if left:
                     after = replace(after, state="waiting", detail=f"unknown {left[0].call_id}")
             return self._moved(tables, run, after, f"run_{action}", operator)
 
         return self.store.write(work)
+
+    @staticmethod
+    def _without_sides(tables: Tables, run: Run) -> Run:
+        """Without the two sides of its divergence, which nobody needs any more."""
+        if run.traceback is not None:
+            tables.payloads.delete([run.traceback.payload_id])
+        return replace(run, traceback=None)
 
     def _with(self, tables: Tables, run: Run, traceback: bytes) -> Run:
         """A traceback may hold anything, so it lies where clear text lies."""

@@ -6,7 +6,7 @@ that was shown once stays.
 
 from collections.abc import Sequence
 
-from meshgate_gateway.model import JournalRow, LedgerRow, State
+from meshgate_gateway.model import JournalRow, LedgerRow, Run, State
 from meshgate_gateway.store import Tables
 
 StepRow = JournalRow | LedgerRow
@@ -22,6 +22,11 @@ def order(row: StepRow) -> int:
 def of_run(tables: Tables, run_id: str) -> list[StepRow]:
     """All steps of a run, whatever their state."""
     return sorted([*tables.journal.of_run(run_id), *tables.calls.of_run(run_id)], key=order)
+
+
+def whose(run: Run, row: StepRow) -> str:
+    """Who recorded a step; a fork's copies are another run's."""
+    return f"attempt {row.attempt}" if row.attempt > 0 else run.origin_run
 
 
 def may_have_acted(row: StepRow) -> bool:

@@ -75,7 +75,8 @@ class BrokerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def TakeCall(self, request, context):
-        """Tool host only: moves a call reserved -> sent and hands out its exact arguments.
+        """Tool host only: moves a call reserved -> sent and hands out its exact arguments. One that may have begun is
+        decided on again before it may run once more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
