@@ -167,11 +167,18 @@ def test_it_dies_with_the_supervisor(tmp_path) -> None:
         pids = [int(word) for word in outer.stdout.readline().split()]
         descriptors = [os.pidfd_open(pid) for pid in pids]
         outer.kill()
-    for descriptor in descriptors:
-        poller = select.poll()
-        poller.register(descriptor, select.POLLIN)
-        assert poller.poll(10_000)
-        os.close(descriptor)
+    assert [_ended(descriptor) for descriptor in descriptors] == [True, True]
+
+
+def _ended(descriptor: int) -> bool:
+    """Whether a process ends by itself; none is left."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    ended = bool(poller.poll(10_000))
+    if not ended:
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    os.close(descriptor)
+    return ended
 
 
 SUPERVISOR = """
