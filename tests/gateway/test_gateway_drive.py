@@ -69,8 +69,11 @@ def test_only_crews_and_programs_have_runs(world, drive, app) -> None:
     [
         (order(run_id="../x"), "run_id_invalid"),
         (order(given=b"{"), "input_not_json"),
-        (order(given=b"[NaN]"), "input_not_json"),
-        (order(given=b"[" * 100_000), "input_not_json"),
+        (order(given=b"[NaN]"), "input_not_finite"),
+        (order(given=b"[" * 100_000), "input_too_deep"),
+        (order(given=b'{"topic": "\\ud800"}'), "input_not_json"),
+        (order(given=b'{"topic": "a", "topic": "b"}'), "input_duplicate_key"),
+        (order(given=b'{"a": ' + b" " * 2**20 + b"1}"), "input_too_large"),
         (order(given=b"[1]"), "input_not_an_object"),
         (order(given=json.dumps({"a": "x" * 2**20}).encode()), "input_too_large"),
         (order(command=("x",), cwd="here"), "command_invalid"),
@@ -85,6 +88,22 @@ def test_an_order_that_is_not_valid_starts_nothing(world, drive, wrong, reason) 
     assert caught.value.reason == reason
     assert world.run(wrong.run_id) is None
     assert world.runtime.started == []
+
+
+def test_an_input_may_have_as_much_in_it_as_its_size_allows(world, drive) -> None:
+    """Its members are not counted apart, as those of a call's arguments are."""
+    many = json.dumps({"rows": list(range(100_000))}).encode()
+    assert drive.order(order(given=many), operator="ada").state == "pending"
+
+
+def test_a_purged_run_is_said_to_be_purged(world, drive) -> None:
+    """Nobody can tell any more whether the input is the same: it is not said to be another."""
+    drive.order(order(), operator="ada")
+    run = world.run("r")
+    world.store.write(lambda tables: tables.runs.move(run, replace(run, purged_ms=1)))
+    with pytest.raises(Conflict) as caught:
+        drive.order(order(), operator="ada")
+    assert caught.value.reason == "run_purged"
 
 
 def test_a_lost_delivery_is_made_again(world, drive) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from meshgate_gateway import attempts, calls, runs, tellings
+from meshgate_gateway import attempts, calls, inputs, runs, tellings
 from meshgate_gateway.authenticate import Mesh
 from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted
 from meshgate_gateway.model import RUNNERS, Kind, Run
@@ -63,7 +63,7 @@ class Order:
         """
         kept: dict[str, Any] = {"app": self.app}
         if self.input_json:
-            kept["input"] = _value(self.input_json)
+            kept["input"] = inputs.parse(self.input_json)
             if kind is Kind.CREW and not self.command and not isinstance(kept["input"], dict):
                 raise InvalidRequest("input_not_an_object")
         if (self.cwd or self.env) and not self.command:  # they would say nothing, or change what the app runs
@@ -74,8 +74,8 @@ class Order:
             if len(self.command) > MAX_WORDS or not self.cwd.startswith("/") or odd:
                 raise InvalidRequest("command_invalid")
             kept |= {"command": list(self.command), "cwd": self.cwd, "env": dict(self.env or {})}
-        made = json.dumps(kept, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        if len(made) > runs.MAX_INPUT_BYTES:
+        made = json.dumps(kept, sort_keys=True, ensure_ascii=False).encode()
+        if len(made) > inputs.MAX_INPUT_BYTES:
             raise InvalidRequest("input_too_large", detail=f"{len(made)} bytes")
         return made
 
@@ -86,16 +86,6 @@ def has_command(envelope: bytes) -> bool:
         return not envelope or "command" in json.loads(envelope)
     except (ValueError, TypeError):
         return True
-
-
-def _value(text: bytes) -> object:
-    def constant(name: str) -> object:
-        raise ValueError(f"{name} is no JSON")
-
-    try:
-        return json.loads(text, parse_constant=constant)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest("input_not_json") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +142,8 @@ class Drive:
                 and earlier.input is not None
                 and self.vault.matches(tables, earlier.input, envelope)
             )
+            if earlier.purged_ms:  # what it was given is not known any more
+                raise Conflict("run_purged", detail=order.run_id)
             if not same:
                 raise Conflict("run_changed_input", detail=f"{order.run_id} was started as another run")
             return earlier

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from meshgate_gateway import attempts, calls
+from meshgate_gateway import attempts, calls, inputs
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.bounds import DEFAULT_BOUNDS, Bounds
 from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted
@@ -42,7 +42,6 @@ FORSAKEN_AFTER_MS = {
     "running": SILENT_AFTER_MS,
     "restarting": RESTART_AFTER_MS,
 }
-MAX_INPUT_BYTES = 1_048_576  # a quarter of gRPC's default receive limit
 MAX_COUNT = 2**31 - 1  # steps a heartbeat may claim; a column of every database holds it
 MAX_DETAIL_CHARACTERS = 2000
 MAX_RESULT_BYTES = 1_048_576
@@ -180,8 +179,8 @@ class Runs:
             chosen = run_id or f"run-{uuid.uuid4().hex}"
             if not calls.is_run_id(chosen):
                 raise InvalidRequest("run_id_invalid")
-            if len(input_json) > MAX_INPUT_BYTES:
-                raise InvalidRequest("input_too_large")
+            if input_json:
+                inputs.parse(input_json)
             return self.store.write(lambda tables: self._insert(tables, caller, chosen, input_json))
 
         return self.door.enter(presented, "StartRun", serve)
