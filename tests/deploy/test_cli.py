@@ -139,11 +139,18 @@ def _manifest(**more) -> Manifest:
 
 
 def test_the_app_of_a_run_is_clear_or_asked_for():
-    """Named, the program with just this command, or the only crew; else the command is refused."""
+    """Named, the program with just this command, or the only app; else the command is refused."""
     manifest = _manifest(crews={"desk": {"crew": "a.b:c"}}, programs={"nightly": {"run": ["python", "n.py"]}})
     assert choose_app(manifest, "nightly", ["x"]) == "nightly"
     assert choose_app(manifest, None, ["python", "n.py"]) == "nightly"
-    assert choose_app(manifest, None, ["python", "main.py"]) == "desk"
+    with pytest.raises(UsageError) as caught:
+        choose_app(manifest, None, ["python", "nightly.py"])
+    assert caught.value.why == "it could be desk, nightly"
+    assert choose_app(_manifest(crews={"desk": {"crew": "a.b:c"}}), None, ["python", "main.py"]) == "desk"
+    twins = {name: {"run": ["python", "n.py"]} for name in ("one", "other")}
+    with pytest.raises(UsageError) as caught:
+        choose_app(_manifest(programs={**twins, "third": {"run": ["x"]}}), None, ["python", "n.py"])
+    assert caught.value.why == "it could be one, other"
     with pytest.raises(NotFound):
         choose_app(manifest, "gateway", ["x"])
     two = _manifest(crews={"a": {"crew": "a.b:c"}, "b": {"crew": "a.b:c"}})

@@ -178,6 +178,21 @@ def test_a_run_at_a_terminal_is_nobodys_to_deliver(world, drive) -> None:
     assert drive.sweep() == 0
 
 
+def test_people_see_what_a_run_that_was_left_needs(world, drive) -> None:
+    """At a terminal, its launcher gone: the command that goes on with it, and the one that ends it."""
+    assert drive.shown(world.run()) == world.run()
+    world.runs.end_attempt(peer("desk"), run_id="run-1", attempt=1, state="restarting", detail="status 1")
+    assert drive.shown(world.run()).detail == "status 1"
+    world.clock.ms += 45_001
+    seen = drive.shown(world.run())
+    assert seen.state == "suspect"
+    assert seen.detail.startswith("status 1; no sign of its launcher: ")
+    assert "`meshgate run --app desk --run-id run-1 -- CMD`" in seen.detail
+    assert "`meshgate runs cancel run-1`" in seen.detail
+    world.runs.control(run_id="run-1", action="cancel", operator="ada")
+    assert "--run-id" not in drive.shown(world.run()).detail
+
+
 def test_a_run_is_read_by_its_own_app_only(world, drive) -> None:
     """Another app's run and none look the same, and each question leaves a record."""
     drive.order(order(), operator="ada")

@@ -220,9 +220,19 @@ def _control(project: Path | None, run_id: str, action: str) -> None:
         raise MeshError(
             f"{run_id} cannot be told to {action}",
             why=f"it is {before['state']}" + (f": {before['detail']}" if before["detail"] else ""),
-            next_step=f"meshgate runs show {run_id}",
+            next_step=_word(before),
         ) from error
     note(f"{run_id}: {run['state']}")
+
+
+def _word(run: dict[str, Any]) -> str:
+    """The command that a run waits for; to look at it where it waits for none."""
+    what, _, call = str(run["detail"]).partition(" ")
+    if run["state"] != "waiting":
+        return f"meshgate runs show {run['run_id']}"
+    if what == "unknown" and call:
+        return f"meshgate runs resolve {call} --as done|failed"
+    return f"meshgate runs resolve {run['run_id']} --as continue|fail"
 
 
 def _row(state: State, run_id: str) -> dict[str, Any]:

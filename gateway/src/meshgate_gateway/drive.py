@@ -172,13 +172,19 @@ class Drive:
         """The run as people see it: with who is waited for, where nobody is at it. Not stored."""
         now = self.now_ms()
         seen = runs.shown(run, now_ms=now)
-        if not runs.forsaken(run, now_ms=now):
+        if runs.left(run, now_ms=now):
+            why = _remedy(run)
+        elif runs.forsaken(run, now_ms=now):
+            why = self._awaited(run, now)
+        else:
             return seen
-        app, due = _app(run), tellings.due(run, now_ms=now)
-        why = f"waits for a worker of {app}: told again {due.number} times, next at {time_text(due.next_ms)}"
-        if not self.mesh.has_runner(run.app):
-            why = f"its app {app} is not in the manifest; failed after an hour, unless it comes back"
         return replace(seen, detail="; ".join(filter(None, (seen.detail, why))))
+
+    def _awaited(self, run: Run, now: int) -> str:
+        app, due = _app(run), tellings.due(run, now_ms=now)
+        if not self.mesh.has_runner(run.app):
+            return f"its app {app} is not in the manifest; failed after an hour, unless it comes back"
+        return f"waits for a worker of {app}: told again {due.number} times, next at {time_text(due.next_ms)}"
 
     def sweep(self) -> int:
         """Tells the apps of their forsaken runs, and ends those whose app is gone; returns how many."""
@@ -222,6 +228,15 @@ class Drive:
         if len(self.told) >= MAX_TOLD:
             self.told.clear()
         self.told[run.run_id] = due.name
+
+
+def _remedy(run: Run) -> str:
+    """For a run at a terminal whose launcher is gone: no worker takes it over."""
+    command = f"meshgate run --app {_app(run)} --run-id {run.run_id} -- CMD"
+    return (
+        f"no sign of its launcher: `{command}`, with its command as before, goes on with it; "
+        f"`meshgate runs cancel {run.run_id}` ends it"
+    )
 
 
 def _app(run: Run) -> str:

@@ -42,6 +42,7 @@ FORSAKEN_AFTER_MS = {
     "running": SILENT_AFTER_MS,
     "restarting": RESTART_AFTER_MS,
 }
+LEFT_AFTER_MS = {"running": SUSPECT_AFTER_MS, "pending": RESTART_AFTER_MS, "restarting": RESTART_AFTER_MS}
 MAX_COUNT = 2**31 - 1  # steps a heartbeat may claim; a column of every database holds it
 MAX_DETAIL_CHARACTERS = 2000
 MAX_RESULT_BYTES = 1_048_576
@@ -101,7 +102,14 @@ def unpark(tables: Tables, recorder: Recorder, *, run_id: str, now_ms: int) -> N
 def shown(run: Run, *, now_ms: int) -> Run:
     """The run as people see it: `suspect` when it should be running and gives no sign of life. Not stored."""
     silent = run.state == "running" and now_ms - run.heartbeat_ms > SUSPECT_AFTER_MS
-    return replace(run, state="suspect") if silent else run
+    return replace(run, state="suspect") if silent or left(run, now_ms=now_ms) else run
+
+
+def left(run: Run, *, now_ms: int) -> bool:
+    """Whether the launcher of a run at a terminal gives no sign, and nobody else will go on with it."""
+    patience = LEFT_AFTER_MS.get(run.state)
+    silent = now_ms - max(run.heartbeat_ms, run.updated_ms)
+    return not run.driven and patience is not None and silent > patience
 
 
 def forsaken(run: Run, *, now_ms: int) -> bool:
