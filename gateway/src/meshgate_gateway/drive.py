@@ -74,7 +74,7 @@ class Order:
             if len(self.command) > MAX_WORDS or not self.cwd.startswith("/") or odd:
                 raise InvalidRequest("command_invalid")
             kept |= {"command": list(self.command), "cwd": self.cwd, "env": dict(self.env or {})}
-        made = json.dumps(kept, sort_keys=True, ensure_ascii=False).encode()
+        made = json.dumps(kept, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
         if len(made) > inputs.MAX_INPUT_BYTES:
             raise InvalidRequest("input_too_large", detail=f"{len(made)} bytes")
         return made
