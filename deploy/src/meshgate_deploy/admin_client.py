@@ -46,6 +46,12 @@ _REFUSED: dict[str, tuple[type[MeshError], str, str]] = {
         "the input is larger than 1 MiB, or a key in it than 256 characters",
         "give a file's path or an address in place of what it holds",
     ),
+    "result_invalid": (
+        UsageError,
+        "the result is not what it is said to be",
+        "text in UTF-8, or one JSON value with --json",
+    ),
+    "call_settled": (MeshError, "how that call ended is known already", "meshgate runs list"),
     "result_too_large": (
         UsageError,
         "the result is larger than 3 MiB",
