@@ -6,15 +6,55 @@ import socket
 import struct
 import subprocess
 import sys
+from concurrent import futures
 
+import grpc
 import pytest
 from meshgate_agents.child import import_hook
 from meshgate_agents.child.framing import MAX_FRAME_BYTES, BadFrame, receive, send
 from meshgate_agents.launcher.environment import SITE_FOLDER
-from meshgate_agents.launcher.errors import BadSettings
+from meshgate_agents.launcher.errors import AttemptEnded, BadSettings
+from meshgate_agents.launcher.gateway import GrpcGateway
 from meshgate_agents.launcher.launch import uuid7
 from meshgate_agents.launcher.settings import ToolEntry, load
 from meshgate_agents.launcher.tools import Refusal, ToolMap
+from meshgate_wire import broker_pb2_grpc
+
+
+class Refusing(broker_pb2_grpc.RunsServicer):
+    """Refuses every start, as the gateway does: a reason, and nothing else for an agent."""
+
+    def __init__(self, reason):
+        self.reason = reason
+
+    def StartRun(self, request, context):  # noqa: N802
+        context.set_trailing_metadata((("meshgate-reason", self.reason),))
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, self.reason)
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("run_ended", "the run has ended"),
+        ("run_changed_input", "with another command"),
+        ("run_purged", "was purged"),
+        ("run_unknown", "no run of that id is this app's"),
+    ],
+)
+def test_a_refusal_is_a_sentence_with_what_to_do(reason, said):
+    """Its stable id stands once, behind it; the next step is a command."""
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=1))
+    broker_pb2_grpc.add_RunsServicer_to_server(Refusing(reason), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        gateway = GrpcGateway(channel=lambda: channel)
+        with pytest.raises(AttemptEnded, match=said) as caught:
+            gateway.start_run(run_id="r-1", input_json=b"{}")
+    server.stop(0).wait()
+    assert str(caught.value).count(reason) == 1
+    assert "meshgate run without --run-id" in caught.value.next_step
+    assert "{" not in caught.value.next_step
 
 
 @pytest.fixture

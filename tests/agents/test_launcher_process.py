@@ -88,7 +88,9 @@ def test_no_report_is_an_error_whatever_the_status(desk, status):
     ended = desk.python(f"import sys; sys.exit({status})")
     assert ended.status == 125
     assert "no process of it imported CrewAI" in ended.err
-    assert desk.gateway.finished[0][0] == "failed"
+    state, detail = desk.gateway.finished[0][:2]
+    assert state == "failed"
+    assert ("its error is at the terminal where it ran" in detail) is bool(status)
 
 
 def test_an_isolated_interpreter_gives_no_report(desk):

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from meshgate_deploy.admin_client import METHODS, Operator
-from meshgate_deploy.errors import Denied
+from meshgate_deploy.errors import Denied, MeshError
 from meshgate_wire import broker_pb2 as pb
 from meshgate_wire import broker_pb2_grpc as services
 
@@ -17,12 +17,15 @@ class Admin(services.AdminServicer):
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.refusal = ""
 
     def ControlRun(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.said.append(request.operator)
         return pb.ControlRunResponse()
 
     def ResolveCall(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if self.refusal:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, self.refusal)
         self.said.append(request.operator)
         return pb.ResolveCallResponse()
 
@@ -69,3 +72,25 @@ def test_no_other_method_is_called(admin) -> None:
 def test_every_method_of_the_service_is_reachable() -> None:
     """A new one is decided on: it is listed here, or it is not the operator's."""
     assert set(METHODS) == {method.name for method in pb.DESCRIPTOR.services_by_name["Admin"].methods}
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status", "what"),
+    [
+        ("input_duplicate_key", 2, "an object of the input has a key twice"),
+        ("input_too_large: 1048577 bytes", 2, "the input is larger than 1 MiB"),
+        ("run_purged: r", 1, "its clear text was purged"),
+        ("result_invalid: not json", 2, "the result is not what it is said to be"),
+        ("something_new: why", 1, "the gateway did not accept ResolveCall"),
+    ],
+)
+def test_a_refusal_is_told_in_a_sentence(admin, refusal, status, what) -> None:
+    """With what the gateway adds to it as the reason, a next step, and the exit code of its kind."""
+    client, fake = admin
+    fake.refusal = refusal
+    with pytest.raises(MeshError) as caught:
+        client.call("ResolveCall", {})
+    assert what in caught.value.what
+    assert refusal.partition(": ")[2] in caught.value.why
+    assert caught.value.next_step
+    assert caught.value.exit_code == status

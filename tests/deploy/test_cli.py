@@ -5,11 +5,13 @@ import subprocess
 import sys
 
 import pytest
+from meshgate_deploy import given
 from meshgate_deploy.catalogue import catalogue
 from meshgate_deploy.cli_output import Output, duration, show
 from meshgate_deploy.errors import ManifestError, NotFound, UsageError
 from meshgate_deploy.manifest import Manifest
 from meshgate_deploy.runs import choose_app
+from meshgate_gateway import hosts, inputs
 
 BASE = {"apiVersion": "meshgate/v1", "mesh": "m", "trustDomain": "m.example"}
 TOOL = {"description": "d", "schema": {"type": "object"}, "definition_sha256": "ab", "identity": {}}
@@ -41,13 +43,34 @@ def _meshgate(*arguments, cwd):
         (["ps", "-o", "xml"], 2, "'xml' is not one of 'table', 'json', 'jsonl', 'yaml'\n  next: meshgate ps"),
         (["audit", "query", "--kind", "x"], 2, "'decision', 'take', 'outcome'"),
         (["down", "--project", "."], 0, "nothing to take down"),
+        (["runs", "start", "a", "--run-id", ""], 2, "'' is no run id: 1 to 64 of"),
+        (["runs", "rerun", "r", "--run-id", "../r"], 2, "'../r' is no run id"),
+        (["run", "--run-id", "", "--", "true"], 125, "'' is no run id"),
+        (["run", "--project", ".", "--", "caf\udce9"], 125, "is no UTF-8"),
+        (["runs", "start", "a", "--input", ""], 2, "--input is no JSON"),
+        (["runs", "start", "a", "--input", "@empty"], 2, "the file of --input is empty"),
+        (
+            ["runs", "start", "a", "--input", "@large"],
+            2,
+            "3145729 bytes\n  the gateway takes 1048576\n  next: ",
+        ),
+        (["runs", "resolve", "c", "--as", "failed", "--result", "@large"], 2, "the gateway takes 3145728"),
+        (["runs", "resolve", "c", "--as", "done", "--result", "@empty"], 2, "the file of --result is empty"),
+        (["runs", "resolve", "c", "--as", "done"], 2, "what did the call give?"),
     ],
 )
 def test_exit_codes_and_errors(tmp_path, arguments, status, said):
     """Messages go to stderr, nothing to stdout, and the code tells the kind."""
+    (tmp_path / "empty").touch()
+    (tmp_path / "large").write_bytes(b"1" * (given.MAX_RESULT_BYTES + 1))
     done = _meshgate(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
+
+
+def test_what_is_said_to_be_the_gateways_limit_is_its_own():
+    """The command line imports no gateway, and has the numbers a second time."""
+    assert (given.MAX_INPUT_BYTES, given.MAX_RESULT_BYTES) == (inputs.MAX_INPUT_BYTES, hosts.MAX_RESULT_BYTES)
 
 
 def test_a_bare_group_shows_its_help(tmp_path):
@@ -116,11 +139,18 @@ def _manifest(**more) -> Manifest:
 
 
 def test_the_app_of_a_run_is_clear_or_asked_for():
-    """Named, the program with just this command, or the only crew; else the command is refused."""
+    """Named, the program with just this command, or the only app; else the command is refused."""
     manifest = _manifest(crews={"desk": {"crew": "a.b:c"}}, programs={"nightly": {"run": ["python", "n.py"]}})
     assert choose_app(manifest, "nightly", ["x"]) == "nightly"
     assert choose_app(manifest, None, ["python", "n.py"]) == "nightly"
-    assert choose_app(manifest, None, ["python", "main.py"]) == "desk"
+    with pytest.raises(UsageError) as caught:
+        choose_app(manifest, None, ["python", "nightly.py"])
+    assert caught.value.why == "it could be desk, nightly"
+    assert choose_app(_manifest(crews={"desk": {"crew": "a.b:c"}}), None, ["python", "main.py"]) == "desk"
+    twins = {name: {"run": ["python", "n.py"]} for name in ("one", "other")}
+    with pytest.raises(UsageError) as caught:
+        choose_app(_manifest(programs={**twins, "third": {"run": ["x"]}}), None, ["python", "n.py"])
+    assert caught.value.why == "it could be one, other"
     with pytest.raises(NotFound):
         choose_app(manifest, "gateway", ["x"])
     two = _manifest(crews={"a": {"crew": "a.b:c"}, "b": {"crew": "a.b:c"}})

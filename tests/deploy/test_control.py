@@ -1,13 +1,26 @@
 """The control socket: who is admitted, how descriptors and errors travel."""
 
+import base64
+import contextlib
+import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from meshgate_deploy.control import ControlServer, ask, ask_once, reachable
-from meshgate_deploy.errors import Denied, DependencyUnavailable, NotFound
+from meshgate_deploy.control import (
+    MAX_REQUEST_BYTES,
+    ControlServer,
+    ask,
+    ask_once,
+    connect,
+    converse,
+    reachable,
+)
+from meshgate_deploy.errors import Denied, DependencyUnavailable, NotFound, UsageError
+from meshgate_gateway.server import MAX_MESSAGE_BYTES
 from meshgate_identities import attestation
 
 # A supervisor in a process of its own: the tests are then no descendants of it.
@@ -23,6 +36,8 @@ def handle(request, descriptors, connection, send):
     elif request["op"] == "spawn":
         done = subprocess.run([sys.executable, "-c", request["code"]], capture_output=True, text=True)
         send({"out": done.stdout, "err": done.stderr})
+    elif request["op"] == "size":
+        send({"size": len(request["given"])})
     elif request["op"] == "fail":
         raise NotFound("nothing there", why="because", next_step="look elsewhere")
     else:
@@ -86,6 +101,34 @@ def test_an_orphan_of_the_mesh_is_refused_too(served):
         f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}], start_new_session=True)"
     )
     assert "denied:" in ask_once(served, {"op": "spawn", "code": code})["out"]
+
+
+def test_the_largest_message_of_the_gateway_fits_into_a_request(served):
+    """As base64 in JSON; what is larger than that is refused before anything is sent."""
+    largest = base64.b64encode(b"x" * MAX_MESSAGE_BYTES).decode()
+    assert ask_once(served, {"op": "size", "given": largest}) == {"size": len(largest)}
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        with pytest.raises(UsageError, match="too large") as caught:
+            next(converse(ours, {"op": "size", "given": 2 * largest}, ()))
+        assert str(MAX_REQUEST_BYTES) in caught.value.why
+        theirs.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1)
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"), [(b'{"op"', "ended in its middle"), (b" " * (MAX_REQUEST_BYTES + 1), "too large")]
+)
+def test_a_request_that_cannot_be_read_is_told_in_a_sentence(served, sent, said):
+    """Whoever wrote it: the supervisor does not rely on the command line's own check."""
+    with connect(served) as sock:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            sock.sendall(sent)
+            sock.shutdown(socket.SHUT_WR)
+        answer = json.loads(sock.makefile("rb").readline())
+    assert said in answer["error"]["what"]
+    assert answer["error"]["exit_code"] == UsageError.exit_code
 
 
 @pytest.mark.parametrize("fault", ["ended", "younger"])

@@ -69,8 +69,11 @@ def test_only_crews_and_programs_have_runs(world, drive, app) -> None:
     [
         (order(run_id="../x"), "run_id_invalid"),
         (order(given=b"{"), "input_not_json"),
-        (order(given=b"[NaN]"), "input_not_json"),
-        (order(given=b"[" * 100_000), "input_not_json"),
+        (order(given=b"[NaN]"), "input_not_finite"),
+        (order(given=b"[" * 100_000), "input_too_deep"),
+        (order(given=b'{"topic": "\\ud800"}'), "input_not_json"),
+        (order(given=b'{"topic": "a", "topic": "b"}'), "input_duplicate_key"),
+        (order(given=b'{"a": ' + b" " * 2**20 + b"1}"), "input_too_large"),
         (order(given=b"[1]"), "input_not_an_object"),
         (order(given=json.dumps({"a": "x" * 2**20}).encode()), "input_too_large"),
         (order(command=("x",), cwd="here"), "command_invalid"),
@@ -85,6 +88,22 @@ def test_an_order_that_is_not_valid_starts_nothing(world, drive, wrong, reason) 
     assert caught.value.reason == reason
     assert world.run(wrong.run_id) is None
     assert world.runtime.started == []
+
+
+def test_an_input_may_have_as_much_in_it_as_its_size_allows(world, drive) -> None:
+    """Its members are not counted apart, as those of a call's arguments are."""
+    many = json.dumps({"rows": [1] * 520_000}, separators=(",", ":")).encode()
+    assert drive.order(order(given=many), operator="ada").state == "pending"
+
+
+def test_a_purged_run_is_said_to_be_purged(world, drive) -> None:
+    """Nobody can tell any more whether the input is the same: it is not said to be another."""
+    drive.order(order(), operator="ada")
+    run = world.run("r")
+    world.store.write(lambda tables: tables.runs.move(run, replace(run, purged_ms=1)))
+    with pytest.raises(Conflict) as caught:
+        drive.order(order(), operator="ada")
+    assert caught.value.reason == "run_purged"
 
 
 def test_a_lost_delivery_is_made_again(world, drive) -> None:
@@ -157,6 +176,21 @@ def test_a_run_at_a_terminal_is_nobodys_to_deliver(world, drive) -> None:
     world.clock.ms += 3_600_000
     assert world.run().state == "running"
     assert drive.sweep() == 0
+
+
+def test_people_see_what_a_run_that_was_left_needs(world, drive) -> None:
+    """At a terminal, its launcher gone: the command that goes on with it, and the one that ends it."""
+    assert drive.shown(world.run()) == world.run()
+    world.runs.end_attempt(peer("desk"), run_id="run-1", attempt=1, state="restarting", detail="status 1")
+    assert drive.shown(world.run()).detail == "status 1"
+    world.clock.ms += 45_001
+    seen = drive.shown(world.run())
+    assert seen.state == "suspect"
+    assert seen.detail.startswith("status 1; no sign of its launcher: ")
+    assert "`meshgate run --app desk --run-id run-1 -- CMD`" in seen.detail
+    assert "`meshgate runs cancel run-1`" in seen.detail
+    world.runs.control(run_id="run-1", action="cancel", operator="ada")
+    assert "--run-id" not in drive.shown(world.run()).detail
 
 
 def test_a_run_is_read_by_its_own_app_only(world, drive) -> None:

@@ -275,6 +275,16 @@ def test_only_an_unknown_call_is_resolved_by_a_person(world) -> None:
         world.hosts.resolve(call_id=call_id, outcome=Outcome(State.UNKNOWN, b""), operator="ada")
 
 
+def test_a_call_that_a_person_calls_failed_says_so(world) -> None:
+    """Also where no reason is given: the program is not told of a failure with nothing behind it."""
+    call_id = unknown(world)
+    outcome = Outcome(State.FAILED, b" ", "", "resolved")
+    assert world.hosts.resolve(call_id=call_id, outcome=outcome, operator="ada") is State.FAILED
+    restart(world, 2)
+    answer = world.call(step_key=key("lost"), attempt=2)
+    assert (answer.state, answer.message) == (State.FAILED, "a person says that it failed")
+
+
 def test_a_late_outcome_of_the_host_lets_the_run_go_on(world) -> None:
     """FinishCall after all: the run waits no longer."""
     call_id = unknown(world)
@@ -344,6 +354,11 @@ def test_cancel_cuts_what_has_not_begun(world) -> None:
 
 def test_a_run_id_with_another_input_is_another_run(world) -> None:
     """The same id and input is the same run; another input is refused."""
+    for twofold in (b'{"a":1,"a":2}', b'["\\ud800"]'):
+        with pytest.raises(InvalidRequest):
+            world.runs.start(peer("desk"), run_id="r2", input_json=twofold)
+    reasons = [row["reason"] for row in world.records("refusal")]
+    assert reasons == ["input_duplicate_key", "input_not_json"]
     first = world.runs.start(peer("desk"), run_id="r2", input_json=b'{"a":1}')
     assert world.runs.start(peer("desk"), run_id="r2", input_json=b'{"a":1}') == first
     with pytest.raises(Conflict) as caught:

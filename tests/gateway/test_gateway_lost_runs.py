@@ -1,5 +1,7 @@
 """Runs whose launcher gives no sign of life: shown as suspect, and ended when they were cancelled."""
 
+from dataclasses import replace
+
 import pytest
 from fakes.gateway_parts import peer
 from meshgate_gateway import runs
@@ -56,6 +58,18 @@ def test_a_launcher_that_lives_ends_its_cancelled_run_itself(world) -> None:
     world.runs.heartbeat(peer("desk"), run_id="run-1", attempt=1, steps=0)
     assert world.sweeper.sweep() == 0
     assert world.run().state == "cancelling"
+
+
+def test_a_run_at_a_terminal_that_nobody_goes_on_with_is_suspect(world) -> None:
+    """Between two attempts too: after the longest rest, and not when a worker is to go on with it."""
+    world.runs.end_attempt(peer("desk"), run_id="run-1", attempt=1, state="restarting", detail="status 1")
+    world.clock.ms += 45_000
+    assert runs.shown(world.run(), now_ms=world.clock()).state == "restarting"
+    world.clock.ms += 1
+    assert runs.shown(world.run(), now_ms=world.clock()).state == "suspect"
+    assert world.run().state == "restarting"
+    driven = replace(world.run(), driven=True)
+    assert runs.shown(driven, now_ms=world.clock()).state == "restarting"
 
 
 def test_a_run_is_never_ended_for_its_silence_alone(world) -> None:

@@ -323,3 +323,13 @@ def test_the_offline_verifier_needs_only_the_file(tmp_path: Path, capsys) -> Non
     path.write_bytes(b"\n".join(made[:-1]) + b"\n")
     assert verify_main([str(path), "--head", f"{head.seq}:{head.hash}"]) == 6
     assert "record 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [".", "none.jsonl", "none.tar.gz"])
+def test_a_file_that_cannot_be_read_is_told_from_one_that_does_not_hold(
+    tmp_path, monkeypatch, capsys, name
+) -> None:
+    """Status 4 and a sentence; 6 is kept for what was read."""
+    monkeypatch.chdir(tmp_path)
+    assert verify_main([name]) == 4
+    assert f"{name} cannot be read: " in capsys.readouterr().err

@@ -28,15 +28,52 @@ CALL_SECONDS = 10.0
 _REFUSED: dict[str, tuple[type[MeshError], str, str]] = {
     "app_unknown": (NotFound, "the mesh has no crew or program of that name", "meshgate ps"),
     "run_changed_input": (MeshError, "that run exists, with another app or input", "another --run-id"),
+    "run_purged": (MeshError, "that run exists, and its clear text was purged", "another --run-id"),
     "run_id_invalid": (UsageError, "a run id is 1 to 64 of A-Z a-z 0-9 . _ -", "another --run-id"),
-    "input_not_json": (UsageError, "the input is no JSON", "--input '{...}' or --input @FILE"),
+    "input_not_json": (
+        UsageError,
+        "the input is no JSON, or holds text that is no Unicode",
+        "--input '{...}' or --input @FILE",
+    ),
     "input_not_an_object": (UsageError, "a crew's input is a JSON object", '--input \'{"topic": "…"}\''),
     "commands_off": (
         Denied,
         "the app runs only what its manifest says",
         "`commands: true` at the app in meshgate.yaml, or `meshgate run` on the mesh's own machine",
     ),
-    "input_too_large": (UsageError, "the input is larger than 1 MiB", "pass a reference to it"),
+    "input_too_large": (
+        UsageError,
+        "the input is larger than 1 MiB, or a key in it than 256 characters",
+        "give a file's path or an address in place of what it holds",
+    ),
+    "result_invalid": (
+        UsageError,
+        "the result is not what it is said to be",
+        "text in UTF-8, or one JSON value with --json",
+    ),
+    "call_settled": (MeshError, "how that call ended is known already", "meshgate runs list"),
+    "result_too_large": (
+        UsageError,
+        "the result is larger than 3 MiB",
+        "give a file's path or an address in place of it",
+    ),
+    "input_too_deep": (
+        UsageError,
+        "the input has more than 32 lists and objects in each other",
+        "a flatter one",
+    ),
+    "input_duplicate_key": (UsageError, "an object of the input has a key twice", "each key once"),
+    "input_case_variant_keys": (
+        UsageError,
+        "an object of the input has two keys that differ in case only",
+        "other names",
+    ),
+    "input_not_finite": (UsageError, "the input has a number that is no finite one", "a text in its place"),
+    "input_integer_too_large": (
+        UsageError,
+        "the input has a whole number above 2^53 - 1, which not every reader holds exactly",
+        "a text in its place",
+    ),
 }
 METHODS = (
     "Status", "QueryRecords", "ListRuns", "ListCalls", "ActivatePolicy", "VerifyRecords", "ShowRun",

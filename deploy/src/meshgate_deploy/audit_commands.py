@@ -1,6 +1,7 @@
 """`meshgate audit tail|query`: records through the supervisor, as the operator."""
 
 import base64
+import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -16,16 +17,15 @@ COLUMNS = ("seq", "time", "kind", "caller", "tool", "result", "reasons", "call_i
 
 
 def query(state: State, *, filters: Mapping[str, str], limit: int, output: Output) -> None:
-    """Prints the first records that match."""
-    rows = []
-    for record in _records(state, filters, 0):
-        rows.append(record)
-        if len(rows) == limit:
-            break
+    """Prints the first records that match, and says so when there are more."""
+    found = _records(state, filters, 0)
+    rows = list(itertools.islice(found, limit))
     if not rows and output is Output.table:
         note("no record matches")
         return
     _show(rows, output)
+    if next(found, None) is not None:
+        note(f"these are the first {limit}, and there are more; next: --limit {10 * limit}, or a filter")
 
 
 def tail(state: State, *, lines: int, follow: bool, output: Output) -> None:
@@ -48,7 +48,7 @@ def _records(state: State, filters: Mapping[str, str], after: int) -> Iterator[d
         page = ask_once(state.control, {"op": "admin", "method": "QueryRecords", "request": request})
         for encoded in page["records_json"]:
             yield json.loads(base64.b64decode(encoded))
-        if len(page["records_json"]) < PAGE:
+        if not page["records_json"]:  # a page may hold less than was asked for: an answer has a size
             return
         after = int(page["last_seq"])
 

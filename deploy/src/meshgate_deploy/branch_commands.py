@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from meshgate_deploy import given
 from meshgate_deploy.cli_output import note
 from meshgate_deploy.control import ask_once
 from meshgate_deploy.errors import DependencyUnavailable, MeshError, NotFound, UsageError
@@ -18,7 +19,11 @@ MAX_EDIT_BYTES = 262_144  # the gateway reads no more
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, whatever may happen again.")]
 NewId = Annotated[
     str | None,
-    typer.Option("--run-id", help="Of the new run; the same again is the same run. Default: a new UUIDv7."),
+    typer.Option(
+        "--run-id",
+        callback=given.run_id,
+        help="Of the new run; the same again is the same run. Default: a new UUIDv7.",
+    ),
 ]
 
 

@@ -14,6 +14,7 @@ import typer
 from meshgate_deploy import (
     archive_commands,
     branch_commands,
+    given,
     policy_commands,
     project_commands,
     run_commands,
@@ -149,7 +150,9 @@ def run(
     app_name: Annotated[
         str | None, typer.Option("--app", help="The crew or program of the manifest.")
     ] = None,
-    run_id: Annotated[str | None, typer.Option("--run-id", help="Default: a new UUIDv7.")] = None,
+    run_id: Annotated[
+        str | None, typer.Option("--run-id", callback=given.run_id, help="Default: a new UUIDv7.")
+    ] = None,
     detach: Annotated[
         bool,
         typer.Option("--detach", "-d", help="Print the run's id and return."),

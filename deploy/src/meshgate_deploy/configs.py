@@ -178,6 +178,11 @@ def own_command(manifest: Manifest, app: str, env: Mapping[str, str]) -> list[st
     return [python, "-m", "meshgate_kickoff", crew.crew]
 
 
+def config_file(state: State, name: str) -> Path:
+    """What a process of ours was started with."""
+    return state.generated / f"{name}.json"
+
+
 def playing(state: State, name: str) -> list[str]:
     """The runs that a worker says it plays."""
     try:

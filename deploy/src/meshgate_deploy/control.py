@@ -16,9 +16,9 @@ from typing import Any
 
 from meshgate_identities import attestation
 
-from meshgate_deploy.errors import Denied, DependencyUnavailable, MeshError, from_dict
+from meshgate_deploy.errors import Denied, DependencyUnavailable, MeshError, UsageError, from_dict
 
-MAX_REQUEST_BYTES = 1_048_576
+MAX_REQUEST_BYTES = 8_388_608  # the gateway's largest message, 4 MiB, in base64 and JSON
 REQUEST_SECONDS = 5.0
 STREAMS = 3
 
@@ -146,9 +146,16 @@ def ask(
 def converse(
     sock: socket.socket, request: dict[str, Any], descriptors: tuple[int, ...]
 ) -> Iterator[dict[str, Any]]:
-    """The same on an open connection."""
+    """The same on an open connection.
+
+    Raises:
+        UsageError: more than is taken; nothing was sent.
+        MeshError: as `ask`.
+    """
     data = json.dumps(request).encode() + b"\n"
-    with contextlib.suppress(BrokenPipeError):  # refused before it was read: the answer says why
+    if len(data) > MAX_REQUEST_BYTES:
+        raise _too_large(len(data))
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused unread: the answer says why
         sent = socket.send_fds(sock, [data], list(descriptors)) if descriptors else 0
         sock.sendall(data[sent:])
     with sock.makefile("rb") as lines:
@@ -166,14 +173,24 @@ def ask_once(path: Path, request: dict[str, Any]) -> dict[str, Any]:
     raise DependencyUnavailable("the supervisor gave no answer", next_step="meshgate ps")
 
 
+def _too_large(size: int) -> UsageError:
+    return UsageError(
+        f"the request is too large: {size} bytes",
+        why=f"the supervisor takes {MAX_REQUEST_BYTES}",
+        next_step="give a file's path or an address in place of what it holds",
+    )
+
+
 def _receive(connection: socket.socket, descriptors: list[int]) -> dict[str, Any]:
-    data = b""
+    data = bytearray()
     while not data.endswith(b"\n"):
         part, passed, _flags, _address = socket.recv_fds(connection, 65_536, STREAMS)
         descriptors.extend(passed)
         data += part
-        if not part or len(data) > MAX_REQUEST_BYTES:
-            raise ValueError("the request is cut off or too long")
+        if not part:
+            raise UsageError("the request ended in its middle", next_step="the same command again")
+        if len(data) > MAX_REQUEST_BYTES:
+            raise _too_large(len(data))
     request = json.loads(data)
     if not isinstance(request, dict):
         raise TypeError("a request is one JSON object")

@@ -3,10 +3,9 @@
 import os
 import stat
 from collections.abc import Callable  # noqa: TC003 - annotates a local
-from importlib import metadata
 from pathlib import Path
 
-from meshgate_deploy import configs, runtime, sockets, store_check
+from meshgate_deploy import configs, interpreters, runtime, sockets, store_check
 from meshgate_deploy.control import ask_once, reachable
 from meshgate_deploy.environment import Environment
 from meshgate_deploy.errors import ManifestError, MeshError
@@ -17,12 +16,11 @@ from meshgate_deploy.state import find_project, open_state
 
 OWNER_ONLY = 0o700
 TOKENS = ("*.enrol", "*.dapr-api", "*.token")
-CREWAI_TESTED = ((1, 15), (1, 16))  # from, below
 
 
 def examine(start: Path) -> list[Check]:
     """Every check, in the order in which things depend on each other."""
-    checks = [*_binaries(), _crewai()]
+    checks = _binaries()
     try:
         project = find_project(start)
         manifest = load(project / "meshgate.yaml")
@@ -47,9 +45,9 @@ def examine(start: Path) -> list[Check]:
         for p in check_modules(manifest, project)
     ] or [Check("modules", ok=True, detail="every module of the manifest is found")]
     checks += _variables(manifest, project)
-    checks += store_check.examine(
-        manifest, Environment(project=project), file=configs.store_file(open_state(project))
-    )
+    state = open_state(project)
+    checks += interpreters.examine(manifest, state, up=reachable(state.control))
+    checks += store_check.examine(manifest, Environment(project=project), file=configs.store_file(state))
     checks += _state_folder(project)
     checks += _policies(project)
     checks += _running(project)
@@ -65,16 +63,6 @@ def _binaries() -> list[Check]:
         )
         for row in rows
     ]  # fmt: skip
-
-
-def _crewai() -> Check:
-    try:
-        found = metadata.version("crewai")
-    except metadata.PackageNotFoundError:
-        return Check("crewai", ok=True, detail="not installed here; agents may bring their own")
-    numbers = tuple(int(part) for part in found.split(".")[:2] if part.isdigit())
-    first, below = CREWAI_TESTED
-    return Check("crewai", first <= numbers < below, found, "install crewai 1.15, which is what was tested")
 
 
 def _variables(manifest: Manifest, project: Path) -> list[Check]:

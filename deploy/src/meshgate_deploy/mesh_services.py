@@ -184,7 +184,7 @@ class MeshServices:
         name: str = "",
     ) -> Service:
         name = name or app
-        path = self._state.generated / f"{name}.json"
+        path = configs.config_file(self._state, name)
 
         def prepare(_fresh: bool) -> Start:  # noqa: FBT001 - the shape of Service.prepare
             configs.ready_file(self._state, name).unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from typing import Any
 from meshgate_deploy import detached
 from meshgate_deploy.control import connect, converse, reachable
 from meshgate_deploy.environment import ASKED
-from meshgate_deploy.errors import EXIT_OURS, DependencyUnavailable
+from meshgate_deploy.errors import EXIT_OURS, DependencyUnavailable, UsageError
 from meshgate_deploy.state import State, open_state
 
 SIGNALS = {signal.SIGINT: "INT", signal.SIGTERM: "TERM", signal.SIGHUP: "HUP"}
@@ -36,6 +36,7 @@ def run_program(  # noqa: PLR0913 - the command's own options
     Returns:
         The program's exit status, 125 for a failure of ours.
     """
+    _check_words(command)
     state = open_state(project)
     ours = not reachable(state.control)
     if ours:
@@ -52,6 +53,17 @@ def run_program(  # noqa: PLR0913 - the command's own options
     finally:
         if ours and not detach:
             detached.stop(state, say)
+
+
+def _check_words(command: Sequence[str]) -> None:
+    """A command is kept as the run's input, which is JSON.
+
+    Raises:
+        UsageError: bytes that are no text.
+    """
+    odd = [word for word in command if not word.isascii() and word != word.encode(errors="replace").decode()]
+    if odd:
+        raise UsageError(f"{odd[0]!r} is no UTF-8", next_step="another name for what it names")
 
 
 def _converse(state: State, request: dict[str, Any], say: Callable[[str], None] | None) -> int:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from meshgate_deploy import given
 from meshgate_deploy.cli_output import OUTPUT, Output, note, show
 from meshgate_deploy.errors import MeshError, NotFound, UsageError
 from meshgate_deploy.state import State, find_project, open_state
@@ -30,20 +31,23 @@ OutputOption = Annotated[Output, OUTPUT]
 def start(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A crew or program of the manifest.")],
     *,
-    given: Annotated[
-        str, typer.Option("--input", help="One JSON value, or @FILE; for a crew its inputs, an object.")
-    ] = "",
+    input_: Annotated[
+        str | None,
+        typer.Option("--input", help="One JSON value, or @FILE; for a crew its inputs, an object."),
+    ] = None,
     run_id: Annotated[
-        str, typer.Option("--run-id", help="The same id and input again is the same run.")
-    ] = "",
+        str | None,
+        typer.Option("--run-id", callback=given.run_id, help="The same id and input again is the same run."),
+    ] = None,
     project: Project = None,
 ) -> None:
     """Start a run of what the manifest names. The app's worker plays it; its output goes to the app's log."""
     from meshgate_agents.launcher.launch import uuid7
 
-    data = _given(given, "--input")
-    if given:
-        _check_json(data, "--input")
+    data = b""
+    if input_ is not None:
+        data = given.value(input_, "--input", limit_bytes=given.MAX_INPUT_BYTES)
+        given.check_json(data, "--input")
     request = {"app": name, "run_id": run_id or uuid7(), "input_json": base64.b64encode(data).decode()}
     run = _plain(_ask(_state(project), "StartRun", request)["run"])
     typer.echo(run["run_id"])
@@ -142,10 +146,10 @@ def started_as(run_id: str, shown: dict[str, Any]) -> tuple[str, list[str]]:
             why=f"at {shown['run']['purged']}: nobody knows any more what it was given, or what it was told",
             next_step=f"meshgate runs show {run_id}",
         )
-    given = json.loads(_text(shown["input_json"]) or "{}")
-    if "app" not in given or not isinstance(given.get("command", []), list):
+    order = json.loads(_text(shown["input_json"]) or "{}")
+    if "app" not in order or not isinstance(order.get("command", []), list):
         raise NotFound(f"{run_id} does not say how it was started", next_step=f"meshgate runs show {run_id}")
-    return str(given["app"]), [str(word) for word in given.get("command", [])]
+    return str(order["app"]), [str(word) for word in order.get("command", [])]
 
 
 @app.command()
@@ -174,8 +178,11 @@ def resolve(
         str, typer.Option("--as", help="A call: done or failed. A diverged run: continue or fail.")
     ],
     result: Annotated[
-        str, typer.Option("--result", help="What the call gave: text, or @FILE; JSON with --json.")
-    ] = "",
+        str | None,
+        typer.Option(
+            "--result", help="What the call gave, or why it failed: text, or @FILE; JSON with --json."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The result is one JSON value.")] = False,
     project: Project = None,
 ) -> None:
@@ -185,9 +192,15 @@ def resolve(
         return
     if as_ not in ("done", "failed"):
         raise UsageError(f"--as {as_!r}", next_step="--as done | failed (a call), continue | fail (a run)")
-    data = _given(result, "--result")
+    if as_ == "done" and result is None:
+        raise UsageError(
+            "what did the call give?",
+            why="the next attempt tells it to the program as the tool's result",
+            next_step="--result TEXT | @FILE, or --result '' where it gave nothing",
+        )
+    data = given.value(result or "", "--result", limit_bytes=given.MAX_RESULT_BYTES)
     if as_json:
-        _check_json(data, "--result")
+        given.check_json(data, "--result")
     request = {
         "call_id": name, "state": as_, "result": base64.b64encode(data).decode(),
         "kind": "RESULT_KIND_JSON" if as_json else "RESULT_KIND_TEXT",
@@ -207,9 +220,19 @@ def _control(project: Path | None, run_id: str, action: str) -> None:
         raise MeshError(
             f"{run_id} cannot be told to {action}",
             why=f"it is {before['state']}" + (f": {before['detail']}" if before["detail"] else ""),
-            next_step=f"meshgate runs show {run_id}",
+            next_step=_word(before),
         ) from error
     note(f"{run_id}: {run['state']}")
+
+
+def _word(run: dict[str, Any]) -> str:
+    """The command that a run waits for; to look at it where it waits for none."""
+    what, _, call = str(run["detail"]).partition(" ")
+    if run["state"] != "waiting":
+        return f"meshgate runs show {run['run_id']}"
+    if what == "unknown" and call:
+        return f"meshgate runs resolve {call} --as done|failed"
+    return f"meshgate runs resolve {run['run_id']} --as continue|fail"
 
 
 def _row(state: State, run_id: str) -> dict[str, Any]:
@@ -288,8 +311,8 @@ def _essence(name: str, row: dict[str, Any]) -> str:
 
 def _called(item: dict[str, Any]) -> str:
     """A tool call of a model's reply: its name and arguments."""
-    given = item.get("value", item)
-    function = given.get("function") or given.get("function_call") or given
+    call = item.get("value", item)
+    function = call.get("function") or call.get("function_call") or call
     arguments = function.get("arguments", function.get("input", function.get("args", "")))
     return f"calls {function.get('name', '?')} {arguments}"
 
@@ -302,19 +325,3 @@ def _marked(row: dict[str, Any]) -> dict[str, Any]:
 def _one_line(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
-
-
-def _given(text: str, option: str) -> bytes:
-    if not text.startswith("@"):
-        return text.encode()
-    try:
-        return Path(text[1:]).read_bytes()
-    except OSError as error:
-        raise NotFound(f"the file of {option} cannot be read", why=str(error)) from error
-
-
-def _check_json(data: bytes, option: str) -> None:
-    try:
-        json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{option} is no JSON", why=str(error)) from error

@@ -193,6 +193,8 @@ class Runs:
 def choose_app(manifest: Manifest, wanted: str | None, command: Sequence[str]) -> str:
     """The app that a command runs as: named, or the program with just this command, or the only one.
 
+    A crew beside programs is not the only one: who misspells a program's command is not to act as the crew.
+
     Raises:
         NotFound: the named app does not exist.
         UsageError: several would do.
@@ -206,13 +208,13 @@ def choose_app(manifest: Manifest, wanted: str | None, command: Sequence[str]) -
             next_step="--app " + (" | ".join(agents) or "<none>"),
         )
     same = [name for name, program in manifest.programs.items() if program.run == tuple(command)]
-    if len(same) == 1:
-        return same[0]
-    candidates = list(manifest.crews) or list(agents)
+    candidates = same or list(agents)
     if len(candidates) == 1:
         return candidates[0]
     raise UsageError(
         "which app does this command run as?",
-        why=f"the manifest has {', '.join(candidates) or 'no crew and no program'}",
-        next_step=f"meshgate run --app {candidates[0] if candidates else 'NAME'} -- …",
+        why=f"it could be {', '.join(candidates)}"
+        if candidates
+        else "the manifest has no crew and no program",
+        next_step=f"meshgate run --app {'|'.join(candidates) or 'NAME'} -- …",
     )

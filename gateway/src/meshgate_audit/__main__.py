@@ -10,11 +10,11 @@ from pathlib import Path
 from meshgate_audit.archive import Broken, verify_archive
 from meshgate_audit.chain import GENESIS, Head, verify
 
-EXIT_INTEGRITY = 6
+EXIT_NOT_FOUND, EXIT_INTEGRITY = 4, 6
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Reads JSON lines, prints one line, returns 0 or 6."""
+    """Reads JSON lines, prints one line, returns 0 or 6; 4 for a file that cannot be read."""
     parser = argparse.ArgumentParser(prog="meshgate_audit", description=__doc__)
     parser.add_argument("file", type=Path, help="records, one JSON object per line; or a run's archive")
     parser.add_argument(
@@ -22,6 +22,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--head", type=_head, help="SEQ:HASH of a head kept elsewhere; finds a cut-off tail")
     chosen = parser.parse_args(argv)
+    try:
+        chosen.file.open("rb").close()
+    except OSError as error:
+        sys.stderr.write(f"meshgate_audit: {chosen.file} cannot be read: {error.strerror}\n")
+        return EXIT_NOT_FOUND
     if chosen.file.name.endswith(".tar.gz"):
         return _archive(chosen.file)
     with chosen.file.open("rb") as lines:

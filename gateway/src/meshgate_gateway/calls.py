@@ -193,13 +193,15 @@ def _declared(schema: object) -> frozenset[str]:
     return frozenset(names)
 
 
-def parse_strict(raw: bytes) -> object:
+def parse_strict(
+    raw: bytes, *, max_bytes: int = MAX_ARGUMENTS_BYTES, max_members: int = MAX_MEMBERS
+) -> object:
     """One JSON value in UTF-8, read so that no other reader could read it differently.
 
     Raises:
         ArgumentsRefused: with a stable reason.
     """
-    if len(raw) > MAX_ARGUMENTS_BYTES:
+    if len(raw) > max_bytes:
         raise ArgumentsRefused("arguments_too_large")
     if _nesting(raw) > MAX_DEPTH:
         raise ArgumentsRefused("arguments_too_deep")
@@ -214,7 +216,7 @@ def parse_strict(raw: bytes) -> object:
         )
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ArgumentsRefused("arguments_not_json") from error
-    _check_texts(value)
+    _check_texts(value, max_members)
     return value
 
 
@@ -268,13 +270,13 @@ def _integer(text: str) -> int:
     return int(text)
 
 
-def _check_texts(root: object) -> None:
+def _check_texts(root: object, max_members: int) -> None:
     """No lone surrogates, no endless keys, a bounded number of members."""
     waiting, members = [root], 0
     while waiting:
         value = waiting.pop()
         members += 1
-        if members > MAX_MEMBERS:
+        if members > max_members:
             raise ArgumentsRefused("arguments_too_large")
         if isinstance(value, dict):
             if any(len(key) > MAX_KEY_CHARACTERS for key in value):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from meshgate_gateway import attempts, calls, runs, tellings
+from meshgate_gateway import attempts, calls, inputs, runs, tellings
 from meshgate_gateway.authenticate import Mesh
 from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted
 from meshgate_gateway.model import RUNNERS, Kind, Run
@@ -63,7 +63,7 @@ class Order:
         """
         kept: dict[str, Any] = {"app": self.app}
         if self.input_json:
-            kept["input"] = _value(self.input_json)
+            kept["input"] = inputs.parse(self.input_json)
             if kind is Kind.CREW and not self.command and not isinstance(kept["input"], dict):
                 raise InvalidRequest("input_not_an_object")
         if (self.cwd or self.env) and not self.command:  # they would say nothing, or change what the app runs
@@ -74,8 +74,8 @@ class Order:
             if len(self.command) > MAX_WORDS or not self.cwd.startswith("/") or odd:
                 raise InvalidRequest("command_invalid")
             kept |= {"command": list(self.command), "cwd": self.cwd, "env": dict(self.env or {})}
-        made = json.dumps(kept, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        if len(made) > runs.MAX_INPUT_BYTES:
+        made = json.dumps(kept, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(made) > inputs.MAX_INPUT_BYTES:
             raise InvalidRequest("input_too_large", detail=f"{len(made)} bytes")
         return made
 
@@ -86,16 +86,6 @@ def has_command(envelope: bytes) -> bool:
         return not envelope or "command" in json.loads(envelope)
     except (ValueError, TypeError):
         return True
-
-
-def _value(text: bytes) -> object:
-    def constant(name: str) -> object:
-        raise ValueError(f"{name} is no JSON")
-
-    try:
-        return json.loads(text, parse_constant=constant)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest("input_not_json") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +142,8 @@ class Drive:
                 and earlier.input is not None
                 and self.vault.matches(tables, earlier.input, envelope)
             )
+            if earlier.purged_ms:  # what it was given is not known any more
+                raise Conflict("run_purged", detail=order.run_id)
             if not same:
                 raise Conflict("run_changed_input", detail=f"{order.run_id} was started as another run")
             return earlier
@@ -180,13 +172,19 @@ class Drive:
         """The run as people see it: with who is waited for, where nobody is at it. Not stored."""
         now = self.now_ms()
         seen = runs.shown(run, now_ms=now)
-        if not runs.forsaken(run, now_ms=now):
+        if runs.left(run, now_ms=now):
+            why = _remedy(run)
+        elif runs.forsaken(run, now_ms=now):
+            why = self._awaited(run, now)
+        else:
             return seen
-        app, due = _app(run), tellings.due(run, now_ms=now)
-        why = f"waits for a worker of {app}: told again {due.number} times, next at {time_text(due.next_ms)}"
-        if not self.mesh.has_runner(run.app):
-            why = f"its app {app} is not in the manifest; failed after an hour, unless it comes back"
         return replace(seen, detail="; ".join(filter(None, (seen.detail, why))))
+
+    def _awaited(self, run: Run, now: int) -> str:
+        app, due = _app(run), tellings.due(run, now_ms=now)
+        if not self.mesh.has_runner(run.app):
+            return f"its app {app} is not in the manifest; failed after an hour, unless it comes back"
+        return f"waits for a worker of {app}: told again {due.number} times, next at {time_text(due.next_ms)}"
 
     def sweep(self) -> int:
         """Tells the apps of their forsaken runs, and ends those whose app is gone; returns how many."""
@@ -230,6 +228,15 @@ class Drive:
         if len(self.told) >= MAX_TOLD:
             self.told.clear()
         self.told[run.run_id] = due.name
+
+
+def _remedy(run: Run) -> str:
+    """For a run at a terminal whose launcher is gone: no worker takes it over."""
+    command = f"meshgate run --app {_app(run)} --run-id {run.run_id} -- CMD"
+    return (
+        f"no sign of its launcher: `{command}`, with its command as before, goes on with it; "
+        f"`meshgate runs cancel {run.run_id}` ends it"
+    )
 
 
 def _app(run: Run) -> str:

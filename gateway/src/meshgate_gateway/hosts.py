@@ -297,6 +297,8 @@ class Hosts:
         if outcome.state not in (State.DONE, State.FAILED):
             raise InvalidRequest("state_invalid")
         sound = checked(outcome)
+        if sound.state is State.FAILED and not sound.data.strip():
+            sound = replace(sound, data=b"a person says that it failed")
 
         def work(tables: Tables) -> State:
             row = tables.calls.get(call_id)

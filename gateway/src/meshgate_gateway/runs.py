@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from meshgate_gateway import attempts, calls
+from meshgate_gateway import attempts, calls, inputs
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.bounds import DEFAULT_BOUNDS, Bounds
 from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted
@@ -43,7 +43,7 @@ FORSAKEN_AFTER_MS = {
     "running": SILENT_AFTER_MS,
     "restarting": RESTART_AFTER_MS,
 }
-MAX_INPUT_BYTES = 1_048_576  # a quarter of gRPC's default receive limit
+LEFT_AFTER_MS = {"running": SUSPECT_AFTER_MS, "pending": RESTART_AFTER_MS, "restarting": RESTART_AFTER_MS}
 MAX_COUNT = 2**31 - 1  # steps a heartbeat may claim; a column of every database holds it
 MAX_DETAIL_CHARACTERS = 2000
 MAX_RESULT_BYTES = 1_048_576
@@ -103,7 +103,14 @@ def unpark(tables: Tables, recorder: Recorder, *, run_id: str, now_ms: int) -> N
 def shown(run: Run, *, now_ms: int) -> Run:
     """The run as people see it: `suspect` when it should be running and gives no sign of life. Not stored."""
     silent = run.state == "running" and now_ms - run.heartbeat_ms > SUSPECT_AFTER_MS
-    return replace(run, state="suspect") if silent else run
+    return replace(run, state="suspect") if silent or left(run, now_ms=now_ms) else run
+
+
+def left(run: Run, *, now_ms: int) -> bool:
+    """Whether the launcher of a run at a terminal gives no sign, and nobody else will go on with it."""
+    patience = LEFT_AFTER_MS.get(run.state)
+    silent = now_ms - max(run.heartbeat_ms, run.updated_ms)
+    return not run.driven and patience is not None and silent > patience
 
 
 def forsaken(run: Run, *, now_ms: int) -> bool:
@@ -181,8 +188,8 @@ class Runs:
             chosen = run_id or f"run-{uuid.uuid4().hex}"
             if not calls.is_run_id(chosen):
                 raise InvalidRequest("run_id_invalid")
-            if len(input_json) > MAX_INPUT_BYTES:
-                raise InvalidRequest("input_too_large")
+            if input_json:
+                inputs.parse(input_json)
             return self.store.write(lambda tables: self._insert(tables, caller, chosen, input_json))
 
         return self.door.enter(presented, "StartRun", serve)

@@ -57,7 +57,8 @@ def run(arguments: Sequence[str], *, connect: Connect) -> int:
             program = Program(command=tuple(command))
             return kind(settings=settings, gateway=gateway, program=program, children=Children()).run()
     except (LauncherError, OSError) as error:
-        say(str(error))
+        following = getattr(error, "next_step", "")
+        say(str(error) + (f"\n  next: {following}" if following else ""))
         return FAILED
 
 

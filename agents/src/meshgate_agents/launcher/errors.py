@@ -42,7 +42,15 @@ class GatewayUnavailable(LauncherError):
 
 
 class AttemptEnded(LauncherError):
-    """This attempt is over, whatever the program does. Another may go on where it stopped."""
+    """This attempt is over, whatever the program does. Another may go on where it stopped.
+
+    Attributes:
+        next_step: the command that helps, for who reads it at a terminal.
+    """
+
+    def __init__(self, text: str, *, next_step: str = "") -> None:
+        super().__init__(text)
+        self.next_step = next_step
 
 
 class GatewayAway(AttemptEnded):

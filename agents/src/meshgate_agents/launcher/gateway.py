@@ -31,6 +31,22 @@ HELD = {"run_waiting", "run_paused", "run_pausing", "run_diverged", "run_cancell
 OVER = {"run_ended", "attempt_superseded", "run_unknown", "run_changed_input"}
 MAX_ARGUMENTS_BYTES = 262_144  # the gateway's own bound; a message over 4 MiB it does not even read
 FULL = {"run_steps_limit", "run_bytes_limit", "step_too_large"}
+_OTHER = "meshgate run without --run-id, or with another, begins a new run"
+_SAID = {  # for who started it: what the refusal means, and what to do
+    "run_ended": (
+        "the run has ended, so that nothing is left to do in it",
+        "meshgate runs show {run}; " + _OTHER,
+    ),
+    "run_changed_input": (
+        "a run of that id was started as another app, or with another command",
+        "the same command as then goes on with it (meshgate runs show {run}); " + _OTHER,
+    ),
+    "run_purged": ("the run's clear text was purged, so that nobody can go on with it", _OTHER),
+    "run_unknown": (
+        "no run of that id is this app's",
+        "--app with the app that it was started as; " + _OTHER,
+    ),
+}
 
 ASK_AGAIN = {
     grpc.StatusCode.UNAVAILABLE,
@@ -246,7 +262,7 @@ class GrpcGateway:
         try:
             return list(_entries(self._runs.ReadJournal(request, timeout=JOURNAL_TIMEOUT_SECONDS)))
         except grpc.RpcError as error:
-            _translate(error)
+            _translate(error, run_id)
 
     def append(self, *, run_id: str, attempt: int, step: Step, given: tuple[bytes, bytes, int]) -> None:
         """See Gateway."""
@@ -289,7 +305,7 @@ class GrpcGateway:
                 return Answer(state="refused", text=f"refused: arguments of {size} bytes are too large")
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:  # the model's mistake, for the model
                 return Answer(state="refused", text=_one_line(f"refused: {error.details()}"))
-            _translate(error)
+            _translate(error, call.run_id)
 
     def finish_own(self, *, call_id: str, attempt: int, take: int, told: Told) -> Answer:
         """See Gateway."""
@@ -319,10 +335,10 @@ class GrpcGateway:
         try:
             return method(request, timeout=RPC_TIMEOUT_SECONDS)
         except grpc.RpcError as error:
-            _translate(error)
+            _translate(error, getattr(request, "run_id", ""))
 
 
-def _translate(error: Any) -> NoReturn:
+def _translate(error: Any, run_id: str) -> NoReturn:
     """Maps a gRPC error once: asked again, or the end of the attempt."""
     code, detail = error.code(), _one_line(error.details() or "")
     metadata = dict(error.trailing_metadata() or ())
@@ -330,7 +346,9 @@ def _translate(error: Any) -> NoReturn:
     if code in ASK_AGAIN:
         raise GatewayUnavailable(reason=reason, detail=detail) from error
     kinds = {**dict.fromkeys(HELD, RunHeld), **dict.fromkeys(OVER, RunOver), **dict.fromkeys(FULL, RunFull)}
-    raise kinds.get(reason, AttemptEnded)(f"the gateway refused this attempt ({reason}): {detail}") from error
+    what, next_step = _SAID.get(reason, (f"the gateway refused this attempt: {detail}", ""))
+    text = what if reason in what else f"{what} ({reason})"
+    raise kinds.get(reason, AttemptEnded)(text, next_step=next_step.format(run=run_id)) from error
 
 
 def _entries(messages: Any) -> Iterator[Entry]:

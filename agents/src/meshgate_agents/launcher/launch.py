@@ -94,6 +94,7 @@ class Launch:
         self._stopped = threading.Event()
         self._run_id = settings.run_id or uuid7()
         self._place, self._patient, self._held_by = place, False, ""
+        self._printed = f"in its app's log: meshgate logs {settings.app}"
         self._played = 0
         self._seen, self._crashes = last.number, last.failures  # of every process: the store keeps count
 
@@ -104,7 +105,7 @@ class Launch:
             LauncherError: the program was not started.
         """
         given = json.dumps({"app": self._settings.app, "command": list(self._program.command)}).encode()
-        self._patient = any(map(os.isatty, range(3)))
+        self._patient, self._printed = any(map(os.isatty, range(3))), "at the terminal where it ran"
         with self._supervisor.signals():
             last = self._ask(lambda: self._gateway.start_run(run_id=self._run_id, input_json=given))
             self._seen, self._crashes = last.number, last.failures
@@ -300,7 +301,7 @@ class Launch:
         return ending.status if finished or ending.status else FAILED
 
     def _no_report(self, status: int) -> str:
-        own = "; if it failed by itself, its error is above" if status else ""
+        own = f"; if it failed by itself, its error is {self._printed}" if status else ""
         return (
             f"the program ended with status {status} and no process of it imported CrewAI under "
             f"meshgate, though the manifest names a {self._settings.kind}; a program started with "
