@@ -119,7 +119,8 @@ def test_a_model_call_that_raised_is_the_same_step_when_it_is_tried_again(desk):
 
 
 @pytest.mark.parametrize(
-    ("shape", "why"), [("large", "a model step of 40"), ("odd", "a reply cannot be journaled")]
+    ("shape", "why"),
+    [("large", "a model step of 40"), ("odd", "a reply of class odd.<locals>.Odd cannot be journaled")],
 )
 def test_a_step_that_can_never_be_recorded_ends_the_run_at_once(desk, shape, why):
     """The model is not asked once more for the same end; the run's detail says why it failed."""

@@ -171,9 +171,23 @@ def test_new_bodies_of_a_place_run_one_at_a_time() -> None:
     assert line.is_at("a", "c", "b")
 
 
+def test_a_slow_body_keeps_its_turn(monkeypatch) -> None:
+    """However long ago anything moved: the next body does not begin beside it."""
+    monkeypatch.setattr(turns, "PATIENCE_SECONDS", 0.0)
+    line = Line(Turns())
+    line.come("a")
+    assert line.is_at("a")
+    second = line.come("b")
+    second.join(3 * turns.POLL_SECONDS)
+    assert second.is_alive()
+    line.end("a")
+    assert line.is_at("a", "b")
+
+
 def test_a_turn_that_does_not_come_is_taken(monkeypatch) -> None:
     """One on record that nobody asks for, and a body that waits for a thread of its own, hold up nobody."""
     monkeypatch.setattr(turns, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(turns, "BODY_SECONDS", 0.6)
     line = Line(Turns())
     line.turns.recall([ran("left-out")])
     line.come("a")

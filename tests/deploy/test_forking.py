@@ -1,6 +1,7 @@
 """Fork servers: what they make is as if it had been executed, and a mesh does not depend on them."""
 
 import ctypes
+import dataclasses
 import json
 import os
 import select
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -130,6 +132,44 @@ def test_a_process_of_ours_refuses_inspection_from_its_first_moment(running, ser
     assert (_told(tmp_path)["dumpable"], (tmp_path / "spied").read_text()) == (0, "0")
 
 
+def test_nothing_of_one_process_is_in_the_memory_of_the_next(running, server, tmp_path) -> None:
+    """A secret that one is given is in no process that the same server makes later, nor in the server."""
+    fork = server("probe.__main__")
+    secret, many = "tr0ub4dor-and-3-more", {f"VARIABLE_{number}": "x" * 40 for number in range(40)}
+    first = _command(tmp_path, fork)
+    first = dataclasses.replace(first, env={**first.env, **many, "CRM_TOKEN": secret})
+    assert running.start(first).wait(20) == 0
+    assert _told(tmp_path)["environ"]["CRM_TOKEN"] == secret
+    held = running.start(_command(tmp_path, fork, "stay"))
+    try:
+        _until_it_stays(tmp_path)
+        for pid in (held.pid, *_named(tmp_path, "fork_server")):
+            assert secret.encode() not in _memory(pid)
+    finally:
+        held.stop()
+
+
+def _until_it_stays(tmp_path: Path) -> None:
+    """Until the last process has said that it stays."""
+    give_up_at = time.monotonic() + 20
+    while (tmp_path / "log").read_text().count("to stderr") < 2:
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
+
+
+def _memory(pid: int) -> bytes:
+    """All that a process can write to."""
+    found = bytearray()
+    with Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            span, rights = line.split()[:2]
+            start, end = (int(number, 16) for number in span.split("-"))
+            if rights.startswith("rw"):
+                memory.seek(start)
+                found += memory.read(end - start)
+    return bytes(found)
+
+
 def test_chance_is_not_inherited(running, server, tmp_path) -> None:
     """Two processes of one server draw different numbers, from NumPy's generator too."""
     fork = server("probe.__main__", "numpy.random")
@@ -146,8 +186,7 @@ def test_nothing_begins_before_the_supervisor_knows_it(running, server, tmp_path
     gate, say_go = os.pipe()
     nothing = os.open(os.devnull, os.O_RDWR)
     log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
-    request = {"argv": ["probe"], "env": {}, "cwd": str(tmp_path), "name": "x", "death_signal": 9}
-    pid = fork.fork(request, (nothing, log, log), gate)
+    pid = fork.fork({"argv": ["probe"]}, (nothing, log, log), gate)
     for descriptor in (gate, say_go, nothing, log):
         os.close(descriptor)
     assert Forked(pid).wait() == 125

@@ -109,6 +109,33 @@ def test_a_service_that_keeps_ending_is_never_given_up(services, tmp_path, monke
         assert service.restarts == number
 
 
+@pytest.mark.parametrize("where", ["write", "prepare", "thread"])
+def test_a_machine_that_is_out_of_something_ends_no_watching(services, tmp_path, monkeypatch, where):
+    """No disk or no thread left in the moment of a loss: started again once that is over, as others are."""
+    out, other = _service(tmp_path), _service(tmp_path)
+    services.start(out)
+    services.start(other)
+    met = threading.Event()
+
+    def full(*_, **__):
+        met.set()
+        raise (RuntimeError("no thread") if where == "thread" else OSError(28, "No space left on device"))
+
+    with monkeypatch.context() as patched:
+        if where == "write":
+            patched.setattr(Processes, "_write", full)
+        elif where == "prepare":
+            patched.setattr(out, "prepare", full)
+        else:
+            patched.setattr(kept.threading.Thread, "start", full)
+        services.kill(out, signal.SIGKILL)
+        assert met.wait(20)
+    pid = other.child.pid
+    services.kill(other, signal.SIGKILL)
+    _until(lambda: out.state == "ready" and _alive(out.child.pid) and out.restarts > 0)
+    _until(lambda: other.state == "ready" and other.child.pid != pid)
+
+
 def test_a_stopped_service_is_killed_and_started_again(services, tmp_path, monkeypatch):
     """SIGSTOP: it serves nobody and would never end."""
     monkeypatch.setattr(kept, "STOPPED_SECONDS", 0.3)

@@ -7,9 +7,11 @@ their memory with the others. This process opens nothing and holds no secret: it
 supervisor, one thread, and an environment that says nothing. Like the processes that it becomes it is
 undumpable, for whoever could look into it could change what they are.
 
-A request is one message: what to run in JSON, and four descriptors: the three standard streams and a pipe.
-The new process waits at the pipe until the supervisor knows it; without a word it ends. It is no child of
-this process but of the supervisor, a subreaper: one between them ends at once.
+A request is one byte with five descriptors: the three standard streams, a pipe, and a file in memory that
+says in JSON what to run. Only the new process reads that file: this one never sees an environment, so that
+nothing of one process is left in its memory for the next. The new process waits at the pipe until the
+supervisor knows it; without a word it ends. It is no child of this process but of the supervisor, a
+subreaper: one between them ends at once.
 
 FOLDER is the project's: it stands on the command line so that `ps` shows whose process this is.
 """
@@ -24,18 +26,16 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from meshgate_identities.hardening import refuse_inspection
 
-MAX_REQUEST_BYTES = 131_072  # a message of a Unix socket has 208 KiB at most by default
 MAX_PID_BYTES = 64
-DESCRIPTORS = 4
+DESCRIPTORS = 5
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
 FAILED = 125
-READY, GO = b"ready", b"g"
+READY, ASK, GO = b"ready", b"f", b"g"
 
 
 def main() -> None:
@@ -51,24 +51,23 @@ def main() -> None:
     gc.freeze()  # a collection would write to every page that is shared
     with socket.socket(fileno=int(descriptor)) as channel:
         channel.sendall(READY)
-        while (asked := _receive(channel)) is not None:
-            request, streams = asked
+        while (descriptors := _receive(channel)) is not None:
             if _threads() > known:  # fewer: OpenBLAS ends its own before a fork, and knows how to begin again
                 sys.exit("a thread appeared: a fork would lose it")
-            _fork(channel, request, streams)
+            _fork(channel, descriptors)
 
 
-def _receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    """One request with its descriptors; None when the supervisor is gone."""
-    data, descriptors, _, _ = socket.recv_fds(channel, MAX_REQUEST_BYTES, DESCRIPTORS)
+def _receive(channel: socket.socket) -> list[int] | None:
+    """The descriptors of one request; None when the supervisor is gone."""
+    data, descriptors, _, _ = socket.recv_fds(channel, len(ASK), DESCRIPTORS)
     if not data:
         return None
     if len(descriptors) != DESCRIPTORS:
         sys.exit(f"a request with {len(descriptors)} descriptors")
-    return json.loads(data), descriptors
+    return descriptors
 
 
-def _fork(channel: socket.socket, request: Mapping[str, Any], descriptors: list[int]) -> None:
+def _fork(channel: socket.socket, descriptors: list[int]) -> None:
     """Makes the process and, once it is the supervisor's child, tells its pid."""
     hear, say = os.pipe()
     between = os.fork()
@@ -78,7 +77,7 @@ def _fork(channel: socket.socket, request: Mapping[str, Any], descriptors: list[
             channel.close()
             os.close(hear)
             os.close(say)
-            _become(request, descriptors)
+            _become(descriptors)
         os.write(say, str(made).encode())
         os._exit(0)
     for descriptor in (say, *descriptors):
@@ -88,16 +87,17 @@ def _fork(channel: socket.socket, request: Mapping[str, Any], descriptors: list[
     os.close(hear)
 
 
-def _become(request: Mapping[str, Any], descriptors: list[int]) -> NoReturn:
+def _become(descriptors: list[int]) -> NoReturn:
     """The new process, once it is known."""
     os.setsid()
-    *streams, gate = descriptors
+    *streams, gate, asked = descriptors
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
     if os.read(gate, 1) != GO:
         os._exit(FAILED)
     os.close(gate)
+    request = _read(asked)
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_PDEATHSIG, int(request["death_signal"]), 0, 0, 0)
     if os.getppid() != request["supervisor"]:  # it died before that
@@ -112,6 +112,11 @@ def _become(request: Mapping[str, Any], descriptors: list[int]) -> NoReturn:
     _draw_anew()
     sys.argv = list(request["argv"])
     sys.exit(sys.modules[f"{sys.argv[0]}.__main__"].main())
+
+
+def _read(descriptor: int) -> dict[str, Any]:
+    with os.fdopen(descriptor, "rb") as file:
+        return dict(json.load(file))
 
 
 def _draw_anew() -> None:

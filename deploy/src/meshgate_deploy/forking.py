@@ -1,11 +1,12 @@
 """The supervisor's side of a fork server: asks it for processes, and knows when it is gone."""
 
+import contextlib
 import json
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,8 +31,11 @@ class Forked:
     def wait(self) -> int:
         """Its exit status, negative after a signal."""
         if self.returncode is None:
-            _pid, status = os.waitpid(self.pid, 0)
-            self.returncode = os.waitstatus_to_exitcode(status)
+            try:
+                _pid, status = os.waitpid(self.pid, 0)
+                self.returncode = os.waitstatus_to_exitcode(status)
+            except ChildProcessError:  # it ended, and a sweep over orphans was first
+                self.returncode = fork_server.FAILED
         return self.returncode
 
 
@@ -64,16 +68,13 @@ class ForkServer:
         Raises:
             ForkServerGone: there is none; the server is started again, for the next one.
         """
-        data = json.dumps({**request, "supervisor": os.getpid()}).encode()
-        if len(data) > fork_server.MAX_REQUEST_BYTES:
-            raise ForkServerGone("the request is too long")
-        with self._lock:
+        with self._lock, _in_memory({**request, "supervisor": os.getpid()}) as asked:
             channel = self._channel
             if channel is None:
                 raise ForkServerGone("there is none")
             try:
                 self._await_ready(channel)
-                socket.send_fds(channel, [data], [*streams, gate])
+                socket.send_fds(channel, [fork_server.ASK], [*streams, gate, asked])
                 return int(_answer(channel))
             except (OSError, ValueError) as error:  # an answer that is no number: it ended
                 self._open()
@@ -112,6 +113,18 @@ class ForkServer:
         with theirs:
             self._channel, self._ready = ours, False
             self._end = self.start(theirs.fileno())
+
+
+@contextlib.contextmanager
+def _in_memory(request: dict[str, Any]) -> Iterator[int]:
+    """A descriptor from which the new process alone reads what it is to be."""
+    descriptor = os.memfd_create("request", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, json.dumps(request).encode())
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _answer(channel: socket.socket) -> bytes:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,13 +142,20 @@ class Processes:
         return child
 
     def _know(self, child: Child) -> None:
-        with self._lock:
-            self._children[child.pid] = child
-            self._write()
+        """Takes it into the books; one that cannot be written down there does not live."""
+        try:
+            with self._lock:
+                self._children[child.pid] = child
+                self._write()
+        except OSError:
+            child.signal(signal.SIGKILL)
+            child.wait(GRACE_SECONDS)
+            self.forget(child)
+            raise
 
     def forget(self, child: Child) -> None:
         """Drops an ended process from the record."""
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):  # one line too many there is harmless: it has ended
             self._children.pop(child.pid, None)
             self._write()
 
@@ -185,7 +192,8 @@ class Processes:
             finally:
                 os.close(gate)
             self._know(child)  # before it does anything, so that nobody takes it for an orphan
-            os.write(say_go, fork_server.GO)
+            with contextlib.suppress(BrokenPipeError):  # it was killed at the gate: as at any later moment
+                os.write(say_go, fork_server.GO)
         return child
 
     def _spawn(self, command: Command) -> Child:
@@ -285,11 +293,10 @@ def kill_descendants() -> None:
         time.sleep(POLL_SECONDS)
 
 
-def reap_orphans(known: Iterable[int] = ()) -> None:
+def reap_orphans(known: Callable[[], Iterable[int]] = tuple) -> None:
     """Collects adopted orphans that ended, and leaves our own processes to their owners."""
-    ours = set(known)
     for pid in _children_of(os.getpid()):
-        if pid not in ours and _zombie(pid):
+        if _zombie(pid) and pid not in known():  # asked last: one may have come and gone meanwhile
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
 

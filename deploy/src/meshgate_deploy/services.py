@@ -25,6 +25,8 @@ QUICK_RESTARTS = 3  # within the window, at once; each further one waits twice a
 RESTART_WINDOW_SECONDS = 120.0
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
+# What a machine raises that is out of disk, descriptors, threads or memory: tried again, never the end.
+FAULTS = (OSError, RuntimeError, MemoryError)
 PORT_TAKEN = ("address already in use", "bind: address")
 
 Report = Callable[["Service"], None]
@@ -206,12 +208,19 @@ class Services:
                 child = service.child
                 watched = service.state == "ready" and not service.retired
                 if watched and child is not None:
-                    self._kill_if_stopped(service, child)
-                if watched and child is not None and not child.running:
-                    child.stop()  # what it left in its session: nobody speaks for that any more
-                    self._forget(child)
-                    self._set(service, "restarting", f"ended with status {child.popen.returncode}")
-                    threading.Thread(target=self._restart, args=(service,), daemon=True).start()
+                    try:
+                        self._look_at(service, child)
+                    except FAULTS as error:  # "ready", so that the next round looks at it again
+                        self._set(service, "ready", f"the machine is out of something: {error}")
+                        self._stopping.wait(POLL_SECONDS)
+
+    def _look_at(self, service: Service, child: Child) -> None:
+        self._kill_if_stopped(service, child)
+        if not child.running:
+            child.stop()  # what it left in its session: nobody speaks for that any more
+            self._forget(child)
+            self._set(service, "restarting", f"ended with status {child.popen.returncode}")
+            threading.Thread(target=self._restart, args=(service,), daemon=True).start()
 
     def _wait_for_an_end(self) -> None:
         poller = select.poll()
@@ -238,7 +247,7 @@ class Services:
             service.restarts += 1
             try:
                 self._launch(service, fresh=False)
-            except (DependencyUnavailable, _PortTaken) as error:
+            except (DependencyUnavailable, _PortTaken, *FAULTS) as error:
                 self._set(service, "restarting", str(error))
                 backoff = _backoff(service)
                 continue

@@ -293,7 +293,7 @@ class Supervisor:
     def _serve(self) -> None:
         renew_at = time.monotonic() + RENEW_SECONDS
         while not self._stop.wait(TICK_SECONDS):
-            reap_orphans(known=self._processes.pids)
+            reap_orphans(known=lambda: self._processes.pids)
             strays.end_adopted(self.state.sockets)
             log_files.bound(self.state.logs)
             if time.monotonic() > renew_at:

@@ -115,7 +115,7 @@ def _replacement(original: Any, name: str, broker: Broker) -> Callable[..., Any]
             return prepared
         asked = Asked(broker, prepared)
         try:
-            settled = await asyncio.to_thread(asked.settle)
+            settled = await own_tools.aside(asked.settle)
         except asyncio.CancelledError:
             asked.leave()
             raise

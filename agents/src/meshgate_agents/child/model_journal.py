@@ -138,9 +138,8 @@ class ModelJournal:
             form = {"reply": encode(reply, expected=call.expected), "trace": trace.form()}
             text = json.dumps(form, ensure_ascii=False, allow_nan=False)
         except (NoForm, TypeError, ValueError) as error:
-            why = f"a reply cannot be journaled, so the run could not be resumed: {error}"
-            self._channel.ask({"op": "unfit", "text": why})
-            end_process(why)
+            self._channel.ask({"op": "unfit", "reply": type(reply).__qualname__})
+            end_process(f"a reply cannot be journaled, so the run could not be resumed: {error}")
         request = json.dumps(call.request(), ensure_ascii=False)
         self._channel.ask(
             {

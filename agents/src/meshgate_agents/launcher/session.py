@@ -35,7 +35,6 @@ T = TypeVar("T")
 MAX_SOCKET_PATH_BYTES = 107  # sun_path holds 108 with its final zero
 FIRST_FRAME_SECONDS = 10.0  # a peer that connects and stays silent is dropped
 PAUSED_POLL_SECONDS = 0.2
-MAX_WORDS = 500  # of a text for a person, in characters
 MAX_STEP_BYTES = (
     3_145_728  # the gateway's own bound, which a test compares: a larger message is not even read
 )
@@ -264,7 +263,8 @@ class Session:
             self.vitals.leave(pid)
             return {"state": "ok"}
         if operation == "unfit":
-            raise RunFull(str(request.get("text", ""))[:MAX_WORDS])
+            kind = requests.word(request, "reply")
+            raise RunFull(f"a reply of class {kind} cannot be journaled, so the run could not be resumed")
         if operation == "report":
             return self._report(request, pid)
         if operation == "crashed":

@@ -11,7 +11,10 @@ from collections.abc import Iterable
 
 from meshgate_agents.launcher.gateway import Entry, Step
 
-PATIENCE_SECONDS = 20.0  # with nothing moving: a body may wait for a thread of its own that makes a call
+PATIENCE_SECONDS = 20.0  # for one on record that nobody asks for again, while nothing moves in its place
+BODY_SECONDS = (
+    600.0  # for a body: only one that waits for a thread of its own that makes a call waits in vain
+)
 POLL_SECONDS = 0.2
 
 Place = tuple[str, int]
@@ -24,7 +27,7 @@ class Turns:
         self._left: dict[Place, list[str]] = {}  # on record and not yet run again, in their order
         self._has: dict[Place, str] = {}
         self._changed = threading.Condition()
-        self._moved_at = time.monotonic()
+        self._moved_at: dict[Place, float] = {}
 
     def recall(self, journal: Iterable[Entry]) -> None:
         """What earlier attempts ran, oldest first."""
@@ -37,12 +40,15 @@ class Turns:
         place, since = (step.scope, step.turn), time.monotonic()
         with self._changed:
             while not self._may(place, step.key) and not stopped.is_set():
-                if time.monotonic() - max(since, self._moved_at) > PATIENCE_SECONDS:
+                idle = time.monotonic() - max(since, self._moved_at.get(place, 0.0))
+                if place in self._has and idle > BODY_SECONDS:
+                    break
+                if place not in self._has and idle > PATIENCE_SECONDS:
                     self._left.pop(place, None)  # they are not asked for: nobody else waits for them
                     break
                 self._changed.wait(POLL_SECONDS)
             self._has[place] = step.key
-            self._moved_at = time.monotonic()
+            self._moved_at[place] = time.monotonic()
 
     def _may(self, place: Place, key: str) -> bool:
         left = self._left.get(place)
@@ -57,5 +63,5 @@ class Turns:
             left = self._left.get(place, [])
             if step.key in left:
                 left.remove(step.key)
-            self._moved_at = time.monotonic()
+            self._moved_at[place] = time.monotonic()
             self._changed.notify_all()

@@ -8,7 +8,7 @@ from typing import Any
 
 from meshgate_agents.runner.errors import CannotRun
 
-MAX_GIVEN_BYTES = 3_000_000  # below what the gateway takes for a step
+MAX_GIVEN_BYTES = 1_500_000  # with the run's result (2 MiB) in one answer of the gateway (4 MiB)
 VARIABLE = "MESHGATE_RUNNER"  # names the folder; a shell's word that `meshgate run` hands on
 PLAN, EVENTS = "plan.json", "events.jsonl"
 
