@@ -36,7 +36,7 @@ class Store:
         order |= {} if given is None else {"input": given}
         self.runs[run_id] = {
             "state": "pending", "attempt": 0, "order": json.dumps(order).encode(), "result": b"",
-            "forsaken": False, "failures": 0, "lost": 0,
+            "forsaken": False, "failures": 0, "lost": 0, "moved": False,
         }  # fmt: skip
 
     def state(self, run_id: str) -> str:
@@ -54,7 +54,8 @@ class Store:
             run = self.runs[run_id]
             return Known(
                 state=run["state"], forsaken=run["forsaken"], input_json=run["order"],
-                failures=run["failures"], lost=run["lost"], attempt=run["attempt"],
+                failures=run["failures"] + (run["state"] == "running" and not run["moved"]), lost=run["lost"],
+                attempt=run["attempt"],
             )  # fmt: skip
 
     def start_attempt(self, *, run_id: str, instance: str, after: int) -> Begun:

@@ -200,7 +200,7 @@ class Plays:
         """
         with ExitStack() as held:
             if self._on_last_chance(known) and self._on_last_chance(self.known(run_id)):
-                held.enter_context(self._alone(run_id))
+                held.enter_context(self._alone(run_id, known.attempt))
             held.enter_context(self._slots.slot(self._stop))
             now = self.known(run_id)
             if now and now.state == "running" and not now.forsaken and now.attempt > known.attempt:
@@ -210,16 +210,16 @@ class Plays:
             yield now.attempt if now else None
 
     def _on_last_chance(self, known: Known | None) -> bool:
-        """Whether the run is given up should its worker die now."""
-        return known is not None and known.lost > 0 and known.lost >= self._settings.attempts - 1
+        """Whether the run is given up should its next attempt be lost."""
+        return known is not None and known.failures > 0 and known.failures >= self._settings.attempts - 1
 
     @contextmanager
-    def _alone(self, run_id: str) -> Iterator[None]:
+    def _alone(self, run_id: str, after: int) -> Iterator[None]:
         """The one place for last chances, until the attempt has brought a step or is over."""
         over = threading.Event()
         with ExitStack() as place:
             place.enter_context(self._last_chance.slot(self._stop))
-            watch = threading.Thread(target=self._leave_early, args=(run_id, place, over), daemon=True)
+            watch = threading.Thread(target=self._leave_early, args=(run_id, after, place, over), daemon=True)
             watch.start()
             try:
                 yield
@@ -227,11 +227,15 @@ class Plays:
                 over.set()
                 watch.join()  # only one of the two leaves the place
 
-    def _leave_early(self, run_id: str, place: ExitStack, over: threading.Event) -> None:
-        """Makes room for the next one as soon as the run's next loss would not be its last any more."""
+    def _leave_early(self, run_id: str, after: int, place: ExitStack, over: threading.Event) -> None:
+        """Makes room for the next one as soon as the loss of the attempt under way would not be the last.
+
+        While an attempt is under way and has brought no step, the gateway counts it among the failures.
+        """
         while not over.wait(CHANCE_SECONDS):
             try:
-                if not self._on_last_chance(self.known(run_id)):
+                now = self.known(run_id)
+                if now is None or (now.attempt > after and now.failures < self._settings.attempts):
                     place.close()
                     return
             except LauncherError:
