@@ -17,7 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="See, hold up and resolve runs.")
 
 COLUMNS = ("run_id", "app", "state", "attempt", "steps", "from", "created", "detail")
 MEMORY_STEPS = ("recall", "extract", "save")
-STEPS = ("nr", "attempt", "kind", "what", "state", "ms", "input", "output")
+STEPS = ("nr", "attempt", "kind", "what", "state", "decision_id", "ms", "input", "output")
 POLL_SECONDS = 0.5
 ENDED = ("completed", "failed", "cancelled")
 SHOWN_CHARACTERS = 60

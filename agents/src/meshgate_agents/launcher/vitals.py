@@ -22,9 +22,8 @@ class Vitals:
 
     def beat(self, pid: int) -> None:
         """A sign of life."""
-        try:
-            now = pulse(pid)
-        except ProcessLookupError:
+        now = _pulse(pid)
+        if now is None:
             return
         with self._lock:
             if (pid, now.started) not in self._left:
@@ -32,9 +31,8 @@ class Vitals:
 
     def leave(self, pid: int) -> None:
         """It is done and takes itself down, without beats: how long that may take is no matter of theirs."""
-        try:
-            now = pulse(pid)
-        except ProcessLookupError:
+        now = _pulse(pid)
+        if now is None:
             return
         with self._lock:
             self._left.add((pid, now.started))
@@ -47,10 +45,7 @@ class Vitals:
         for pid, (before, at) in seen.items():
             if time.monotonic() - at < SILENT_SECONDS:
                 continue
-            try:
-                now = pulse(pid)
-            except ProcessLookupError:
-                now = None
+            now = _pulse(pid)
             if now is not None and now.started == before.started:
                 if not now.runnable and now.ticks == before.ticks:
                     return pid
@@ -58,4 +53,12 @@ class Vitals:
                 continue
             with self._lock:
                 self._seen.pop(pid, None)
+        return None
+
+
+def _pulse(pid: int) -> Pulse | None:
+    """How it does; None for a process that has ended."""
+    try:
+        return pulse(pid)
+    except ProcessLookupError:
         return None
