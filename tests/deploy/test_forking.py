@@ -34,6 +34,7 @@ def main():
         "dumpable": ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), "ignored": status["SigIgn"],
         "caught": status["SigCgt"], "blocked": status["SigBlk"],
         "descriptors": sorted(os.listdir("/proc/self/fd")),
+        "recorded": str(os.getpid()) in open("processes.json").read(),
         "drawn": [random.random(), *[numpy.random.random() for numpy in [sys.modules.get("numpy")] if numpy]],
     }
     print(json.dumps(told), flush=True)
@@ -114,6 +115,7 @@ def test_a_forked_process_is_what_an_executed_one_is(running, server, tmp_path) 
         told = _told(tmp_path)
         assert (told.pop("pid"), told.pop("session")) == (child.pid, child.pid)
         told.pop("drawn")
+        assert told.pop("recorded") or fork is None  # an executed one is written down while it begins
         seen.append(told)
     assert seen[0] == seen[1]
     assert (seen[0]["parent"], seen[0]["threads"], seen[0]["dumpable"]) == (os.getpid(), "1", 1)
