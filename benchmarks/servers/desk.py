@@ -63,6 +63,7 @@ def question() -> dict[str, object]:
         call=call,
         arguments=json.loads(ARGUMENTS),
         run=None,
+        delegation=(),
         time="2026-01-01T00:00:00.000Z",
     )
 

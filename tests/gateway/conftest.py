@@ -14,6 +14,8 @@ from meshgate_gateway.adapters.postgres_store import PostgresStore
 from meshgate_gateway.adapters.sqlite_store import SqliteStore
 from meshgate_gateway.authenticate import Door, Mesh
 from meshgate_gateway.broker import Broker, Rooms
+from meshgate_gateway.delegations import Delegations
+from meshgate_gateway.drive import Drive
 from meshgate_gateway.execute import Executor, Waiters
 from meshgate_gateway.history import History
 from meshgate_gateway.hosts import Hosts
@@ -34,6 +36,8 @@ AMOUNT = {
     "required": ["order", "amount"],
 }
 LOOKUP = {"type": "object", "properties": {"order": {"type": "string"}}, "required": ["order"]}
+TASK = {"type": "object", "properties": {"task": {"type": "string"}}, "required": ["task"]}
+AGENTS = ("billing", "refunds", *(f"a{number}" for number in range(10)))
 
 
 def entry(schema: dict[str, object], **more: object) -> dict[str, object]:
@@ -50,6 +54,7 @@ CATALOGUE = {
         "orders.again": entry(AMOUNT, effect="irreversible", repeat="allow"),
         "other.thing": {**entry(LOOKUP), "host": "other"},
         "desk.stage": {**entry(AMOUNT), "host": "desk", "effect": "memory", "execute": "agent"},
+        **{f"agent:{name}": {**entry(TASK), "host": name, "kind": "delegate"} for name in AGENTS},
     },
     "apps": {
         "desk": {"kind": "crew"},
@@ -57,6 +62,7 @@ CATALOGUE = {
         "nightly": {"kind": "program"},
         "orders": {"kind": "toolhost"},
         "other": {"kind": "toolhost"},
+        **{name: {"kind": "agent"} for name in AGENTS},
     },
 }
 
@@ -89,6 +95,7 @@ class World:
     journal: Journal
     history: History
     own_calls: OwnCalls
+    drive: Drive
 
     def run(self, run_id: str = "run-1") -> Any:
         return self.store.read(lambda tables: tables.runs.get(run_id))
@@ -137,15 +144,30 @@ def make_world(kept: SqliteStore | PostgresStore) -> World:
     verdicts = Verdicts(slot, vault, recorder, tools, clock)
     hosts = Hosts(door, store, vault, recorder, executor, waiters, clock, verdicts, tools.reconciled)
     runtime.hosts = hosts
-    rooms = Rooms(door, store, slot, vault, recorder, executor, waiters)
+    delegations = Delegations(vault, recorder, waiters, clock)
+    drive = Drive(store, vault, recorder, runtime, mesh, clock, delegations, since_ms=clock())
+    rooms = Rooms(door, store, slot, vault, recorder, executor, waiters, delegations, drive)
     broker = Broker(rooms=rooms, catalogue=tools, now_ms=clock, wait_seconds=0.05)
-    runs = Runs(door, store, vault, recorder, clock)
-    sweeper = Sweeper(store, hosts, executor, clock, tools.agents)
+    runs = Runs(door, store, vault, recorder, clock, delegations)
+    sweeper = Sweeper(store, hosts, executor, clock, delegations, tools.agents)
     journal = Journal(door, store, vault, recorder, clock)
     history = History(store, vault, recorder, mesh, clock)
     own = OwnCalls(door, store, vault, recorder, waiters, clock)
     return World(
-        store, policy, runtime, broker, hosts, runs, sweeper, executor, clock, vault, journal, history, own
+        store,
+        policy,
+        runtime,
+        broker,
+        hosts,
+        runs,
+        sweeper,
+        executor,
+        clock,
+        vault,
+        journal,
+        history,
+        own,
+        drive,
     )
 
 

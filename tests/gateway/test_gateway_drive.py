@@ -21,7 +21,15 @@ def drive(world) -> Drive:
     """Over the world's store and runtime."""
     tools = catalogue.parse(json.dumps({"tools": {}, "apps": APPS}).encode())
     mesh = Mesh("desk", "desk.example", frozenset(), tools)
-    return Drive(world.store, world.vault, world.hosts.recorder, world.runtime, mesh, world.clock)
+    return Drive(
+        world.store,
+        world.vault,
+        world.hosts.recorder,
+        world.runtime,
+        mesh,
+        world.clock,
+        world.runs.delegations,
+    )
 
 
 def order(app: str = "desk", run_id: str = "r", given: bytes = b'{"a": 1, "b": 2}', **more) -> Order:

@@ -34,7 +34,10 @@ def test_bundle_holds_library_packages_and_data(opa_binary, tmp_path):
     assert json.loads(files["/.manifest"])["roots"] == ["decision", "mesh", "meshgate"]
     assert json.loads(files["/.manifest"])["revision"] == built.revision
     assert json.loads(files["/data.json"]) == {
-        "decision": {"kinds": {"delegate": True, "tool": True}, "obligations": {}},
+        "decision": {
+            "kinds": {"delegate": True, "tool": True},
+            "obligations": {"narrow": {"delegate": True}},
+        },
         "mesh": {"limits": {"refund": 50}, "manifest": {"regions": ["eu"]}},
     }
     assert built.sha256 == hashlib.sha256(built.path.read_bytes()).hexdigest()

@@ -6,7 +6,14 @@ import json
 import jsonschema
 import pytest
 from meshgate_policies import capabilities, generate, policy_input, resources
-from meshgate_policies.policy_input import UNCHECKED, CallerInput, CallInput, PolicyInput, RunInput
+from meshgate_policies.policy_input import (
+    UNCHECKED,
+    CallerInput,
+    CallInput,
+    DelegatorInput,
+    PolicyInput,
+    RunInput,
+)
 
 CALLER = CallerInput(spiffe_id="spiffe://d/ns/m/desk", trust_domain="d", namespace="m", app="desk")
 CALL = CallInput(
@@ -14,8 +21,11 @@ CALL = CallInput(
     args_sha256="00", definition_sha256="11",
 )  # fmt: skip
 RUN = RunInput(id="r1", attempt=1, origin="start", labels={"team": "a"})
+ABOVE = DelegatorInput(
+    spiffe_id="spiffe://d/ns/m/front", trust_domain="d", namespace="m", app="front", run_id="r0"
+)
 INPUT = PolicyInput(
-    caller=CALLER, call=CALL, run=RUN, delegation=(CALLER,), approval=None, budget={},
+    caller=CALLER, call=CALL, run=RUN, delegation=(ABOVE,), approval=None, budget={},
     time="2026-01-01T00:00:00Z", untrusted={"role": "Clerk"},
 )  # fmt: skip
 
@@ -42,10 +52,11 @@ def test_every_field_is_sorted_into_checked_and_unchecked():
         "run.origin": "store",
         "run.labels": "store",
         "delegation": "store",
-        "delegation.spiffe_id": "certificate",
-        "delegation.trust_domain": "certificate",
-        "delegation.namespace": "certificate",
-        "delegation.app": "certificate",
+        "delegation.spiffe_id": "store",
+        "delegation.trust_domain": "store",
+        "delegation.namespace": "store",
+        "delegation.app": "store",
+        "delegation.run_id": "store",
         "approval": "store",
         "budget": "store",
         "time": "the gateway's clock",

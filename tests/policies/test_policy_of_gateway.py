@@ -2,6 +2,7 @@
 
 import jsonschema
 from meshgate_gateway import decide
+from meshgate_gateway.chains import Link
 from meshgate_gateway.model import Caller, Kind, RunContext, Tool, ToolCall, ToolKind
 from meshgate_policies.policy_input import input_schema
 
@@ -17,11 +18,17 @@ CALL = ToolCall(
     call_id="c" + "0" * 40, tool=TOOL, arguments=b"{}", arguments_sha256="00", run_id="r", attempt=1,
     step_key="0" * 16, deadline_ms=1000, untrusted={"role": "Clerk"},
 )  # fmt: skip
+ABOVE = (Link("front", "spiffe://d/ns/m/front", "r0"),)
 
 
 def _input(run):
     return decide.policy_input(
-        caller=CALLER, call=CALL, arguments={"amount": 5}, run=run, time="2026-01-01T00:00:00Z"
+        caller=CALLER,
+        call=CALL,
+        arguments={"amount": 5},
+        run=run,
+        delegation=ABOVE,
+        time="2026-01-01T00:00:00Z",
     )
 
 
@@ -32,3 +39,5 @@ def test_gateway_input_fits_the_schema():
     for made in (_input(run), _input(None)):
         validator.validate(made)
     assert _input(None)["untrusted"] == {"role": "Clerk"}
+    above = {"spiffe_id": "spiffe://d/ns/m/front", "trust_domain": "d", "namespace": "m", "app": "front"}
+    assert _input(None)["delegation"] == [{**above, "run_id": "r0"}]

@@ -149,7 +149,8 @@ class Admin:
         def serve(_: Caller) -> Run:
             run = self.run_control.control(run_id=run_id, action=action, operator=operator[:128])
             if action == "cancel":
-                self.hosts.cut(run_id)
+                for each in self.run_control.family(run_id):
+                    self.hosts.cut(each)
             return run
 
         return self._enter(presented, "ControlRun", serve)

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from meshgate_audit.archive import run_digest
 from meshgate_audit.chain import canonical
 
-from meshgate_gateway import calls, ledger, steps
+from meshgate_gateway import calls, chains, ledger, narrowing, steps
 from meshgate_gateway.authenticate import Mesh
 from meshgate_gateway.errors import Conflict, InvalidRequest, Missing
 from meshgate_gateway.history import require_ended
-from meshgate_gateway.model import AuditRecord, JournalRow, LedgerRow, Run, Sealed
+from meshgate_gateway.model import AuditRecord, JournalRow, LedgerRow, Run, Sealed, State
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder, sealed_form, time_text
 from meshgate_gateway.steps import StepRow
@@ -286,8 +286,18 @@ def _run_json(run: Run) -> bytes:
             "input": sealed_form(run.input),
             "traceback": sealed_form(run.traceback),
             "result": sealed_form(run.result),
+            **_delegated(run),
         }
     )
+
+
+def _delegated(run: Run) -> dict[str, object]:
+    """Of a run that a delegation started: the call that it answers, who stands above it, what they allow."""
+    if not run.parent_call:
+        return {}
+    narrow = [dict(each) for each in narrowing.read(run.narrow)]
+    links = chains.shown(chains.read(run.chain))
+    return {"parent_call": run.parent_call, "delegation": links, "narrow": narrow}
 
 
 def _step_json(number: int, row: StepRow) -> bytes:
@@ -306,6 +316,12 @@ def _step_json(number: int, row: StepRow) -> bytes:
         took = row.milliseconds
         return canonical({**where, "kind": "model", "milliseconds": took, "given": given, "gave": gave})
     return canonical({**where, "kind": "tool", **_call_form(row)})
+
+
+def _has_run(row: LedgerRow) -> bool:
+    """Of a delegation; a copy, and a repeat that was answered with the first one's outcome, have none."""
+    answered = bool(row.copied_from or (row.repeats and not row.take))
+    return row.delegates and row.state is not State.DENIED and not answered
 
 
 def _call_form(row: LedgerRow) -> dict[str, object]:
@@ -333,6 +349,7 @@ def _call_form(row: LedgerRow) -> dict[str, object]:
         "milliseconds": max(0, row.updated_ms - row.created_ms),
         "given": sealed_form(row.arguments),
         "gave": sealed_form(row.result),
+        **({"delegated_run": calls.delegated_run(row.call_id)} if _has_run(row) else {}),
     }
 
 

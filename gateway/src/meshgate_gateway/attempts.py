@@ -15,6 +15,12 @@ def ended(run: Run, *, crashed: bool = False, lost: bool = False) -> Run:
     return replace(run, launcher="", crashes=run.crashes + (crashed and bool(run.launcher)), lost=in_a_row)
 
 
+def cancelled(run: Run, why: str) -> Run:
+    """The run as it is once it is to be cancelled: over at once, unless somebody is at it."""
+    idle = run.state in ("pending", "paused")
+    return replace(run, state="cancelled" if idle else "cancelling", detail=why)
+
+
 def seen(run: Run) -> Run:
     """The run as it is if nobody is at its attempt any more."""
     return ended(run, lost=True) if run.launcher and run.state == "running" else run

@@ -16,6 +16,8 @@ from meshgate_gateway.decide import (
     permit_of,
     runs_for,
 )
+from meshgate_gateway.delegations import Delegations
+from meshgate_gateway.drive import Drive
 from meshgate_gateway.errors import (
     Conflict,
     InvalidRequest,
@@ -37,6 +39,7 @@ from meshgate_gateway.model import (
     Step,
     Tool,
     ToolCall,
+    ToolKind,
 )
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.policy import PolicySlot
@@ -61,6 +64,8 @@ class Rooms:
     recorder: Recorder
     executor: Executor
     waiters: Waiters
+    delegations: Delegations
+    drive: Drive
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,8 @@ class Broker:
         4. ask the engine, and decide.
         5. record: decision and ledger row in one durable transaction. A repeat of an equal call
            may get that call's row here, and waits for it.
-        6. execute: only what a Permit names. A tool of the caller's own it is told to run itself.
+        6. execute: only what a Permit names. A tool of the caller's own it is told to run itself; of a task
+           for another agent, that one's app is told of the run that was made with it.
         7. wait a little for the outcome, which FinishCall records.
         8. answer with what the ledger says.
         """
@@ -135,13 +141,20 @@ class Broker:
         with self._rooms.waiters.expecting(row.call_id) as settled:
             if row.state is State.RESERVED:
                 fresh = fresh and row.call_id == asked.call_id
-                self._rooms.executor.start(permit_of(row), fresh=fresh)  # 6
+                self._start(row, fresh=fresh)  # 6
             answer = self._current(row.call_id)
             if answer.state in OPEN and self._rooms.waiters.wait(settled, self._wait_seconds):  # 7
                 answer = self._current(row.call_id)
         if row.call_id != asked.call_id and answer.state in ledger.SETTLED:
             return self._current(self._decided(asked).call_id)  # now it has an answer of its own
         return answer  # 8
+
+    def _start(self, row: LedgerRow, *, fresh: bool) -> None:
+        permit = permit_of(row)
+        if row.delegates:
+            self._rooms.drive.begin(permit)
+        else:
+            self._rooms.executor.start(permit, fresh=fresh)
 
     def tools(self, presented: Presented) -> list[Tool]:
         """The tools the caller may call with some arguments; leaves out only what is always denied."""
@@ -171,8 +184,8 @@ class Broker:
             raise InvalidRequest("step_place_invalid")
         call_id = calls.call_id(caller=caller.spiffe_id, run_id=request.run_id, step_key=request.step_key)
         tool = self._catalogue.tools.get(request.tool)
-        if tool is not None and tool.in_agent and not in_run:
-            raise NotPermitted("call_outside_run", tool=tool.id, detail="an agent runs its own tools in runs")
+        if tool is not None and not in_run and (tool.in_agent or tool.kind is ToolKind.DELEGATE):
+            raise NotPermitted("call_outside_run", tool=tool.id, detail="this tool is called in a run only")
         if tool is None:
             unknown = calls.ArgumentsRefused("tool_unknown")
             return _Asked(caller, request, call_id, None, None, unknown)
@@ -233,7 +246,22 @@ class Broker:
                 after = replace(after, state=State.DENIED, reasons=again.decision.reasons)
             tables.records.append(self._verdicts.record(again, after))
         tables.calls.move(now, after)
+        if after.delegates and after.state is State.DENIED:
+            self._rooms.delegations.withdraw(tables, after)
+        elif after.delegates and begins and again is not None:
+            self._delegated(tables, asked, after, again)
         return after
+
+    def _delegated(self, tables: Tables, asked: _Asked, row: LedgerRow, verdict: Verdict) -> None:
+        """The run of an allowed delegation, made with its decision."""
+        if isinstance(verdict.decision, Allow):
+            self._rooms.delegations.allowed(
+                tables,
+                row,
+                caller=asked.caller,
+                arguments=asked.offered,
+                obligations=verdict.decision.obligations,
+            )
 
     def _fence(self, tables: Tables, asked: _Asked) -> None:
         if asked.request.run_id:
@@ -295,6 +323,8 @@ class Broker:
         tables.records.append(self._verdicts.record(verdict, row))
         if row.state in ledger.ANSWERED:
             tables.records.append(self._rooms.recorder.outcome(row=row, by="gateway", cause="repeat"))
+        if row.delegates and row.state is State.RESERVED:
+            self._delegated(tables, asked, row, verdict)
         return row
 
     def _joined_first(self, tables: Tables, asked: _Asked, verdict: Verdict, first: LedgerRow) -> LedgerRow:
@@ -304,6 +334,8 @@ class Broker:
         after = replace(first, attempt=asked.request.attempt)
         tables.records.append(self._verdicts.record(verdict, after))
         tables.calls.move(first, after)
+        if after.delegates:
+            self._delegated(tables, asked, after, verdict)
         return after
 
     def _park(self, tables: Tables, call_id: str) -> None:
@@ -385,7 +417,7 @@ class Broker:
     @staticmethod
     def _call(asked: _Asked, tool: Tool, arguments: calls.Arguments) -> ToolCall:
         request = asked.request
-        own = int(tool.deadline_seconds * 1000)
+        own = 0 if tool.kind is ToolKind.DELEGATE else int(tool.deadline_seconds * 1000)  # its run has bounds
         wanted = request.deadline_ms or own
         return ToolCall(
             call_id=asked.call_id,

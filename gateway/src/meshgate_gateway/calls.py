@@ -38,9 +38,12 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _STEP_KEY = re.compile(r"[0-9a-f]{16,128}\Z")
 _SCOPE = re.compile(r"[0-9a-f]{64}\Z")
 _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
-_TOOL_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\.[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
+_TOOL_ID = re.compile(
+    r"(?:[a-z0-9][a-z0-9-]{0,62}\.[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}|agent:[a-z0-9][a-z0-9-]{0,62})\Z"
+)
 _LABEL = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 _CALL_ID = re.compile(r"c[0-9a-f]{40}\Z")
+_DELEGATED_RUN = "run-"  # and the id of the call that started it
 
 
 class ArgumentsRefused(Exception):
@@ -86,8 +89,20 @@ def is_run_id(text: str) -> bool:
     return _RUN_ID.match(text) is not None
 
 
+def is_new_run_id(text: str) -> bool:
+    """True for an id that somebody may choose for a run: not one that belongs to a delegation."""
+    return is_run_id(text) and not (
+        text.startswith(_DELEGATED_RUN) and is_call_id(text.removeprefix(_DELEGATED_RUN))
+    )
+
+
+def delegated_run(call_id: str) -> str:
+    """The id of the run that a delegation starts; no other run can have it."""
+    return _DELEGATED_RUN + call_id
+
+
 def is_tool_id(text: str) -> bool:
-    """True for the shape `host.tool`; does not say that the tool exists."""
+    """True for the shape `host.tool` or `agent:app`; does not say that the tool exists."""
     return _TOOL_ID.match(text) is not None
 
 

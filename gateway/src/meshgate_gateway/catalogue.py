@@ -50,11 +50,30 @@ def parse(text: bytes) -> Catalogue:
     for tool in tools.values():
         if tool.host not in apps:
             raise ConfigurationError(f"tool {tool.id}: its host {tool.host!r} is no app of the catalogue")
-        if tool.in_agent is not (apps[tool.host] is not Kind.TOOLHOST):
+        if tool.kind is ToolKind.DELEGATE or name_of_agent(tool.id):
+            _check_delegation(tool, apps[tool.host])
+        elif tool.in_agent is not (apps[tool.host] is not Kind.TOOLHOST):
             raise ConfigurationError(f"tool {tool.id}: {tool.host} is not where its `execute` says it runs")
         if tool.in_agent and (tool.effect != "memory" or tool.reconcile):
             raise ConfigurationError(f"tool {tool.id}: an agent runs only what has effect: memory")
     return Catalogue(MappingProxyType(tools), MappingProxyType(apps), commands)
+
+
+def name_of_agent(tool: str) -> str:
+    """The app of `agent:APP`; empty for an id of any other shape."""
+    kind, _, app = tool.partition(":")
+    return app if kind == "agent" else ""
+
+
+def _check_delegation(tool: Tool, host: Kind) -> None:
+    """A task is given to an agent's own app only, under that app's name."""
+    own = tool.kind is ToolKind.DELEGATE and tool.id == f"agent:{tool.host}"
+    if not own or host is not Kind.AGENT:
+        raise ConfigurationError(
+            f"tool {tool.id}: a delegation is `agent:APP`, of kind delegate, to an agent"
+        )
+    if tool.in_agent or tool.reconcile or tool.idempotent:
+        raise ConfigurationError(f"tool {tool.id}: a delegation is a run; it is never made again by itself")
 
 
 def _tool(name: str, entry: Mapping[str, object]) -> Tool:

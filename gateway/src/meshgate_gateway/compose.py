@@ -14,6 +14,7 @@ from meshgate_gateway.admin import SAMPLE, Admin
 from meshgate_gateway.archive import Archive
 from meshgate_gateway.authenticate import Door, Mesh, Verifier
 from meshgate_gateway.broker import WAIT_SECONDS, Broker, Rooms
+from meshgate_gateway.delegations import Delegations
 from meshgate_gateway.drive import Drive, RunRuntime
 from meshgate_gateway.errors import Refused, StoreUnavailable
 from meshgate_gateway.execute import Executor, ToolRuntime, Waiters
@@ -77,6 +78,7 @@ class Gateway:
         door = Door(verifier=parts.verifier, mesh=mesh, store=parts.store, recorder=self.recorder)
         executor = Executor(runtime=parts.runtime)
         waiters = Waiters(limit=threads // 2)
+        self.delegations = Delegations(vault, self.recorder, waiters, parts.now_ms)
         self.hosts = Hosts(
             door,
             parts.store,
@@ -88,14 +90,26 @@ class Gateway:
             Verdicts(parts.policy, vault, self.recorder, mesh.catalogue, parts.now_ms),
             mesh.catalogue.reconciled,
         )
+        self.drive, self.history, self.archive = self._runs(vault, mesh)
         self.broker = Broker(
-            rooms=Rooms(door, parts.store, parts.policy, vault, self.recorder, executor, waiters),
+            rooms=Rooms(
+                door,
+                parts.store,
+                parts.policy,
+                vault,
+                self.recorder,
+                executor,
+                waiters,
+                self.delegations,
+                self.drive,
+            ),
             catalogue=mesh.catalogue,
             now_ms=parts.now_ms,
             wait_seconds=wait_seconds,
         )
-        self.drive, self.history, self.archive = self._runs(vault, mesh)
-        self.sweeper = Sweeper(parts.store, self.hosts, executor, parts.now_ms, mesh.catalogue.agents)
+        self.sweeper = Sweeper(
+            parts.store, self.hosts, executor, parts.now_ms, self.delegations, mesh.catalogue.agents
+        )
         self.health = Health(
             probes={**self._own_probes(), **(probes or {})},
             publish=lambda ready: self.server.serving(ready=ready),
@@ -113,14 +127,14 @@ class Gateway:
         store, now_ms = self._parts.store, self._parts.now_ms
         runtime = self._parts.runtime
         return (
-            Drive(store, vault, self.recorder, runtime, mesh, now_ms, since_ms=now_ms()),
+            Drive(store, vault, self.recorder, runtime, mesh, now_ms, self.delegations, since_ms=now_ms()),
             History(store, vault, self.recorder, mesh, now_ms),
             Archive(store, vault, self.recorder, mesh, now_ms),
         )
 
     def _services(self, door: Door, vault: Vault, mesh: Mesh) -> Services:
         parts, tools = self._parts, mesh.catalogue
-        runs = Runs(door, parts.store, vault, self.recorder, parts.now_ms)
+        runs = Runs(door, parts.store, vault, self.recorder, parts.now_ms, self.delegations)
         journal = Journal(door, parts.store, vault, self.recorder, parts.now_ms)
         own_calls = OwnCalls(door, parts.store, vault, self.recorder, self.hosts.waiters, parts.now_ms)
         admin = Admin(

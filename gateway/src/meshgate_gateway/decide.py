@@ -4,15 +4,17 @@ The broker asks the engine in between. Only this module mints a `Permit`, and `e
 nothing else.
 
 Input fields, all checked before they get here: caller (certificate), call (catalogue, strict
-parse), run (store), time (gateway's clock). Unchecked on purpose: untrusted. Empty until their
-features exist: delegation, approval, budget.
+parse), run and delegation (store), time (gateway's clock). Unchecked on purpose: untrusted. Empty
+until their features exist: approval, budget.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from meshgate_policies.judge import judge
 
+from meshgate_gateway import chains, narrowing
+from meshgate_gateway.chains import Above, Link
 from meshgate_gateway.model import Caller, LedgerRow, Run, RunContext, State, Tool, ToolCall, ToolKind
 
 _SEAL = object()
@@ -52,8 +54,14 @@ class Deny:
 Decision = Allow | Deny
 
 
-def policy_input(
-    *, caller: Caller, call: ToolCall, arguments: Mapping[str, object], run: RunContext | None, time: str
+def policy_input(  # noqa: PLR0913 - one input, its fields
+    *,
+    caller: Caller,
+    call: ToolCall,
+    arguments: Mapping[str, object],
+    run: RunContext | None,
+    delegation: Sequence[Link],
+    time: str,
 ) -> dict[str, object]:
     """What the rule sees: verified facts, and apart from them what the caller says of itself."""
     return {
@@ -75,7 +83,7 @@ def policy_input(
         "run": None
         if run is None
         else {"id": run.id, "attempt": run.attempt, "origin": run.origin, "labels": dict(run.labels)},
-        "delegation": [],
+        "delegation": chains.shown(delegation),
         "approval": None,
         "budget": {},
         "time": time,
@@ -83,17 +91,41 @@ def policy_input(
     }
 
 
-def decide(*, caller: Caller, call: ToolCall, raw: object, decision_id: str) -> Decision:
-    """Judges the engine's raw answer; undefined or mistyped is a denial."""
+def decide(  # noqa: PLR0913 - one decision, what it hangs on
+    *,
+    caller: Caller,
+    call: ToolCall,
+    arguments: Mapping[str, object],
+    above: Above,
+    raw: object,
+    decision_id: str,
+) -> Decision:
+    """Judges the engine's raw answer; undefined or mistyped is a denial. Those above have a say too."""
     verdict = judge(raw)
     if not verdict.allow:
         return Deny(verdict.reasons)
-    if call.tool.kind is not ToolKind.TOOL:
-        return Deny(("delegation_not_available",))
-    if not runs_for(call.tool, caller):
+    if call.tool.kind is ToolKind.DELEGATE:
+        if refusal := chains.refusal(above.links, caller, call.tool.host):
+            return Deny((refusal,))
+    elif not runs_for(call.tool, caller):
         return Deny(("tool_of_another_app",))
+    if not narrowing.holds(above.narrows, call.tool.id, arguments):
+        return Deny(("narrowed",))
+    if not _can_be_kept(verdict.obligations, call.tool):
+        return Deny(("narrow_invalid",))
     permit = Permit(call.call_id, caller.spiffe_id, call.tool.id, call.tool.host, decision_id, _SEAL)
     return Allow(permit, verdict.obligations)
+
+
+def _can_be_kept(obligations: Mapping[str, object], tool: Tool) -> bool:
+    """False for a `narrow` that nobody can read, or of a call that has nothing below it."""
+    if narrowing.NAME not in obligations:
+        return True
+    try:
+        narrowing.parse(obligations[narrowing.NAME])
+    except narrowing.NarrowInvalid:
+        return False
+    return tool.kind is ToolKind.DELEGATE
 
 
 def permit_of(row: LedgerRow) -> Permit:
@@ -126,7 +158,9 @@ def run_context(run: Run | None) -> RunContext | None:
 
 def runs_for(tool: Tool, caller: Caller) -> bool:
     """False for a tool that `decide` denies to this caller whatever policy says."""
-    return tool.kind is ToolKind.TOOL and not (tool.in_agent and tool.host != caller.app)
+    if tool.kind is ToolKind.DELEGATE:
+        return tool.host != caller.app
+    return not (tool.in_agent and tool.host != caller.app)
 
 
 def question_of(row: LedgerRow) -> Permit:

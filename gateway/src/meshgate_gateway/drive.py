@@ -12,8 +12,11 @@ from typing import Any, Protocol
 
 from meshgate_gateway import attempts, calls, inputs, runs, tellings
 from meshgate_gateway.authenticate import Mesh
+from meshgate_gateway.decide import Permit
+from meshgate_gateway.delegations import Delegations
 from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted
 from meshgate_gateway.model import RUNNERS, Kind, Run
+from meshgate_gateway.notes import note
 from meshgate_gateway.passes import Pass
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder, time_text
@@ -103,6 +106,7 @@ class Drive:
     runtime: RunRuntime
     mesh: Mesh
     now_ms: Callable[[], int]
+    delegations: Delegations
     since_ms: int = 0
     turns: Iterator[int] = field(default_factory=itertools.count)
     told: dict[str, str] = field(default_factory=dict)
@@ -117,14 +121,20 @@ class Drive:
 
         Raises:
             Missing: no such app.
-            NotPermitted: a command for an app that takes none.
+            NotPermitted: a command for an app that takes none, or an agent's app.
             Conflict: the id is another run's.
             InvalidRequest: the id, the input or the command is not valid.
         """
         kind = self.mesh.catalogue.apps.get(order.app)
         if kind not in RUNNERS:
             raise Missing("app_unknown", detail=f"no crew or program {order.app[:64]!r}")
-        if not calls.is_run_id(order.run_id):
+        if kind is Kind.AGENT:
+            raise NotPermitted(
+                "run_of_agent",
+                detail=f"{order.app} is an agent's app: it works on what others delegate to it, and would "
+                "have no task; start the app that kicks the crew off",
+            )
+        if not calls.is_new_run_id(order.run_id):
             raise InvalidRequest("run_id_invalid")
         envelope = order.envelope(kind)
         self.check_command(order.app, envelope, local=local)
@@ -152,7 +162,7 @@ class Drive:
         run = replace(run, driven=True, input=self.vault.put(tables, envelope))
         tables.runs.insert(run)
         more = {"command": True} if order.command else {}  # what it is, the commitment to the input says
-        tables.records.append(runs.note(self.recorder, "run_started", run, operator, more=more))
+        tables.records.append(note(self.recorder, "run_started", run, operator, more=more))
         return run
 
     def check_command(self, app: str, envelope: bytes, *, local: bool) -> None:
@@ -211,10 +221,21 @@ class Drive:
             detail = f"its app {_app(run)} is not in the manifest any more"
             after = replace(attempts.ended(run, lost=True), state="failed", detail=detail, updated_ms=now)
             tables.runs.move(run, after)
-            tables.records.append(runs.note(self.recorder, "run_finished", after, more={"cause": "app_gone"}))
+            tables.records.append(note(self.recorder, "run_finished", after, more={"cause": "app_gone"}))
+            self.delegations.ended(tables, after)
             return True
 
-        return self.store.write(work)
+        ended = self.store.write(work)
+        if ended:
+            self.delegations.wake(replace(run, state="failed"))
+        return ended
+
+    def begin(self, permit: Permit) -> None:
+        """Tells the callee's app of the run that a permitted delegation made, unless it has begun."""
+        run_id = calls.delegated_run(permit.call_id)
+        run = self.store.read(lambda tables: tables.runs.get(run_id))
+        if run is not None and run.state == "pending":
+            self.deliver(run)
 
     def deliver(self, run: Run) -> bool:
         """Tells a run's app of it; False when that has to wait for the next sweep."""

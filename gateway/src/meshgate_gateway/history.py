@@ -9,10 +9,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from meshgate_gateway import calls, edits, ledger, runs, steps
+from meshgate_gateway import calls, chains, edits, ledger, steps
 from meshgate_gateway.authenticate import Mesh
 from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted, Refused
 from meshgate_gateway.model import JournalRow, LedgerRow, Run, Sealed
+from meshgate_gateway.notes import note
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder
 from meshgate_gateway.steps import StepRow
@@ -204,7 +205,7 @@ class History:
             return False
         after = replace(run, state="failed", detail=NOT_WHOLE, updated_ms=self.now_ms())
         tables.runs.move(run, after)
-        tables.records.append(runs.note(self.recorder, "run_finished", after))
+        tables.records.append(note(self.recorder, "run_finished", after))
         return True
 
     def _checked(
@@ -212,6 +213,12 @@ class History:
     ) -> tuple[Branch, Sequence[StepRow], edits.Edit | None]:
         _check_shape(order)
         run = require_ended(tables, self.mesh, order.run_id)
+        if run.parent_call:
+            raise NotPermitted(
+                "run_delegated",
+                detail=f"{order.run_id} answers a task of {chains.parent_run(run)}, and nobody would take "
+                f"the answer of another one: fork or re-run {chains.parent_run(run)}",
+            )
         rows = steps.of_run(tables, order.run_id)
         if order.steps > len(rows):
             raise InvalidRequest("from_step_invalid", detail=f"{order.run_id} has {len(rows)} steps")
@@ -368,7 +375,7 @@ def _size_bytes(row: StepRow) -> int:
 
 
 def _check_shape(order: BranchOrder) -> None:
-    if not calls.is_run_id(order.new_run_id):
+    if not calls.is_new_run_id(order.new_run_id):
         raise InvalidRequest("run_id_invalid")
     if order.origin not in ("fork", "rerun"):
         raise InvalidRequest("origin_invalid")

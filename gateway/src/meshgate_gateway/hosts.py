@@ -254,7 +254,7 @@ class Hosts:
 
     def cut(self, run_id: str) -> None:
         """Of a cancelled run: what has not begun never will, what runs has its deadline now."""
-        query = CallQuery(run_id=run_id, states=(State.RESERVED, State.SENT))
+        query = CallQuery(run_id=run_id, states=(State.RESERVED, State.SENT), delegated=False)
         for row in self.store.read(lambda tables: tables.calls.query(query)):
             if row.state is State.RESERVED:
                 message = b"the run was cancelled before the call began"

@@ -10,6 +10,10 @@ What was sent begins once more only after a second verdict: denied it is unknown
 Of a tool that its caller runs itself (`in_agent`) nothing outside that process depends:
 (new)    -> sent (the permit is in the answer) | denied | done, failed (a repeat)
 sent     -> sent (another attempt runs it anew) | denied (second verdict) | done | failed; never unknown
+
+Of a task given to another agent (`delegates`) the callee's run is what is under way:
+reserved -> sent (the run's first attempt) | failed (the run ended before) | denied (second verdict)
+sent     -> done | failed, with the end of that run; never unknown
 """
 
 from dataclasses import replace
@@ -54,6 +58,8 @@ def check_move(before: LedgerRow, after: LedgerRow) -> None:
     """
     if before.in_agent and after.state is State.UNKNOWN:
         raise RuntimeError("what an agent runs itself is never unknown")
+    if before.delegates and after.state is State.UNKNOWN:
+        raise RuntimeError("what becomes of a delegation, its run says")
     if before.in_agent and (before.state, after.state) == (State.SENT, State.DENIED):
         return
     if after.state is not before.state:
@@ -90,6 +96,12 @@ def handed_out(row: LedgerRow) -> LedgerRow:
     if not row.in_agent:
         raise RuntimeError("only what its caller runs itself is handed to the caller")
     return replace(row, state=State.SENT, take=row.take + 1)
+
+
+def begun(row: LedgerRow, *, now_ms: int) -> LedgerRow:
+    """The row of a delegation whose run has begun: from here on it may have acted."""
+    check(row.state, State.SENT)
+    return replace(row, state=State.SENT, take=row.take + 1, updated_ms=now_ms)
 
 
 def begins_again(row: LedgerRow) -> bool:

@@ -207,7 +207,12 @@ class LedgerRow:
     @property
     def in_agent(self) -> bool:
         """True for a tool that its caller runs itself: no tool host is ever a caller."""
-        return bool(self.host) and self.caller.rpartition("/")[2] == self.host
+        return bool(self.host) and self.caller.rpartition("/")[2] == self.host and not self.delegates
+
+    @property
+    def delegates(self) -> bool:
+        """True for a task that is given to another agent's app: a run of that app is what it starts."""
+        return bool(self.host) and self.tool == f"agent:{self.host}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +251,7 @@ class Answer:
     take: int = 0
 
 
-ORIGINS = ("start", "fork", "rerun")
+ORIGINS = ("start", "fork", "rerun", "delegation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +262,7 @@ class Run:
         trusted_from: steps of older attempts do not count when a divergence is looked for,
             because a person said so.
         origin: one of ORIGINS.
-        origin_run: the run that it came from; empty for one that was started.
+        origin_run: the run that it came from; empty for one that was started or delegated.
         origin_step: so many steps of that run were copied.
         purged_ms: when its clear text was deleted; 0 while it is there.
         launcher: which process the current attempt is of; empty once that attempt has ended.
@@ -269,6 +274,9 @@ class Run:
         begun_steps: `recorded_steps` when the current attempt began.
         result: what it gave, one JSON value, where its program tells.
         purging: its clear text is being deleted.
+        parent_call: the delegation that started it, which ends with it; empty for any other run.
+        chain: the callers above it, as `chains` writes them.
+        narrow: what they allow below them, as `narrowing` writes it.
     """
 
     run_id: str
@@ -293,6 +301,9 @@ class Run:
     lost: int = 0
     begun_steps: int = 0
     purging: bool = False
+    parent_call: str = ""
+    chain: str = ""
+    narrow: str = ""
     input: Sealed | None = None
     traceback: Sealed | None = None
     result: Sealed | None = None

@@ -5,16 +5,18 @@ in the transaction that writes. The gateway marks and refuses; it never starts a
 """
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from meshgate_gateway import attempts, calls, inputs
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.bounds import DEFAULT_BOUNDS, Bounds
+from meshgate_gateway.delegations import Delegations
 from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted
-from meshgate_gateway.model import RUNNERS, AuditRecord, Caller, Presented, Run, State
+from meshgate_gateway.model import RUNNERS, Caller, Kind, Presented, Run, State
+from meshgate_gateway.notes import note
 from meshgate_gateway.payloads import Vault
-from meshgate_gateway.record import Recorder, sealed_form
+from meshgate_gateway.record import Recorder
 from meshgate_gateway.store import CallQuery, Store, Tables
 
 ENDS = frozenset({"completed", "failed", "cancelled"})
@@ -26,13 +28,6 @@ ACTIONS = {
     "resume": frozenset({"pausing", "paused"}),
     "continue": frozenset({"waiting"}),
     "fail": frozenset({"waiting"}),
-}
-TEXTS = {  # what a record commits to of a run's own clear text
-    "run_started": ("input",),
-    "attempt_ended": ("traceback",),
-    "run_finished": ("traceback", "result"),
-    "run_differs": ("traceback",),
-    "run_continue": ("traceback",),
 }
 SUSPECT_AFTER_MS = 6_000  # three heartbeats of a launcher
 PENDING_AFTER_MS = 5_000  # an order that its app was told of has an attempt within a second
@@ -120,11 +115,16 @@ def forsaken(run: Run, *, now_ms: int) -> bool:
     return run.driven and patience is not None and silent > patience
 
 
-def settle_left(store: Store, recorder: Recorder, *, now_ms: int) -> int:
+def settle_left(store: Store, recorder: Recorder, delegations: Delegations, *, now_ms: int) -> int:
     """Ends runs that were cancelled, and pauses those that were to be, while no launcher lives to do it."""
     since = now_ms - SILENT_AFTER_MS
 
-    def settled(tables: Tables, run: Run) -> bool:
+    def settled(tables: Tables, found: Run) -> bool:
+        run = tables.runs.get(found.run_id)
+        if (
+            run is None or run.state != found.state
+        ):  # it ended with the run of its caller, which was among them
+            return False
         state, event = (
             ("paused", "attempt_ended") if run.state == "pausing" else ("cancelled", "run_finished")
         )
@@ -132,26 +132,17 @@ def settle_left(store: Store, recorder: Recorder, *, now_ms: int) -> int:
         if not tables.runs.move(run, after):
             return False
         tables.records.append(note(recorder, event, after))
+        delegations.ended(tables, after)
         return True
 
     if not store.read(lambda tables: tables.runs.leaving(silent_since_ms=since)):
         return 0
-    return store.write(
-        lambda tables: sum(settled(tables, run) for run in tables.runs.leaving(silent_since_ms=since))
+    touched = store.write(
+        lambda tables: [run for run in tables.runs.leaving(silent_since_ms=since) if settled(tables, run)]
     )
-
-
-def note(
-    recorder: Recorder, event: str, run: Run, operator: str = "", *, more: Mapping[str, object] | None = None
-) -> AuditRecord:
-    """The record of a step in a run's life."""
-    fields = {"run_id": run.run_id, "attempt": run.attempt, "state": run.state, "steps": run.progress}
-    held = {"detail": run.detail} if run.state == "waiting" else {}  # ours; others come from a launcher
-    by = {"operator": operator} if operator else {}
-    texts = {name: sealed_form(getattr(run, name)) for name in TEXTS.get(event, ())}
-    return recorder.lifecycle(
-        event=event, caller=run.app, fields={**fields, **held, **by, **texts, **(more or {})}
-    )
+    for run in touched:
+        delegations.wake(run)
+    return len(touched)
 
 
 def owned(tables: Tables, *, caller: Caller, run_id: str) -> Run:
@@ -177,6 +168,7 @@ class Runs:
     vault: Vault
     recorder: Recorder
     now_ms: Callable[[], int]
+    delegations: Delegations
     bounds: Bounds = DEFAULT_BOUNDS
 
     def start(self, presented: Presented, *, run_id: str, input_json: bytes) -> Run:
@@ -185,8 +177,12 @@ class Runs:
         def serve(caller: Caller) -> Run:
             if caller.kind not in RUNNERS:
                 raise NotPermitted("run_not_permitted", detail=f"a {caller.kind} has no runs")
+            if caller.kind is Kind.AGENT:
+                raise NotPermitted(
+                    "run_not_permitted", detail="an agent's app has only runs that others ask for"
+                )
             chosen = run_id or f"run-{uuid.uuid4().hex}"
-            if not calls.is_run_id(chosen):
+            if not calls.is_new_run_id(chosen):
                 raise InvalidRequest("run_id_invalid")
             if input_json:
                 inputs.parse(input_json)
@@ -256,6 +252,7 @@ class Runs:
                 updated_ms=now,
                 heartbeat_ms=now,
             )
+            self.delegations.begun(tables, begun)
             return self._moved(tables, run, begun, "attempt_started")
 
         def serve(caller: Caller) -> Run:
@@ -337,9 +334,21 @@ class Runs:
                 left = tables.calls.query(CallQuery(run_id=run_id, states=(State.UNKNOWN,), limit=1))
                 if left:
                     after = replace(after, state="waiting", detail=f"unknown {left[0].call_id}")
-            return self._moved(tables, run, after, f"run_{action}", operator)
+            moved = self._moved(tables, run, after, f"run_{action}", operator)
+            if action == "cancel":
+                self.delegations.cancel_below(tables, moved)
+            return moved
 
-        return self.store.write(work)
+        return self._woken(self.store.write(work))
+
+    def family(self, run_id: str) -> list[str]:
+        """The run, and every run that was started for it below."""
+        return self.store.read(lambda tables: self.delegations.family(tables, run_id))
+
+    def _woken(self, run: Run) -> Run:
+        """Tells whoever waits for a run that it has ended; called once that is durable."""
+        self.delegations.wake(run)
+        return run
 
     @staticmethod
     def _without_sides(tables: Tables, run: Run) -> Run:
@@ -388,7 +397,7 @@ class Runs:
                 raise InvalidRequest("state_invalid")
             if len(result) > MAX_RESULT_BYTES:
                 raise InvalidRequest("result_too_large")
-            return self.store.write(lambda tables: work(tables, caller))
+            return self._woken(self.store.write(lambda tables: work(tables, caller)))
 
         return self.door.enter(presented, "FinishRun", serve)
 
@@ -396,13 +405,14 @@ class Runs:
         if not tables.runs.move(before, after):
             raise Conflict("run_changed", detail=before.run_id)
         tables.records.append(note(self.recorder, event, after, operator))
+        if after.ended:
+            self.delegations.ended(tables, after)
         return after
 
 
 def _controlled(run: Run, action: str) -> Run:
     if action == "cancel":
-        idle = run.state in ("pending", "paused")
-        return replace(run, state="cancelled" if idle else "cancelling", detail="cancelled by an operator")
+        return attempts.cancelled(run, "cancelled by an operator")
     if action == "pause":
         idle = run.state == "pending" or not run.launcher  # between two attempts nobody is to be waited for
         return replace(run, state="paused" if idle else "pausing", detail="by an operator")

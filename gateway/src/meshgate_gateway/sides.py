@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from meshgate_gateway import runs, steps
 from meshgate_gateway.errors import Conflict
 from meshgate_gateway.model import JournalRow, Run
+from meshgate_gateway.notes import note
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder
 from meshgate_gateway.steps import StepRow
@@ -62,7 +63,7 @@ class Sides:
         after = replace(run, traceback=self.vault.put(tables, text), updated_ms=self.now_ms())
         if not tables.runs.move(run, after):
             raise Conflict("run_changed", detail=run.run_id)
-        tables.records.append(runs.note(self.recorder, "run_differs", after))
+        tables.records.append(note(self.recorder, "run_differs", after))
 
 
 def _together(earlier: bytes, text: bytes, *, same: bytes) -> bytes:

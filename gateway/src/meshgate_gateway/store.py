@@ -47,6 +47,7 @@ class CallQuery:
 
     Attributes:
         other_hosts: those of hosts that are not among these.
+        delegated: whether those that are a task for another agent are among them; None for either.
     """
 
     run_id: str = ""
@@ -57,6 +58,7 @@ class CallQuery:
     hosts: tuple[str, ...] = ()
     other_hosts: tuple[str, ...] = ()
     ask_due_ms: int = 0
+    delegated: bool | None = None
     limit: int = 1000
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from meshgate_gateway import ledger, runs
 from meshgate_gateway.decide import Permit, permit_of, question_of
+from meshgate_gateway.delegations import Delegations
 from meshgate_gateway.errors import Refused
 from meshgate_gateway.execute import Executor
 from meshgate_gateway.hosts import Hosts
@@ -41,17 +42,23 @@ class Sweeper:
     hosts: Hosts
     executor: Executor
     now_ms: Callable[[], int]
+    delegations: Delegations
     agents: tuple[str, ...] = ()
 
     def sweep(self) -> int:
         """One pass; returns how many calls and runs it touched."""
         this = Pass(self.now_ms)
-        ended = runs.settle_left(self.store, self.hosts.recorder, now_ms=this.now) + self._ask(this)
+        ended = runs.settle_left(
+            self.store, self.hosts.recorder, self.delegations, now_ms=this.now
+        ) + self._ask(this)
         return ended + sum(self._tried(self._swept, row, this) for row in self._open())
 
     def _open(self) -> Sequence[LedgerRow]:
-        """Calls of tool hosts, and apart from them what agents run themselves: those may be open for days."""
-        query = CallQuery(states=(State.RESERVED, State.SENT), limit=MAX_PER_SWEEP)
+        """Calls of tool hosts, and apart from them what agents run themselves: those may be open for days.
+
+        A delegation is not among them: it ends with its run, however long that takes.
+        """
+        query = CallQuery(states=(State.RESERVED, State.SENT), delegated=False, limit=MAX_PER_SWEEP)
         parts = [replace(query, other_hosts=self.agents)]
         parts += [replace(query, hosts=self.agents)] if self.agents else []
         return self.store.read(lambda tables: [row for part in parts for row in tables.calls.query(part)])

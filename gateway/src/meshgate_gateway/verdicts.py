@@ -12,7 +12,7 @@ from typing import Any
 
 from meshgate_identities.spiffe_id import SpiffeId
 
-from meshgate_gateway import calls
+from meshgate_gateway import calls, chains
 from meshgate_gateway.catalogue import Catalogue
 from meshgate_gateway.decide import Decision, changed, decide, policy_input, run_context
 from meshgate_gateway.model import AuditRecord, Caller, LedgerRow, Run, ToolCall
@@ -68,17 +68,24 @@ class Verdicts:
         Raises:
             PolicyUnavailable: no verdict.
         """
+        above = chains.above(question.run)
         asks = policy_input(
             caller=question.caller,
             call=question.call,
             arguments=question.arguments,
             run=run_context(question.run),
+            delegation=above.links,
             time=time_text(self.now_ms()),
         )
         with self.policy.deciding() as policy:
             raw = policy.engine.evaluate(asks)
             decision = decide(
-                caller=question.caller, call=question.call, raw=raw, decision_id=question.decision_id
+                caller=question.caller,
+                call=question.call,
+                arguments=question.arguments,
+                above=above,
+                raw=raw,
+                decision_id=question.decision_id,
             )
             yield Verdict(question, policy, decision)
 
@@ -87,6 +94,9 @@ class Verdicts:
     ) -> AuditRecord:
         """The record of a verdict on a call that stands as in `row`."""
         question = verdict.question
+        delegation = chains.shown(chains.above(question.run).links)
+        if delegation:
+            more = {"delegation": delegation, **(more or {})}
         return self.recorder.decision(
             caller=question.caller,
             call=question.call,

@@ -438,7 +438,7 @@ class ListRunsResponse(_message.Message):
     def __init__(self, runs: _Optional[_Iterable[_Union[RunRow, _Mapping]]] = ...) -> None: ...
 
 class RunRow(_message.Message):
-    __slots__ = ("run_id", "app", "state", "attempt", "created", "detail", "updated", "steps", "origin", "origin_run", "origin_step", "purged")
+    __slots__ = ("run_id", "app", "state", "attempt", "created", "detail", "updated", "steps", "origin", "origin_run", "origin_step", "purged", "parent_call", "parent_run")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -451,6 +451,8 @@ class RunRow(_message.Message):
     ORIGIN_RUN_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_STEP_FIELD_NUMBER: _ClassVar[int]
     PURGED_FIELD_NUMBER: _ClassVar[int]
+    PARENT_CALL_FIELD_NUMBER: _ClassVar[int]
+    PARENT_RUN_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     app: str
     state: str
@@ -463,7 +465,9 @@ class RunRow(_message.Message):
     origin_run: str
     origin_step: int
     purged: str
-    def __init__(self, run_id: _Optional[str] = ..., app: _Optional[str] = ..., state: _Optional[str] = ..., attempt: _Optional[int] = ..., created: _Optional[str] = ..., detail: _Optional[str] = ..., updated: _Optional[str] = ..., steps: _Optional[int] = ..., origin: _Optional[str] = ..., origin_run: _Optional[str] = ..., origin_step: _Optional[int] = ..., purged: _Optional[str] = ...) -> None: ...
+    parent_call: str
+    parent_run: str
+    def __init__(self, run_id: _Optional[str] = ..., app: _Optional[str] = ..., state: _Optional[str] = ..., attempt: _Optional[int] = ..., created: _Optional[str] = ..., detail: _Optional[str] = ..., updated: _Optional[str] = ..., steps: _Optional[int] = ..., origin: _Optional[str] = ..., origin_run: _Optional[str] = ..., origin_step: _Optional[int] = ..., purged: _Optional[str] = ..., parent_call: _Optional[str] = ..., parent_run: _Optional[str] = ...) -> None: ...
 
 class ShowRunRequest(_message.Message):
     __slots__ = ("run_id", "operator", "row_only", "without_steps")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-KNOWN_OBLIGATIONS: frozenset[str] = frozenset()  # none yet; an unknown one denies
+KNOWN_OBLIGATIONS = frozenset({"narrow"})  # an unknown one denies
 MAX_REASONS = 32  # a model reads them in one line
 _KEYS = frozenset({"allow", "approval", "obligations", "reasons"})
 _REASON_ID = re.compile(r"[a-z][a-z0-9_]{0,63}")

@@ -12,7 +12,7 @@ from typing import Any
 from meshgate_policies.errors import Problem
 
 SETS = ("allow", "approve", "deny")
-TOOL_ID = re.compile(r"[a-z0-9][a-z0-9-]*\.[A-Za-z0-9_][A-Za-z0-9_.-]*")
+TOOL_ID = re.compile(r"[a-z0-9][a-z0-9-]*\.[A-Za-z0-9_][A-Za-z0-9_.-]*|agent:[a-z0-9][a-z0-9-]*")
 REASON_ID = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 

@@ -34,7 +34,7 @@ class CallInput:
     """What is asked.
 
     Attributes:
-        kind: `tool`, or `delegate` for a task given to another agent.
+        kind: `tool`, or `delegate` for a task given to another agent: then `tool` is `agent:APP`.
         effect: the operator's word in the manifest, never the tool's own.
         args: validated against the tool's schema.
         args_sha256: of the canonical bytes that are executed.
@@ -61,6 +61,17 @@ class RunInput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DelegatorInput:
+    """A caller above this one: who it is, and in which of its runs it asked."""
+
+    spiffe_id: str = field(metadata=_STORE)
+    trust_domain: str = field(metadata=_STORE)
+    namespace: str = field(metadata=_STORE)
+    app: str = field(metadata=_STORE)
+    run_id: str = field(metadata=_STORE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyInput:
     """The whole of `input`.
 
@@ -75,7 +86,7 @@ class PolicyInput:
     caller: CallerInput = field(metadata=_CERTIFICATE)
     call: CallInput = field(metadata=_CATALOGUE)
     run: RunInput | None = field(metadata=_STORE)
-    delegation: tuple[CallerInput, ...] = field(metadata=_STORE)
+    delegation: tuple[DelegatorInput, ...] = field(metadata=_STORE)
     approval: Mapping[str, object] | None = field(metadata=_STORE)
     budget: Mapping[str, object] = field(metadata=_STORE)
     time: str = field(metadata=_CLOCK)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from meshgate_gateway.adapters.group_commit import GroupCommit, Pending, fail, run_batch, settle
-from meshgate_gateway.adapters.sqlite_tables import SCHEMA, sqlite_tables
+from meshgate_gateway.adapters.sqlite_tables import SCHEMA, sqlite_tables, upgrade
 from meshgate_gateway.adapters.tables import PROBE, check_tail
 from meshgate_gateway.errors import NotStorable, StoreUnavailable
 from meshgate_gateway.store import Tables
@@ -110,6 +110,7 @@ class SqliteStore:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        upgrade(connection)
         connection.executescript(SCHEMA)
         if self._max_pages:
             connection.execute(f"PRAGMA max_page_count = {int(self._max_pages)}")

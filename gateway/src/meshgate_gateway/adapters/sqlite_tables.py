@@ -6,7 +6,7 @@ import time
 
 from meshgate_gateway.adapters.tables import CALL, ENDED, JOURNAL, RUN, SharedTables
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -38,6 +38,24 @@ CREATE TABLE IF NOT EXISTS instances (name TEXT PRIMARY KEY, holder TEXT NOT NUL
   expires_ms INTEGER NOT NULL) WITHOUT ROWID;
 INSERT OR IGNORE INTO meta VALUES ('schema_version', '{SCHEMA_VERSION}');
 """
+
+
+# What a table got after a store of an earlier schema may have been made, each empty there.
+_ADDED = {"runs": ("parent_call", "chain", "narrow")}
+
+
+def upgrade(connection: sqlite3.Connection) -> None:
+    """Gives the tables of an older file the columns that they lack; a new file is left to `SCHEMA`."""
+    connection.execute("BEGIN IMMEDIATE")
+    for table, added in _ADDED.items():
+        has = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+        for column in added:
+            if has and column not in has:
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} NOT NULL DEFAULT ''")
+                connection.execute(
+                    "UPDATE meta SET value = ? WHERE key = 'schema_version'", (SCHEMA_VERSION,)
+                )
+    connection.execute("COMMIT")
 
 
 class SqliteInstances:

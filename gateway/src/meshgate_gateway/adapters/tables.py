@@ -222,6 +222,9 @@ class Calls:
         if query.other_hosts:
             where.append(f"host NOT IN ({', '.join('?' * len(query.other_hosts))})")
             values += query.other_hosts
+        if query.delegated is not None:
+            where.append(f"tool {'' if query.delegated else 'NOT '}LIKE ?")
+            values.append("agent:%")
         if query.ask_due_ms:
             where.append("next_ask_ms > 0 AND next_ask_ms <= ? AND state IN ('sent', 'unknown')")
             values.append(query.ask_due_ms)

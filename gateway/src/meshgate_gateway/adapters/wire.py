@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from meshgate_wire import broker_pb2 as pb
 
+from meshgate_gateway import chains
 from meshgate_gateway.answers import OPEN, answer_of
 from meshgate_gateway.archive import Part
 from meshgate_gateway.calls import RUN_STEPS
@@ -169,6 +170,8 @@ def run_row(run: Run) -> pb.RunRow:
         origin_run=run.origin_run,
         origin_step=run.origin_step,
         purged=time_text(run.purged_ms) if run.purged_ms else "",
+        parent_call=run.parent_call,
+        parent_run=chains.parent_run(run),
     )
 
 
