@@ -26,6 +26,7 @@ def test_a_word_that_does_not_help_names_the_one_that_does(  # noqa: PLR0917 - f
     (tmp_path / "meshgate.yaml").touch()
     row = {
         "run_id": "r", "state": state, "detail": detail, "origin": "", "origin_run": "", "purged": "",
+        "parent_call": "", "parent_run": "",
         "attempt": "1", "steps": "2",
     }  # fmt: skip
 

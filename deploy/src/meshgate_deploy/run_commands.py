@@ -253,8 +253,10 @@ def _ask(state: State, method: str, request: dict[str, Any]) -> dict[str, Any]:
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     """Whole numbers travel as text in protobuf's JSON."""
     came = f"{row['origin']} of {row['origin_run']}" if row["origin_run"] else ""
-    if row["origin"] == "fork":
+    if row["origin_run"] and row["origin"] == "fork":
         came += f", step {row['origin_step']}"
+    if row["parent_run"]:
+        came = f"task of {row['parent_run']}"
     detail = f"purged {row['purged']}" if row["purged"] else row["detail"]
     return {
         **row, "attempt": int(row["attempt"]), "steps": int(row["steps"]), "from": came, "detail": detail,

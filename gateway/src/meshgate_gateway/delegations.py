@@ -80,7 +80,7 @@ class Delegations:
         run = Run(calls.delegated_run(row.call_id), callee, "pending", 0, "", now, now, now, 0, "")
         run = replace(
             run,
-            origin="delegation",
+            origin=asking.origin,  # what a re-run asks for happens again, too, and a rule may mind that
             driven=True,
             parent_call=row.call_id,
             chain=chains.written(links),

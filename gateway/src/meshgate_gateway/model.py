@@ -251,7 +251,7 @@ class Answer:
     take: int = 0
 
 
-ORIGINS = ("start", "fork", "rerun", "delegation")
+ORIGINS = ("start", "fork", "rerun")
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +261,7 @@ class Run:
     Attributes:
         trusted_from: steps of older attempts do not count when a divergence is looked for,
             because a person said so.
-        origin: one of ORIGINS.
+        origin: one of ORIGINS; of a delegated run its caller's run's.
         origin_run: the run that it came from; empty for one that was started or delegated.
         origin_step: so many steps of that run were copied.
         purged_ms: when its clear text was deleted; 0 while it is there.
