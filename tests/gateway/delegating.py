@@ -10,7 +10,9 @@ from meshgate_gateway import calls
 DONE = b'{"output":{"type":"text","value":"paid"}}'
 
 
-def delegate(world: Any, to: str = "billing", *, app: str = "desk", run_id: str = "run-1", **more: Any) -> Any:
+def delegate(
+    world: Any, to: str = "billing", *, app: str = "desk", run_id: str = "run-1", **more: Any
+) -> Any:
     """Asks for a task; of one step unless another is named."""
     asked = {"step_key": key(f"{run_id} {to}"), "tool": f"agent:{to}", "arguments": {"task": "pay"}, **more}
     return world.call(app, run_id=run_id, **asked)

@@ -185,7 +185,9 @@ def test_ids_of_delegated_runs_are_nobody_s_to_choose(world) -> None:
 def test_a_listing_has_the_agents_that_may_be_asked(world) -> None:
     """As any tool, but for the caller itself."""
     listed = {"desk": {"agent:billing", "orders.refund"}, "billing": {"agent:billing", "agent:refunds"}}
-    active = ActivePolicy(world.policy, "r1", "sha256:0", Listing({app: frozenset(one) for app, one in listed.items()}))
+    active = ActivePolicy(
+        world.policy, "r1", "sha256:0", Listing({app: frozenset(one) for app, one in listed.items()})
+    )
     world.broker._rooms.policy.activate(active, record=lambda: None)
     assert {tool.id for tool in world.broker.tools(peer("desk"))} == listed["desk"]
     assert {tool.id for tool in world.broker.tools(peer("billing"))} == {"agent:refunds"}
@@ -196,6 +198,6 @@ def test_a_chain_that_cannot_be_read_serves_nothing(world) -> None:
     runs = descend(world, "billing")
     run = world.run(runs[1])
     world.store.write(lambda tables: tables.runs.move(run, replace(run, chain="[{")))
-    with pytest.raises(ValueError):  # noqa: PT011 - any: it is a fault of the store
+    with pytest.raises(ValueError):
         world.call("billing", run_id=runs[1], step_key=key("x"))
     assert world.runtime.effects == []

@@ -141,11 +141,14 @@ def test_a_delegation_over_mtls(wire) -> None:
 @pytest.mark.parametrize("how", ["start", "order"])
 def test_an_agent_s_run_is_started_by_nobody(wire, how) -> None:
     """Neither by itself nor by an operator, who is told why."""
+    start, ordered = wire.runs("billing").StartRun, wire.admin().StartRun
+    ask_for, request = (
+        (start, pb.StartRunRequest(run_id="mine"))
+        if how == "start"
+        else (ordered, pb.AdminStartRunRequest(app="billing", run_id="mine"))
+    )
     with pytest.raises(grpc.RpcError) as caught:
-        if how == "start":
-            wire.runs("billing").StartRun(pb.StartRunRequest(run_id="mine"))
-        else:
-            wire.admin().StartRun(pb.AdminStartRunRequest(app="billing", run_id="mine"))
+        ask_for(request)
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
     assert ("have no task" in caught.value.details()) is (how == "order")
 
@@ -169,7 +172,7 @@ def test_cancelling_over_mtls_reaches_the_whole_family(wire) -> None:
 
 
 def test_archives_of_both_verify_and_name_each_other(wire, tmp_path) -> None:
-    """The caller's names the callee's run, the callee's the call and who stood above; each is purged alone."""
+    """The caller's names the callee's run, the callee's the call and its callers; each is purged alone."""
     run_id = play(wire, ask(wire).call_id)
     call_id = ask(wire).call_id
     wire.runs("desk").FinishRun(pb.FinishRunRequest(run_id="run-1", attempt=1, state="completed"))
@@ -234,6 +237,8 @@ def old(store: Any) -> None:
     from meshgate_gateway.model import Run
 
     store.write(
-        lambda tables: tables.runs.insert(Run("old", "spiffe://d/ns/m/desk", "pending", 0, "", 1, 1, 1, 0, ""))
+        lambda tables: tables.runs.insert(
+            Run("old", "spiffe://d/ns/m/desk", "pending", 0, "", 1, 1, 1, 0, "")
+        )
     )
     store.close()

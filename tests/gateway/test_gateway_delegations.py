@@ -41,7 +41,7 @@ def test_a_delegation_makes_a_run_and_tells_its_app(world) -> None:
 
 
 def test_decision_row_and_run_are_one_transaction(world) -> None:
-    """No room for one more run of the callee: nothing of the call is stored. The same when the store fails."""
+    """No room for one more run of the callee, or a store that fails: nothing of the call is stored."""
     rooms = world.broker._rooms
     full = replace(rooms.delegations, bounds=Bounds(open_runs=0))
     world.broker._rooms = replace(rooms, delegations=full)
@@ -67,7 +67,7 @@ def test_a_denied_delegation_starts_nothing(world) -> None:
 
 
 def test_the_run_s_begin_and_end_are_the_call_s(world) -> None:
-    """sent with the first attempt, done with the result; a second attempt of the run is no second take."""
+    """Sent with the first attempt, done with the result; a second attempt of the run is no second take."""
     answer = delegate(world)
     run_id = run_of(answer)
     begin(world, run_id)
@@ -231,9 +231,7 @@ def test_nobody_takes_or_finishes_a_delegation(world, app) -> None:
         world.hosts.take(peer(app), call_id=answer.call_id, host_instance="i")
     outcome = Outcome(State.DONE, b"{}", "json")
     with pytest.raises(NotPermitted, match="call_not_owned"):
-        world.hosts.finish(
-            peer(app), call_id=answer.call_id, take=1, host_instance="i", outcome=outcome
-        )
+        world.hosts.finish(peer(app), call_id=answer.call_id, take=1, host_instance="i", outcome=outcome)
     with pytest.raises(NotPermitted):
         world.own_calls.finish(peer(app), OwnCall(answer.call_id, 1, 1), outcome)
     assert world.row(answer.call_id).state is State.SENT
@@ -244,7 +242,11 @@ def test_the_caller_s_next_attempt_joins(world) -> None:
     answer = delegate(world)
     world.runs.start_attempt(peer("desk"), run_id="run-1", launcher="l2")
     again = delegate(world, attempt=2)
-    assert (again.call_id, again.state, world.row(again.call_id).attempt) == (answer.call_id, State.RESERVED, 2)
+    assert (again.call_id, again.state, world.row(again.call_id).attempt) == (
+        answer.call_id,
+        State.RESERVED,
+        2,
+    )
     assert len(world.policy.asked) == 2
     begin(world, run_of(answer))
     world.runs.start_attempt(peer("desk"), run_id="run-1", launcher="l3")
@@ -294,7 +296,7 @@ def test_a_repeat_of_the_task_is_answered_with_the_first_one(world) -> None:
 
 @pytest.mark.parametrize("how", ["cancel", "failed", "completed", "left"])
 def test_what_a_run_asked_for_ends_with_it(world, how) -> None:
-    """All the way down: what has not begun is over at once, what runs is told to stop, its call ends with it."""
+    """All the way down: what has not begun is over at once; what runs is told to stop, and ends its call."""
     _, middle = descend(world, "billing")
     leaf = run_of(delegate(world, "refunds", app="billing", run_id=middle))
     other = run_of(delegate(world, "a0"))
@@ -307,7 +309,11 @@ def test_what_a_run_asked_for_ends_with_it(world, how) -> None:
         world.sweeper.sweep()
     else:
         world.runs.finish(peer("desk"), run_id="run-1", attempt=1, state=how, detail="")
-    assert [world.run(each).state for each in (middle, leaf, other)] == ["cancelling", "cancelled", "cancelled"]
+    assert [world.run(each).state for each in (middle, leaf, other)] == [
+        "cancelling",
+        "cancelled",
+        "cancelled",
+    ]
     calls = {each: world.row(world.run(each).parent_call) for each in (middle, leaf, other)}
     assert [calls[each].state for each in calls] == [State.SENT, State.FAILED, State.FAILED]
     assert (calls[leaf].error_class, calls[other].error_class) == ("cancelled", "cancelled")
@@ -396,3 +402,22 @@ def test_the_runtime_s_word_is_no_failure_of_the_call(world) -> None:
 
     world.runtime.dispatch = never
     assert delegate(world).state is State.RESERVED
+
+
+def test_a_delegation_is_never_unknown(world) -> None:
+    """Whatever asks for it: its run says what became of it."""
+    answer = delegate(world)
+    begin(world, run_of(answer))
+    row = world.row(answer.call_id)
+    with pytest.raises(RuntimeError, match="its run says"):
+        world.hosts.expire(row, Outcome(State.UNKNOWN, b"", "", "timeout"), cause="deadline")
+    assert world.row(answer.call_id) == row
+
+
+def test_a_run_that_is_cut_leaves_delegations_to_their_runs(world) -> None:
+    """A cut is for what tool hosts do; the end of its run is the only end that a delegation has."""
+    rows = [world.row(delegate(world, app).call_id) for app in ("billing", "refunds")]
+    begin(world, f"run-{rows[1].call_id}")
+    rows[1] = world.row(rows[1].call_id)
+    world.hosts.cut("run-1")
+    assert [world.row(row.call_id) for row in rows] == rows

@@ -41,7 +41,8 @@ def test_every_narrow_above_must_hold(world) -> None:
     world.policy.answer = lambda put: lower(put) if put["call"]["tool"] == AGENT else upper(put)
     (_, _, below) = descend(world, "billing", "refunds")
     answers = {
-        amount: asked(world, below, app="refunds", order="A1", amount=amount).reasons for amount in (9, 10, 50, 51)
+        amount: asked(world, below, app="refunds", order="A1", amount=amount).reasons
+        for amount in (9, 10, 50, 51)
     }
     assert answers == {9: ("narrowed",), 10: (), 50: (), 51: ("narrowed",)}
     assert asked(world, below, app="refunds", tool=LOOKUP, order="A1").reasons == ("narrowed",)
@@ -53,9 +54,7 @@ def test_a_narrow_is_handed_down_past_who_adds_none(world) -> None:
     (_, middle, below) = descend(world, "billing", "refunds")
     assert world.run(below).narrow == world.run(middle).narrow != ""
     assert asked(world, below, app="refunds", order="A1", amount=1).reasons == ("narrowed",)
-    other = world.call(
-        "billing", run_id=middle, tool=AGENT, step_key=key("other"), arguments={"task": "rob"}
-    )
+    other = world.call("billing", run_id=middle, tool=AGENT, step_key=key("other"), arguments={"task": "rob"})
     assert other.reasons == ("narrowed",)
     assert delegate(world, "a0", app="billing", run_id=middle).reasons == ("narrowed",)
 
@@ -169,7 +168,9 @@ def test_a_bound_means_one_thing(bound, value, held) -> None:
     assert rule.read(rule.written([narrow])) == (narrow,)
 
 
-VALUES = st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(allow_nan=False) | st.text()
+VALUES = (
+    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(allow_nan=False) | st.text()
+)
 
 
 @given(value=VALUES, low=st.integers(-100, 100), high=st.integers(-100, 100))

@@ -58,8 +58,10 @@ def test_anything_else_is_denied_as_invalid(raw):
 
 def test_unknown_obligation_denies():
     """A duty that nobody here can keep voids the allow."""
-    verdict = judge(GOOD | {"obligations": {"narrow": {"tools": {}}}})
+    narrow = {"narrow": {"tools": {}}}
+    verdict = judge(GOOD | {"obligations": narrow | {"log": {}}})
     assert verdict == Verdict(allow=False, reasons=("obligation_unknown",))
+    assert judge(GOOD | {"obligations": narrow}) == Verdict(allow=True, reasons=(), obligations=narrow)
 
 
 def test_approval_denies_whatever_allow_says():

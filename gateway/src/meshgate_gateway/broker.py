@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from meshgate_gateway import calls, journal, ledger, own_calls, repeats, runs
 from meshgate_gateway.answers import OPEN, answer_of
+from meshgate_gateway.asked import Asked, check
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.bounds import DEFAULT_BOUNDS, Bounds
 from meshgate_gateway.catalogue import Catalogue
@@ -20,7 +21,6 @@ from meshgate_gateway.delegations import Delegations
 from meshgate_gateway.drive import Drive
 from meshgate_gateway.errors import (
     Conflict,
-    InvalidRequest,
     NotPermitted,
     Refused,
     RuntimeUnavailable,
@@ -31,10 +31,8 @@ from meshgate_gateway.model import (
     Answer,
     Caller,
     CallRequest,
-    Kind,
     LedgerRow,
     Presented,
-    Run,
     State,
     Step,
     Tool,
@@ -66,24 +64,6 @@ class Rooms:
     waiters: Waiters
     delegations: Delegations
     drive: Drive
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request whose shape is sound: who, which call, and which bytes are offered."""
-
-    caller: Caller
-    request: CallRequest
-    call_id: str
-    tool: Tool | None
-    arguments: calls.Arguments | None
-    refused: calls.ArgumentsRefused | None
-    run: Run | None = None
-
-    @property
-    def offered(self) -> bytes:
-        """What a repeat of this call must offer again."""
-        return self.arguments.canonical if self.arguments else self.request.arguments_json
 
 
 class Broker:
@@ -125,7 +105,7 @@ class Broker:
         )
 
     def _serve(self, caller: Caller, request: CallRequest) -> Answer:
-        asked = self._asked(caller, request)  # 2
+        asked = check(caller, request, catalogue=self._catalogue, validators=self._validators)  # 2
         asked, row = self._rooms.store.read(lambda tables: self._met(tables, asked))  # 3
         fresh = row is None
         if row is None:
@@ -168,38 +148,11 @@ class Broker:
             tool for tool in self._catalogue.tools.values() if tool.id in listed and runs_for(tool, caller)
         ]
 
-    def _asked(self, caller: Caller, request: CallRequest) -> _Asked:
-        if caller.kind not in RUNNERS:
-            raise NotPermitted("call_not_permitted", detail=f"a {caller.kind} calls no tools")
-        in_run = bool(request.run_id)
-        if not in_run and caller.kind is not Kind.PROGRAM:
-            raise NotPermitted("call_outside_run", detail="only programs may call outside of a run")
-        if in_run and not calls.is_run_id(request.run_id):
-            raise InvalidRequest("run_id_invalid")
-        if not calls.is_step_key(request.step_key, in_run=in_run):
-            raise InvalidRequest("step_key_invalid")
-        if not calls.is_untrusted(request.untrusted):
-            raise InvalidRequest("untrusted_invalid")
-        if not calls.is_place(request, in_run=in_run):
-            raise InvalidRequest("step_place_invalid")
-        call_id = calls.call_id(caller=caller.spiffe_id, run_id=request.run_id, step_key=request.step_key)
-        tool = self._catalogue.tools.get(request.tool)
-        if tool is not None and not in_run and (tool.in_agent or tool.kind is ToolKind.DELEGATE):
-            raise NotPermitted("call_outside_run", tool=tool.id, detail="this tool is called in a run only")
-        if tool is None:
-            unknown = calls.ArgumentsRefused("tool_unknown")
-            return _Asked(caller, request, call_id, None, None, unknown)
-        try:
-            parsed = calls.parse_arguments(request.arguments_json, tool, self._validators[tool.id])
-        except calls.ArgumentsRefused as refused:
-            return _Asked(caller, request, call_id, tool, None, refused)
-        return _Asked(caller, request, call_id, tool, parsed, None)
-
-    def _met(self, tables: Tables, asked: _Asked) -> tuple[_Asked, LedgerRow | None]:
+    def _met(self, tables: Tables, asked: Asked) -> tuple[Asked, LedgerRow | None]:
         row = self._known(tables, asked)
         return replace(asked, run=tables.runs.get(asked.request.run_id)), row
 
-    def _known(self, tables: Tables, asked: _Asked) -> LedgerRow | None:
+    def _known(self, tables: Tables, asked: Asked) -> LedgerRow | None:
         """The row of an earlier request with this key, if it is the same call."""
         self._fence(tables, asked)
         row = tables.calls.get(asked.call_id)
@@ -216,7 +169,7 @@ class Broker:
             )
         return row
 
-    def _adopt(self, asked: _Asked, row: LedgerRow) -> LedgerRow:
+    def _adopt(self, asked: Asked, row: LedgerRow) -> LedgerRow:
         """An open call passes to the run's current attempt, which joins it.
 
         One that has not begun is put to the policy again: what is in force now may say no.
@@ -226,7 +179,7 @@ class Broker:
         with self._verdicts.deciding(self._question(asked, row.decision_id)) as again:
             return self._rooms.store.write(lambda tables: self._joined(tables, asked, again))
 
-    def _joined(self, tables: Tables, asked: _Asked, again: Verdict | None) -> LedgerRow:
+    def _joined(self, tables: Tables, asked: Asked, again: Verdict | None) -> LedgerRow:
         now = self._known(tables, asked)
         if now is None:
             raise RuntimeError("a call left the ledger")
@@ -252,7 +205,7 @@ class Broker:
             self._delegated(tables, asked, after, again)
         return after
 
-    def _delegated(self, tables: Tables, asked: _Asked, row: LedgerRow, verdict: Verdict) -> None:
+    def _delegated(self, tables: Tables, asked: Asked, row: LedgerRow, verdict: Verdict) -> None:
         """The run of an allowed delegation, made with its decision."""
         if isinstance(verdict.decision, Allow):
             self._rooms.delegations.allowed(
@@ -263,7 +216,7 @@ class Broker:
                 obligations=verdict.decision.obligations,
             )
 
-    def _fence(self, tables: Tables, asked: _Asked) -> None:
+    def _fence(self, tables: Tables, asked: Asked) -> None:
         if asked.request.run_id:
             runs.acting(
                 tables,
@@ -272,7 +225,7 @@ class Broker:
                 attempt=asked.request.attempt,
             )
 
-    def _decided(self, asked: _Asked) -> LedgerRow:
+    def _decided(self, asked: Asked) -> LedgerRow:
         decision_id = f"D-{secrets.token_hex(8)}"
         if asked.refused is not None:
             return self._refused(asked, decision_id)
@@ -282,14 +235,14 @@ class Broker:
             raise row
         return row
 
-    def _question(self, asked: _Asked, decision_id: str) -> Question:
+    def _question(self, asked: Asked, decision_id: str) -> Question:
         if asked.tool is None or asked.arguments is None:
             raise RuntimeError("only sound requests are decided on")
         call = self._call(asked, asked.tool, asked.arguments)
         return Question(asked.caller, call, asked.arguments.value, asked.run, decision_id)
 
     def _record(
-        self, tables: Tables, asked: _Asked, verdict: Verdict, decision_id: str
+        self, tables: Tables, asked: Asked, verdict: Verdict, decision_id: str
     ) -> LedgerRow | Refused:
         earlier = self._known(tables, asked)
         if earlier is not None:
@@ -327,7 +280,7 @@ class Broker:
             self._delegated(tables, asked, row, verdict)
         return row
 
-    def _joined_first(self, tables: Tables, asked: _Asked, verdict: Verdict, first: LedgerRow) -> LedgerRow:
+    def _joined_first(self, tables: Tables, asked: Asked, verdict: Verdict, first: LedgerRow) -> LedgerRow:
         """The first of equal calls, which this attempt may now see through."""
         if first.state is not State.RESERVED or first.attempt == asked.request.attempt:
             return first
@@ -346,7 +299,7 @@ class Broker:
         why = f"unknown {call_id}"
         runs.park(tables, self._rooms.recorder, run_id=row.run_id, why=why, now_ms=self._now_ms())
 
-    def _held_up(self, tables: Tables, asked: _Asked, tool: Tool) -> Refused | None:
+    def _held_up(self, tables: Tables, asked: Asked, tool: Tool) -> Refused | None:
         """Why a call that policy allows does not begin now: its run waits, or does not repeat itself."""
         request = asked.request
         run = tables.runs.get(request.run_id) if request.run_id else None
@@ -370,7 +323,7 @@ class Broker:
         sides.keep(tables, run.run_id, sides.of_step(tables, run, stray.recorded), wanted)
         return Conflict("run_diverged", call_id=asked.call_id, tool=tool.id, detail=stray.why)
 
-    def _refused(self, asked: _Asked, decision_id: str) -> LedgerRow:
+    def _refused(self, asked: Asked, decision_id: str) -> LedgerRow:
         """A call nobody can decide on is denied for good: asked again it is the same answer."""
         refused = asked.refused or calls.ArgumentsRefused("tool_unknown")
 
@@ -387,7 +340,7 @@ class Broker:
 
         return self._rooms.store.write(work)
 
-    def _row(self, tables: Tables, asked: _Asked, decision_id: str) -> LedgerRow:
+    def _row(self, tables: Tables, asked: Asked, decision_id: str) -> LedgerRow:
         now, tool, request = self._now_ms(), asked.tool, asked.request
         return LedgerRow(
             call_id=asked.call_id,
@@ -415,7 +368,7 @@ class Broker:
         )
 
     @staticmethod
-    def _call(asked: _Asked, tool: Tool, arguments: calls.Arguments) -> ToolCall:
+    def _call(asked: Asked, tool: Tool, arguments: calls.Arguments) -> ToolCall:
         request = asked.request
         own = 0 if tool.kind is ToolKind.DELEGATE else int(tool.deadline_seconds * 1000)  # its run has bounds
         wanted = request.deadline_ms or own

@@ -76,39 +76,26 @@ class Gateway:
         self.recorder = Recorder(instance=lambda: self.instance.name, now_ms=parts.now_ms)
         vault = Vault(key=payload_key)
         door = Door(verifier=parts.verifier, mesh=mesh, store=parts.store, recorder=self.recorder)
-        executor = Executor(runtime=parts.runtime)
         waiters = Waiters(limit=threads // 2)
         self.delegations = Delegations(vault, self.recorder, waiters, parts.now_ms)
-        self.hosts = Hosts(
+        self.drive, self.history, self.archive = self._runs(vault, mesh)
+        rooms = Rooms(
             door,
             parts.store,
+            parts.policy,
             vault,
             self.recorder,
-            executor,
+            Executor(runtime=parts.runtime),
             waiters,
-            parts.now_ms,
-            Verdicts(parts.policy, vault, self.recorder, mesh.catalogue, parts.now_ms),
-            mesh.catalogue.reconciled,
+            self.delegations,
+            self.drive,
         )
-        self.drive, self.history, self.archive = self._runs(vault, mesh)
+        self.hosts = self._hosts(rooms, mesh)
         self.broker = Broker(
-            rooms=Rooms(
-                door,
-                parts.store,
-                parts.policy,
-                vault,
-                self.recorder,
-                executor,
-                waiters,
-                self.delegations,
-                self.drive,
-            ),
-            catalogue=mesh.catalogue,
-            now_ms=parts.now_ms,
-            wait_seconds=wait_seconds,
+            rooms=rooms, catalogue=mesh.catalogue, now_ms=parts.now_ms, wait_seconds=wait_seconds
         )
         self.sweeper = Sweeper(
-            parts.store, self.hosts, executor, parts.now_ms, self.delegations, mesh.catalogue.agents
+            parts.store, self.hosts, rooms.executor, parts.now_ms, self.delegations, mesh.catalogue.agents
         )
         self.health = Health(
             probes={**self._own_probes(), **(probes or {})},
@@ -121,6 +108,19 @@ class Gateway:
             make=self._services(door, vault, mesh),
             on_fault=self.health.fault,
             threads=threads,
+        )
+
+    def _hosts(self, rooms: Rooms, mesh: Mesh) -> Hosts:
+        return Hosts(
+            rooms.door,
+            rooms.store,
+            rooms.vault,
+            self.recorder,
+            rooms.executor,
+            rooms.waiters,
+            self._parts.now_ms,
+            Verdicts(rooms.policy, rooms.vault, self.recorder, mesh.catalogue, self._parts.now_ms),
+            mesh.catalogue.reconciled,
         )
 
     def _runs(self, vault: Vault, mesh: Mesh) -> tuple[Drive, History, Archive]:

@@ -36,10 +36,7 @@ refused if {
 	_refusal(entry)
 }
 
-refused if {
-	some name, _ in data.mesh.agents[_app].obligations[_tool]
-	not data.decision.obligations[name][input.call.kind]
-}
+refused if _duty_unknown
 
 # The app is the last segment of the attested SPIFFE ID; Rego names have no dash.
 _app := replace(input.caller.app, "-", "_") if is_string(input.caller.app)
@@ -75,6 +72,8 @@ _reasons contains "approval_required" if _needs_approval
 # How a new kind of call is decided is for this library to say before anyone may make one.
 _reasons contains "kind_unknown" if not _kind_known
 
+_reasons contains "obligation_unknown" if _duty_unknown
+
 _reasons contains "policy_invalid" if _malformed
 
 _reasons contains reason if {
@@ -84,6 +83,12 @@ _reasons contains reason if {
 
 # A rule of its own, because `not` of an expression with an undefined part is not true.
 _needs_approval if data.mesh.agents[_app].approve[_tool]
+
+# An obligation that the gateway does not know, or knows of another kind of call.
+_duty_unknown if {
+	some name, _ in data.mesh.agents[_app].obligations[_tool]
+	not data.decision.obligations[name][input.call.kind]
+}
 
 _kind_known if data.decision.kinds[input.call.kind]
 

@@ -70,7 +70,11 @@ test_denied_call_asks_nobody if {
 	_ask("desk-one", "orders.drop") == _nothing(["approval_required", "denied_by_rule"])
 }
 
-test_obligations_are_passed_on if _ask("desk-one", "orders.narrow").obligations == {"narrow": {}}
+test_obligation_of_another_kind_of_call_denies if {
+	d := _ask("desk-one", "orders.narrow")
+	d.reasons == ["obligation_unknown"]
+	not d.allow
+}
 
 test_empty_input_is_denied if {
 	d := meshgate.decision with input as {} with data.mesh.agents as _agents
@@ -108,6 +112,41 @@ test_delegation_is_a_known_kind if {
 	)
 	d := meshgate.decision with input as called with data.mesh.agents as _agents
 	d.allow
+}
+
+_delegating(policy) := decision if {
+	called := {"caller": {"app": "desk"}, "call": {"tool": "agent:billing", "kind": "delegate", "args": {}}}
+	decision := meshgate.decision with input as called with data.mesh.agents as {"desk": policy}
+}
+
+_delegation_refused(policy) if {
+	called := {"caller": {"app": "desk"}, "call": {"tool": "agent:billing", "kind": "delegate", "args": {}}}
+	meshgate.refused with input as called with data.mesh.agents as {"desk": policy}
+}
+
+test_delegation_needs_a_grant if {
+	_delegating({"allow": {"orders.lookup"}}) == _nothing(["tool_not_granted"])
+	_delegating({"allow": {"agent:refunds"}}) == _nothing(["tool_not_granted"])
+	_delegating({"allow": {"agent:billing"}}).allow
+}
+
+test_agent_s_id_in_deny_concerns_it_alone if {
+	_delegating({"allow": {"agent:billing"}, "deny": {"agent:billing"}}) == _nothing(["denied_by_rule"])
+	_delegating({"allow": {"agent:billing"}, "deny": {"agent:refunds", {"tool": "agent:refunds"}}}).allow
+	_ask_with({"allow": {"orders.lookup"}, "deny": {"agent:billing"}}).allow
+}
+
+test_agent_s_id_may_need_approval if {
+	d := _delegating({"approve": {"agent:billing"}})
+	d.reasons == ["approval_required"]
+	d.approval == {"tool": "agent:billing"}
+}
+
+test_narrow_of_a_delegation_is_kept if {
+	policy := {"allow": {"agent:billing"}, "obligations": {"agent:billing": {"narrow": {"tools": {}}}}}
+	_delegating(policy).obligations == {"narrow": {"tools": {}}}
+	not _delegation_refused(policy)
+	_delegation_refused({"allow": {"agent:billing"}, "obligations": {"agent:billing": {"log": {}}}})
 }
 
 test_role_in_untrusted_grants_nothing if {
