@@ -41,6 +41,29 @@ def test_a_word_that_does_not_help_names_the_one_that_does(  # noqa: PLR0917 - f
     assert (caught.value.why, caught.value.next_step) == (f"it is {state}: {detail}", following)
 
 
+@pytest.mark.parametrize(
+    ("changed", "came"),
+    [
+        ({}, ""),
+        ({"origin": "fork", "origin_run": "r0", "origin_step": 3}, "fork of r0, step 3"),
+        ({"origin": "rerun", "origin_run": "r0"}, "rerun of r0"),
+        ({"origin": "fork", "parent_run": "r1", "parent_call": "c1"}, "task of r1"),
+    ],
+)
+def test_a_row_says_where_a_run_came_from(tmp_path, monkeypatch, capsys, changed, came) -> None:
+    """A branch of another run, or a task that another run gave; the JSON has the call, too."""
+    row = {
+        "run_id": "r", "app": "billing", "state": "running", "detail": "", "origin": "start", "origin_run": "",
+        "origin_step": 0, "purged": "", "parent_call": "", "parent_run": "", "attempt": "1", "steps": "2",
+        **changed,
+    }  # fmt: skip
+    monkeypatch.setattr("meshgate_deploy.control.ask_once", lambda _path, _order: {"runs": [row]})
+    (tmp_path / "meshgate.yaml").touch()
+    run_commands.list_runs(project=tmp_path, output=Output.jsonl)
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["from"], shown["parent_call"]) == (came, row["parent_call"])
+
+
 @pytest.mark.parametrize(("limit", "more"), [(3, False), (2, True)])
 def test_records_that_are_not_shown_are_told_of(tmp_path, monkeypatch, capfd, limit, more) -> None:
     """On stderr, with how to see them. A page that is short of what was asked for is not the last one."""

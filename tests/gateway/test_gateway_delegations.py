@@ -326,10 +326,31 @@ def test_a_cancelled_family_without_workers_is_ended(world) -> None:
     _, middle, leaf = descend(world, "billing", "refunds")
     world.runs.control(run_id="run-1", action="cancel", operator="ann")
     world.clock.ms += 15_001
-    world.sweeper.sweep()
+    with world.broker._rooms.waiters.expecting(world.run(middle).parent_call) as event:
+        world.sweeper.sweep()
+        assert event.is_set()
     assert [world.run(each).state for each in ("run-1", middle, leaf)] == ["cancelled"] * 3
     rows = [world.row(world.run(each).parent_call) for each in (middle, leaf)]
     assert [(row.state, row.error_class) for row in rows] == [(State.FAILED, "cancelled")] * 2
+
+
+@pytest.mark.parametrize("state", ["pausing", "paused", "restarting", "waiting"])
+def test_a_run_that_only_pauses_settles_nothing(world, state) -> None:
+    """Its caller waits on, also when the sweep ends an attempt whose launcher is gone."""
+    (_, middle) = descend(world, "billing")
+    if state == "restarting":
+        world.runs.end_attempt(peer("billing"), run_id=middle, attempt=1, state="restarting", detail="x")
+    elif state == "waiting":
+        run = world.run(middle)
+        world.store.write(lambda tables: tables.runs.move(run, replace(run, state="waiting", detail="x")))
+    else:
+        world.runs.control(run_id=middle, action="pause", operator="ann")
+    if state == "paused":
+        world.runs.end_attempt(peer("billing"), run_id=middle, attempt=1, state="paused", detail="")
+    world.clock.ms += 15_001
+    world.sweeper.sweep()
+    assert world.run(middle).state == ("paused" if state == "pausing" else state)
+    assert world.row(world.run(middle).parent_call).state is State.SENT
 
 
 def test_the_calls_of_a_cancelled_family_are_cut(world) -> None:

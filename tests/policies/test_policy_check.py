@@ -55,6 +55,9 @@ MISTAKES = [
     ("allow contains input.call.tool", "grants whatever is asked", "name the tool"),
     ('allow contains "orders.*"', "no tool id", "write each tool"),
     ("approve contains 7", "holds tool ids", "host.tool"),
+    ('obligations["billing"] := {"narrow": {"tools": {}}}', "no tool id", "write each tool"),
+    ('obligations := {"agent.*": {}}', "no tool id", "write each tool"),
+    ('obligations["agent:x"] := {"narrow": {"tools": {"orders": {}}}}', "no tool id", "write each tool"),
     ('deny contains {"tool": "a.b", "reason": "Not today!"}', "no reason id", "small letters"),
     ('deny contains "Not today!"', "no tool id", "write each tool"),
     ('allow contains "a.b" if input.untrusted.role == "Clerk"', "says of itself", "input.caller"),
@@ -115,6 +118,20 @@ def test_ids_that_the_manifest_lacks_are_told(opa_binary, tmp_path):
         (_line_of(text, "approve"), "one of: orders.refund"),
         (_line_of(text, "closed_today"), "one of: orders.refund"),
     }
+
+
+def test_ids_of_an_obligation_are_looked_up_too(opa_binary, tmp_path):
+    """Under a misspelt one a delegation would be bounded by nothing, or nothing be allowed below it."""
+    known = Known(apps=["desk"], tools=["orders.refund", "agent:billing"])
+    text = (
+        'package mesh.agents.desk\n\nallow contains "agent:billing"\n\n'
+        'obligations["agent:billing"] := {"narrow": {"tools": {"orders.refund": {"amount": {"max": 5}}}}}\n\n'
+        "obligations[tool] := {} if some tool in data.mesh.limits.tools\n"
+    )
+    assert _check(opa_binary, tmp_path, text, known=known) == []
+    for good, bad in (('obligations["agent:billing"]', 'obligations["agent:biling"]'), ("refund", "refnud")):
+        (problem,) = _check(opa_binary, tmp_path, text.replace(good, bad), known=known)
+        assert (problem.line, problem.fix) == (5, "one of: agent:billing, orders.refund")
 
 
 def test_odd_format_is_told(opa_binary, tmp_path):

@@ -119,27 +119,30 @@ def settle_left(store: Store, recorder: Recorder, delegations: Delegations, *, n
     """Ends runs that were cancelled, and pauses those that were to be, while no launcher lives to do it."""
     since = now_ms - SILENT_AFTER_MS
 
-    def settled(tables: Tables, found: Run) -> bool:
+    def settled(tables: Tables, found: Run) -> Run | None:
         run = tables.runs.get(found.run_id)
         if (
             run is None or run.state != found.state
         ):  # it ended with the run of its caller, which was among them
-            return False
+            return None
         state, event = (
             ("paused", "attempt_ended") if run.state == "pausing" else ("cancelled", "run_finished")
         )
         after = replace(attempts.ended(run, lost=True), state=state, updated_ms=now_ms)
         if not tables.runs.move(run, after):
-            return False
+            return None
         tables.records.append(note(recorder, event, after))
-        delegations.ended(tables, after)
-        return True
+        if after.ended:
+            delegations.ended(tables, after)
+        return after
+
+    def work(tables: Tables) -> list[Run]:
+        found = [settled(tables, run) for run in tables.runs.leaving(silent_since_ms=since)]
+        return [run for run in found if run is not None]
 
     if not store.read(lambda tables: tables.runs.leaving(silent_since_ms=since)):
         return 0
-    touched = store.write(
-        lambda tables: [run for run in tables.runs.leaving(silent_since_ms=since) if settled(tables, run)]
-    )
+    touched = store.write(work)
     for run in touched:
         delegations.wake(run)
     return len(touched)

@@ -44,6 +44,7 @@ def lint(tree: Mapping[str, Any], *, file: str, is_test: bool, known: Known) -> 
             found += _grant_in_test(rule, tree)
         else:
             found += _set_rule(rule, tree, known)
+            found += _obligation(rule, tree, known)
     if not is_test:
         found += _input_reads(tree.get("imports", []))
         found += _input_reads(tree.get("rules", []))
@@ -102,6 +103,29 @@ def _set_rule(rule: Mapping[str, Any], tree: Mapping[str, Any], known: Known) ->
             'name the tool: allow contains "host.tool" if { … }',
         )
     yield from _entry(name, key, line, known)
+
+
+def _obligation(rule: Mapping[str, Any], tree: Mapping[str, Any], known: Known) -> Iterator[_Finding]:
+    """The ids in an obligation, where they are constants: under a misspelt one nothing is bounded."""
+    head = rule["head"]
+    if head.get("name") != "obligations" or not _is_agent_package(tree):
+        return
+    entries = [(head["key"], head.get("value"))] if head.get("key") else _members(head.get("value"))
+    for key, duties in entries:
+        narrowed = _members(_member(_member(duties, "narrow"), "tools"))
+        for tool in (key, *(name for name, _ in narrowed)):
+            if tool["type"] == "string":
+                yield from _tool(tool["value"], _line(rule), known)
+
+
+def _members(value: Mapping[str, Any] | None) -> list[Any]:
+    """Keys and values of a constant object."""
+    return list(value["value"]) if value is not None and value["type"] == "object" else []
+
+
+def _member(value: Mapping[str, Any] | None, name: str) -> Mapping[str, Any] | None:
+    found: list[Mapping[str, Any]] = [inner for key, inner in _members(value) if key["value"] == name]
+    return found[0] if found else None
 
 
 def _entry(name: str, key: Mapping[str, Any], line: int, known: Known) -> Iterator[_Finding]:
