@@ -53,8 +53,9 @@ def test_a_word_that_does_not_help_names_the_one_that_does(  # noqa: PLR0917 - f
 def test_a_row_says_where_a_run_came_from(tmp_path, monkeypatch, capsys, changed, came) -> None:
     """A branch of another run, or a task that another run gave; the JSON has the call, too."""
     row = {
-        "run_id": "r", "app": "billing", "state": "running", "detail": "", "origin": "start", "origin_run": "",
-        "origin_step": 0, "purged": "", "parent_call": "", "parent_run": "", "attempt": "1", "steps": "2",
+        "run_id": "r", "app": "billing", "state": "running", "detail": "", "origin": "start",
+        "origin_run": "", "origin_step": 0, "purged": "", "parent_call": "", "parent_run": "",
+        "attempt": "1", "steps": "2",
         **changed,
     }  # fmt: skip
     monkeypatch.setattr("meshgate_deploy.control.ask_once", lambda _path, _order: {"runs": [row]})
