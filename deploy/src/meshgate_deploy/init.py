@@ -5,7 +5,8 @@ from pathlib import Path
 from meshgate_policies import scaffold
 
 from meshgate_deploy.errors import UsageError
-from meshgate_deploy.scan_build import slug
+from meshgate_deploy.manifest_agents import RESERVED
+from meshgate_deploy.manifest_agents import app_id as slug
 
 _MANIFEST = """\
 # The mesh of this project. `meshgate scan` fills this in from a CrewAI project;
@@ -61,7 +62,7 @@ def init(project: Path, *, force: bool = False) -> tuple[Path, ...]:
     """
     project = project.resolve()
     app = slug(project.name)
-    if app in ("gateway", "operator"):
+    if app in RESERVED:
         app = f"{app}-app"
     module = app.replace("-", "_")
     texts = [

@@ -8,15 +8,12 @@ from typing import Any
 
 from meshgate_deploy import scan_variables
 from meshgate_deploy.errors import DependencyUnavailable
+from meshgate_deploy.manifest_agents import RESERVED
+from meshgate_deploy.manifest_agents import app_id as slug
 from meshgate_deploy.scan_findings import READING, Agent, App, Findings, Tool, path_arguments, stock_host
 from meshgate_deploy.scan_source import Module
 
 _GENERIC = frozenset({"tools", "tool", "custom_tool", "custom_tools", "main", "crew", "utils", "__init__"})
-
-
-def slug(text: str) -> str:
-    """An app's name made of any text."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:63].strip("-") or "app"
 
 
 def snake(text: str) -> str:
@@ -32,7 +29,7 @@ class Builder:
         self._project = project
         self._modules = modules
         self._tools: dict[str, Tool] = {}  # by identity
-        self._names: set[str] = {"gateway", "operator"}
+        self._names: set[str] = set(RESERVED)
         self._notes: list[str] = []
 
     def build(self, answer: Mapping[str, Any], *, explicit: bool) -> Findings:
