@@ -135,8 +135,8 @@ class Crew(_Startable):
     crew: CrewReference
     isolate: Literal["agents", "crew"] | None = Field(
         default=None,
-        description="agents (the default where agents are listed): each is an app with an identity and a policy "
-        "of its own. crew: all of them act in the crew's process, with the crew's rights",
+        description="agents (the default where agents are listed): each is an app with an identity and a "
+        "policy of its own. crew: all of them act in the crew's process, with the crew's rights",
     )
     agents: dict[Key, Agent] = Field(default_factory=dict)
 

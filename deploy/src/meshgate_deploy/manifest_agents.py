@@ -173,8 +173,6 @@ class _Apps:
                 message = f"{written!r} of the shared app {app!r} differs: see also {self._where(app)}"
                 fix = "the same at both, or only at one of them"
                 found.append(Problem(self._document.file, line, message, fix))
-                    Problem(self._document.file, line, message, "the same at both, or at one of them")
-                )
         return found
 
     def _where(self, app: str) -> str:
