@@ -19,7 +19,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,252}[a-z0-9])?")
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*|[\w./-]+\.py:[A-Za-z_][\w.]*")
 _JSON_CREW = re.compile(r"[\w-][\w./-]*\.jsonc?")
-_KEY = re.compile(r"\w[\w.-]{0,127}")
+_KEY = re.compile(r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,126}[^\s\x00-\x1f\x7f])?")
 
 
 def _matches(pattern: re.Pattern[str], what: str) -> Any:
@@ -43,9 +43,7 @@ CrewReference = Annotated[
         "written as package.module:name, or as path/to/crew.jsonc",
     ),
 ]
-Key = Annotated[
-    str, _matches(_KEY, "an agent's key is CrewAI's own: letters, digits, '_', '.' and '-', 128 at most")
-]
+Key = Annotated[str, _matches(_KEY, "an agent's key is CrewAI's own: 1 to 128 characters in one line")]
 Role = Annotated[str, Field(min_length=1, max_length=4096)]
 TrustDomain = Annotated[
     str, _matches(_TRUST_DOMAIN, "lower-case letters, digits, '.', '-' and '_', 255 at most")

@@ -1,8 +1,9 @@
 """Builds what `crew: module:name` names and kicks it off: `python -m meshgate_kickoff REFERENCE`.
 
-The name may be a crew, a flow, a class that CrewBase decorates, or anything that gives one of these when it
-is called. Inputs come from the file MESHGATE_INPUT. The result goes to the launcher, as JSON, and nowhere
-else: the app's log is kept in the clear, and longer than the run.
+The name may be a crew, a flow, a class that CrewBase decorates, or anything that gives one of these when
+it is called; a reference to `crew.jsonc` is the crew that CrewAI builds from that file. Inputs come from the
+file MESHGATE_INPUT. The result goes to the launcher, as JSON, and nowhere else: the app's log is kept in the
+clear, and longer than the run.
 """
 # ruff: noqa: INP001 - no package: it lies where PYTHONPATH leads
 
@@ -22,15 +23,29 @@ def main(reference: str) -> None:
     sys.path[:0] = [str(folder) for folder in (root, root / "src") if folder.is_dir()]
     given = os.environ.get("MESHGATE_INPUT")
     inputs = json.loads(Path(given).read_text(encoding="utf-8")) if given else None
+    if _is_json(reference):
+        inputs = {**_default_inputs(root / reference), **(inputs or {})}
     _tell(_plain(_runnable(_found(reference, root)).kickoff(inputs=inputs)))
 
 
 def _found(reference: str, root: Path) -> object:
+    if _is_json(reference):
+        return importlib.import_module("crewai.project.crew_loader").load_crew(root / reference)[0]
     place, _, names = reference.rpartition(":")
     found: object = _module(root / place) if place.endswith(".py") else importlib.import_module(place)
     for name in names.split("."):
         found = getattr(found, name)
     return found
+
+
+def _is_json(reference: str) -> bool:
+    return reference.endswith((".json", ".jsonc")) and ":" not in reference
+
+
+def _default_inputs(path: Path) -> "dict[str, object]":
+    """What the file itself gives for its placeholders; CrewAI leaves it to whoever kicks off."""
+    found = importlib.import_module("crewai.project.json_loader").load_jsonc_file(path)
+    return dict(found.get("inputs") or {})
 
 
 def _module(path: Path) -> object:
