@@ -175,7 +175,7 @@ def test_a_delegation_is_an_entry_of_the_catalogue(split):
     ]
     entry = made["tools"]["agent:billing"]
     assert (entry["host"], entry["kind"], entry["effect"], entry["idempotent"], entry["repeat"]) == (
-        "billing", "delegate", "external", True, "allow"
+        "billing", "delegate", "external", False, "allow"
     )  # fmt: skip
     assert "Billing Clerk / Night Clerk" in entry["description"]
     assert made["apps"]["billing"] == {"kind": "agent", "commands": False}

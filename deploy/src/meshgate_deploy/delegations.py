@@ -64,7 +64,7 @@ def _entry(manifest: Manifest, app: str, agents: Sequence[Colleague]) -> dict[st
         "description": f"Gives a task to the agent {roles}.",
         "schema": schema,
         "effect": EFFECT,
-        "idempotent": True,
+        "idempotent": False,  # a delegation is a run: it is never made again by itself
         "repeat": "allow",
         "deadline_seconds": DEADLINE_SECONDS,
         "definition_sha256": hashlib.sha256(json.dumps(defined, sort_keys=True).encode()).hexdigest(),
