@@ -141,7 +141,7 @@ _concerns_call(tool) if not _is_tool_id(tool)
 
 _is_tool_id(text) if {
 	is_string(text)
-	regex.match(`^([a-z0-9][a-z0-9-]*\.[A-Za-z0-9_][A-Za-z0-9_.-]*|agent:[a-z0-9]([a-z0-9-]*[a-z0-9])?)$`, text)
+	regex.match(`^([a-z0-9][a-z0-9-]*\.[A-Za-z0-9_][A-Za-z0-9_.-]*|agent:[a-z0-9][a-z0-9-]*)$`, text)
 }
 
 # A model sees reasons, so free text is never one.

@@ -12,9 +12,9 @@ from typing import Any
 from meshgate_policies.errors import Problem
 
 SETS = ("allow", "approve", "deny")
-TOOL_ID = re.compile(r"[a-z0-9][a-z0-9-]*\.[A-Za-z0-9_][A-Za-z0-9_.-]*|agent:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
-AGENT = "agent:"  # a task for an agent that is an app of its own
+TOOL_ID = re.compile(r"[a-z0-9][a-z0-9-]*\.[A-Za-z0-9_][A-Za-z0-9_.-]*|agent:[a-z0-9][a-z0-9-]*")
 REASON_ID = re.compile(r"[a-z][a-z0-9_]{0,63}")
+AGENT = "agent:"  # a task for an agent that is an app of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,104 @@
+"""A crew in one file, from `scan` to a mesh in which every agent is an app of its own."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes.live_mesh import LiveMesh
+from meshgate_deploy.state import open_state
+from meshgate_gateway import catalogue
+from meshgate_gateway.model import Kind, ToolKind
+
+pytestmark = [pytest.mark.plane, pytest.mark.timeout(600)]
+
+AGENTS = ("triage-analyst", "billing")
+PROJECT = {
+    "desk.py": '''
+        from crewai import Agent, Crew, Task
+        from crewai.tools import tool
+
+
+        @tool
+        def tickets() -> str:
+            """List the open tickets."""
+            return "T-1"
+
+
+        @tool
+        def refund(order: str, amount: float) -> str:
+            """Pay an order back."""
+            return order
+
+
+        triage_analyst = Agent(role="Triage Analyst", goal="g", backstory="b", tools=[tickets])
+        billing = Agent(role="Billing Clerk", goal="g", backstory="b", tools=[refund], allow_delegation=True)
+        read = Task(description="read", expected_output="a list", agent=triage_analyst)
+        pay = Task(description="pay", expected_output="a list", agent=billing)
+        crew = Crew(agents=[triage_analyst, billing], tasks=[read, pay])
+    ''',
+    ".env": "OPENAI_API_KEY=nobody-asks-for-it",
+}
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveMesh]:
+    """The project as `scan` left it, up; `policy check` and its tests passed before."""
+    made = LiveMesh(tmp_path_factory.mktemp("m"), PROJECT)
+    for command in (("scan",), ("policy", "check"), ("policy", "test")):
+        done = made.command(*command)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+    try:
+        made.up()
+        yield made
+    finally:
+        made.remove()
+
+
+def test_every_agent_has_a_worker_a_sidecar_and_an_identity(mesh: LiveMesh) -> None:
+    """As every app has: of its own, under its own name."""
+    shown = {row["name"]: row for row in mesh.asked("ps")["processes"]}
+    domain = next(app["spiffe_id"] for app in mesh.asked("ps")["apps"]).rpartition("/")[0]
+    for app in (*AGENTS, "desk"):
+        assert shown[app]["spiffe_id"] == f"{domain}/{app}"
+        assert shown[app]["state"] == shown[f"dapr-{app}"]["state"] == "ready"
+    assert len({shown[app]["pid"] for app in (*AGENTS, "desk")}) == 3
+    done = mesh.command("doctor", "--strict")
+    assert done.returncode == 0, (done.stdout, done.stderr)
+
+
+def test_the_gateway_knows_them_as_agents(mesh: LiveMesh) -> None:
+    """Whose tasks are entries of its catalogue; each app may ask for what its policy names and no more."""
+    generated = open_state(mesh.root).generated
+    known = catalogue.parse((generated / "catalogue.json").read_bytes())
+    assert {app for app, kind in known.apps.items() if kind is Kind.AGENT} == set(AGENTS)
+    tasks = {tool.id for tool in known.tools.values() if tool.kind is ToolKind.DELEGATE}
+    assert tasks == {"agent:billing", "agent:triage-analyst"}
+    (written,) = (generated / "policy").glob("*/listing.json")
+    apps = json.loads(written.read_text())["apps"]
+    assert {app: sorted(listed) for app, listed in apps.items()} == {
+        "desk": ["agent:billing", "agent:triage-analyst"],
+        "triage-analyst": ["desk-tools.tickets"],
+        "billing": ["agent:triage-analyst", "desk-tools.refund"],
+    }
+
+
+def test_nobody_starts_an_agent_by_hand(mesh: LiveMesh) -> None:
+    """It would have no task; the crew's app is what is started."""
+    done = mesh.command("run", "--app", "billing", "--", "true")
+    assert done.returncode == 125
+    assert "acts only when it is given a task" in done.stderr
+    assert "--app desk" in done.stderr
+    assert mesh.command("runs", "start", "billing").returncode != 0
+    assert mesh.asked("runs", "list") == []
+
+
+def test_no_file_of_one_agent_names_anothers_command(mesh: LiveMesh) -> None:
+    """Each is started with what it is: an agent of this crew, beside these colleagues."""
+    generated = open_state(mesh.root).generated
+    for app in AGENTS:
+        config = json.loads(Path(generated / f"{app}.json").read_bytes())
+        assert (config["app"], config["kind"]) == (app, "agent")
+        assert config["command"][1:] == ["-m", "meshgate_agent"]
+        assert config["crews"] == {"desk": "desk:crew"}
+        assert {one["app"] for one in config["colleagues"]} == set(AGENTS)
