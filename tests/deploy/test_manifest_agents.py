@@ -242,6 +242,13 @@ PROBLEMS = [
     ("triage_analyst:", "Triage:", 8, "the key 'Triage' of an agent makes no app id", "app: triage"),
     ("triage_analyst:", "operator:", 8, "'operator' is the name of a part of meshgate", "app: desk-operator"),
     ("triage_analyst:", "orders:", 8, "used twice: also in toolhosts, line 30", "app: desk-orders"),
+    (
+        "triage_analyst: {",
+        "triage_analyst: {app: orders, ",
+        8,
+        "also in toolhosts, line 30",
+        "app: desk-orders",
+    ),
     ("triage_analyst:", "desk:", 8, "app id 'desk' is used twice: also in crews, line 5", "app: desk-desk"),
     (
         "triage_analyst: {",

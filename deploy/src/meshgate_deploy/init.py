@@ -19,7 +19,7 @@ trustDomain: {mesh}.example   # the first part of every identity: spiffe://{mesh
 # the tools below and see none of their secrets.
 crews:
   {app}:
-    crew: {module}.crew:crew    # an object, a function that makes one, a @CrewBase class, or path/to/crew.jsonc
+    crew: {module}.crew:crew    # an object, a function that makes one, a @CrewBase class, a crew.jsonc
     # agents:                   # each one listed is an app of its own, known by its role: it needs a
     #   writer: {{role: Senior Writer}}    # policy too; `isolate: crew` keeps them in the crew's process
     env: []                     # variables its processes get; all others stay away

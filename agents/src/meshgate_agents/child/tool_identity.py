@@ -121,7 +121,7 @@ def _qualname(definition: Any, base: str) -> str:
 
 def _file_of(definition: Any) -> str:
     """The file that a class or function was read from; empty if its code does not tell."""
-    function = vars(definition).get("_run") if isinstance(definition, type) else definition
+    function: Any = vars(definition).get("_run") if isinstance(definition, type) else definition
     while hasattr(function, "__wrapped__"):
         function = function.__wrapped__
     return str(getattr(getattr(function, "__code__", None), "co_filename", ""))
