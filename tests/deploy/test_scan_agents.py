@@ -63,6 +63,27 @@ def by_model() -> Crew:
 def twins() -> Crew:
     return Crew(agents=[clerk, twin], tasks=[task(clerk), task(twin)])
 """
+BASE = """
+from common import Crew, agent, look, pay, task
+from crewai.project import CrewBase
+from crewai.project import agent as makes_agent
+from crewai.project import crew, task as makes_task
+
+
+@CrewBase
+class Desk:
+    @makes_agent
+    def first_clerk(self):
+        return agent("Clerk of {place}", look)
+
+    @makes_task
+    def work(self):
+        return task(self.first_clerk())
+
+    @crew
+    def crew(self):
+        return Crew(agents=self.agents, tasks=self.tasks)
+"""
 CREW_JSON = """
 {
   // as `crewai create crew` writes it
@@ -163,6 +184,12 @@ def test_a_crew_may_stay_one_app(crews: tuple[Path, Scan]) -> None:
     assert set(first.grants) == {"crews"}
     assert set(first.grants["crews"]) == {"common.look", "common.pay", *DELEGATION}
     assert set(second.grants["crews-by-model"]) == {"common.pay", *DELEGATION}
+
+
+def test_agents_of_a_class_without_yaml_are_called_as_their_methods(tmp_path: Path) -> None:
+    """A role with a placeholder would make a worse key."""
+    found = scan.find(_write(tmp_path, {"common.py": COMMON, "base.py": BASE}), targets=["base:Desk"])
+    assert [(agent.key, agent.app) for agent in found.apps[0].agents] == [("first_clerk", "first-clerk")]
 
 
 @pytest.fixture(scope="module")

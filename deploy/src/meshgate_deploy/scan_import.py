@@ -251,14 +251,16 @@ def _attribute(module: Any, path: str) -> Any:
 
 
 def _key(agent: Any, holder: Any, module: Any) -> str:
-    """The YAML key of an agent, else the name that holds it; empty if there is neither."""
+    """The YAML key of an agent, else the name of what makes or holds it; empty if there is neither."""
     configured = getattr(holder, "agents_config", None)
     role = str(agent.role).strip()
     if isinstance(configured, dict):
         for key, config in configured.items():
             if isinstance(config, dict) and str(config.get("role", "")).strip() == role:
                 return str(key)
-    return next((name for name, value in vars(module).items() if value is agent), "")
+    methods = getattr(holder, "__crew_metadata__", {}).get("original_agents", {})  # each makes its agent once
+    held = {**{name: getattr(holder, name)() for name in methods}, **vars(module)}
+    return next((name for name, value in held.items() if value is agent), "")
 
 
 def _is_agent(value: Any) -> bool:
