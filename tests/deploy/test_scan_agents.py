@@ -146,6 +146,7 @@ def test_each_agent_may_use_exactly_its_tools(crews: tuple[Path, Scan]) -> None:
 def test_a_manager_gives_the_tasks_of_its_crew(crews: tuple[Path, Scan]) -> None:
     """One that is an agent has an app; one that CrewAI makes acts in the crew's. Nobody else delegates."""
     granted = _granted(crews[1])
+    assert granted["crews-managed"] == ("agent:boss",)
     assert granted["boss"] == (*DELEGATION, "agent:crews-managed-clerk", "agent:crews-managed-cashier")
     assert granted["crews-managed-clerk"] == ("common.look",)
     assert set(granted["crews-by-model"]) == {"agent:crews-by-model-cashier", *DELEGATION}

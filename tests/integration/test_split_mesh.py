@@ -1,17 +1,23 @@
 """A crew in one file, from `scan` to a mesh in which every agent is an app of its own."""
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fakes.live_mesh import LiveMesh
+from integration.fault_mesh import eventually
+from meshgate_deploy.refund_desk.loopback import LoopbackServer
+from meshgate_deploy.refund_desk.model import Call, Conversation, ObedientModel
 from meshgate_deploy.state import open_state
 from meshgate_gateway import catalogue
 from meshgate_gateway.model import Kind, ToolKind
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(600)]
 
+SECONDS = 300  # three processes import CrewAI one after the other
+OVER = ("completed", "failed", "cancelled")
 AGENTS = ("triage-analyst", "billing")
 PROJECT = {
     "desk.py": '''
@@ -37,14 +43,34 @@ PROJECT = {
         pay = Task(description="pay", expected_output="a list", agent=billing)
         crew = Crew(agents=[triage_analyst, billing], tasks=[read, pay])
     ''',
-    ".env": "OPENAI_API_KEY=nobody-asks-for-it",
 }
 
 
+def _choose(conversation: Conversation) -> Call | str:
+    """Uses the one tool that it is offered, once, and says what it gave."""
+    calls = {"tickets": Call("tickets", {}), "refund": Call("refund", {"order": "O-1", "amount": 5.0})}
+    for name, call in calls.items():
+        if name in conversation.functions:
+            found = conversation.result(call)
+            return call if found is None else f"{name}: {found}"
+    return "I hold no tool."
+
+
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveMesh]:
+def model() -> Iterator[str]:
+    """A model on a loopback port."""
+    server = LoopbackServer(ObedientModel(_choose).respond)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.url
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory, model: str) -> Iterator[LiveMesh]:
     """The project as `scan` left it, up; `policy check` and its tests passed before."""
-    made = LiveMesh(tmp_path_factory.mktemp("m"), PROJECT)
+    environment = f"OPENAI_API_KEY=k\nOPENAI_BASE_URL={model}/v1\nOPENAI_MODEL_NAME=gpt-4o-mini\n"
+    made = LiveMesh(tmp_path_factory.mktemp("m"), PROJECT | {".env": environment})
     for command in (("scan",), ("policy", "check"), ("policy", "test")):
         done = made.command(*command)
         assert done.returncode == 0, (command, done.stdout, done.stderr)
@@ -102,3 +128,23 @@ def test_no_file_of_one_agent_names_anothers_command(mesh: LiveMesh) -> None:
         assert config["command"][1:] == ["-m", "meshgate_agent"]
         assert config["crews"] == {"desk": "desk:crew"}
         assert {one["app"] for one in config["colleagues"]} == set(AGENTS)
+
+
+def test_a_run_of_the_crew_is_a_run_of_each_agent(mesh: LiveMesh) -> None:
+    """Every tool is called by the agent that holds it, under its own identity; the crew calls none."""
+    started = mesh.command("runs", "start", "desk", "--run-id", "monday")
+    assert started.returncode == 0, started.stderr
+    eventually(
+        lambda: {row["run_id"]: row["state"] for row in mesh.asked("runs", "list")}["monday"] in OVER,
+        "the run has ended",
+        seconds=SECONDS,
+    )
+    runs = {row["app"].rpartition("/")[2]: row["state"] for row in mesh.asked("runs", "list")}
+    assert runs == dict.fromkeys(("desk", *AGENTS), "completed"), mesh.command("logs").stdout
+    decisions = [(row["caller"].rpartition("/")[2], row["tool"]) for row in mesh.records(kind="decision")]
+    assert decisions == [
+        ("desk", "agent:triage-analyst"),
+        ("triage-analyst", "desk-tools.tickets"),
+        ("desk", "agent:billing"),
+        ("billing", "desk-tools.refund"),
+    ]

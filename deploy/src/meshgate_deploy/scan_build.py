@@ -145,6 +145,7 @@ class Builder:
             servers,
             app,
             delegates=agent["delegates"],
+            manager=agent["manager"],
         )
 
     def _tool(self, found: Mapping[str, Any]) -> str:

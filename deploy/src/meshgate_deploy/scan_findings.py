@@ -60,6 +60,7 @@ class Agent:
     Attributes:
         app: the app that it is; empty where it acts in another one's process.
         delegates: CrewAI lets it give tasks to the others.
+        manager: the crew gives its tasks to this agent, and to nobody else.
     """
 
     key: str
@@ -69,6 +70,7 @@ class Agent:
     mcps: tuple[str, ...] = ()
     app: str = ""
     delegates: bool = False
+    manager: bool = False
 
     @property
     def held(self) -> tuple[str, ...]:
@@ -105,7 +107,8 @@ class App:
         own = MANAGING if self.manages else ()
         if not self.isolated:
             return {self.name: tuple(sorted({*own, *(tool for agent in self.agents for tool in agent.held)}))}
-        granted = {self.name: (*(f"agent:{agent.app}" for agent in self.agents), *own)}
+        given = [agent for agent in self.agents if agent.manager] or self.agents
+        granted = {self.name: (*(f"agent:{agent.app}" for agent in given), *own)}
         for agent in self.agents:
             others = [f"agent:{other.app}" for other in self.agents if other is not agent]
             granted[agent.app] = (*agent.held, *(others if agent.delegates else ()))

@@ -71,9 +71,8 @@ class Scanner:
                     keys(agent),
                     _tools_of_tasks(crew, agent),
                     sys.modules.get(module),
-                    delegates=agent is manager
-                    if hierarchical
-                    else bool(getattr(agent, "allow_delegation", False)) and len(agents) > 1,
+                    manager=hierarchical and agent is manager,
+                    may_delegate=not hierarchical and len(agents) > 1,
                 )
                 for agent in agents
             ]
@@ -90,21 +89,29 @@ class Scanner:
             loaded = importlib.import_module(module)
             for name, value in sorted(vars(loaded).items()):
                 if _is_agent(value):
-                    may = bool(getattr(value, "allow_delegation", False))
-                    found["agents"].append(self._agent(value, name, [], loaded, delegates=may))
+                    found["agents"].append(self._agent(value, name, [], loaded))
                 elif _is_tool(value):
                     found["tools"].append(self._tool(value, loaded))
         except (Exception, SystemExit) as error:  # noqa: BLE001
             found["error"] = _why(error)
         return found
 
-    def _agent(
-        self, agent: Any, key: str, extra: list[Any], module: Any, *, delegates: bool
+    def _agent(  # noqa: PLR0913 - what CrewAI makes of it in its crew
+        self,
+        agent: Any,
+        key: str,
+        extra: list[Any],
+        module: Any,
+        *,
+        manager: bool = False,
+        may_delegate: bool = True,
     ) -> dict[str, Any]:
+        delegates = manager or (may_delegate and bool(getattr(agent, "allow_delegation", False)))
         builtins = ["crewai.delegate_work", "crewai.ask_question"] if delegates else []
         return {
             "key": key,
             "delegates": delegates,
+            "manager": manager,
             "role": str(agent.role).strip(),
             "tools": [self._tool(tool, module) for tool in [*(agent.tools or []), *extra]],
             "builtins": builtins,
