@@ -258,6 +258,7 @@ PROBLEMS = [
         "desk-billing",
     ),
     ('"Triage {kind} Analyst"', "Billing Clerk", 10, "have the same role 'Billing Clerk'", "isolate: crew"),
+    ('"Triage {kind} Analyst"', '" Billing  Clerk\\n"', 10, "have the same role 'Billing Clerk'", "another"),
     ("clerk: {role: Night Clerk, app: billing,", "billing: {role: N,", 22, "used twice", "share the app"),
     ("        app: billing\n", "", 21, "used twice: also in crew desk, line 9", "app: billing at both"),
     ('{role: "Triage {kind} Analyst"}', "{}", 8, "no role to know it by", "role:"),

@@ -37,7 +37,7 @@ class Colleague:
 def isolated(crews: "Mapping[str, Crew]") -> tuple[Colleague, ...]:
     """Every agent that is an app of its own, in the order of the manifest."""
     return tuple(
-        Colleague(name, key, (agent.role or "").strip(), agent.app_id(key))
+        Colleague(name, key, one_line(agent.role or ""), agent.app_id(key))
         for name, crew in crews.items()
         for key, agent in crew.isolated.items()
     )
@@ -64,6 +64,11 @@ def merged(crews: "Mapping[str, Crew]", app: str) -> "Runner":
     secrets = tuple(dict.fromkeys(name for part in parts for name in part.secrets))
     env = dict.fromkeys(name for part in parts for name in part.env if name not in secrets)
     return shared[0][1].model_copy(update={**settings, "env": tuple(env), "secrets": secrets})
+
+
+def one_line(role: str) -> str:
+    """A role as it is compared: YAML folds lines and leaves a last one, so white space tells none apart."""
+    return " ".join(role.split())
 
 
 def app_id(text: str) -> str:
@@ -105,7 +110,7 @@ def _role(
 ) -> Iterator[Problem]:
     """An agent is known by its role at run time: two with one role cannot be told apart."""
     key, crew = at[-1], at[1]
-    role = (agent.role or "").strip()
+    role = one_line(agent.role or "")
     if not role:
         message = f"agent {key!r} is an app of its own and has no role to know it by"
         yield Problem(document.file, document.line(at), message, "role: <as the crew's code has it>")

@@ -9,7 +9,7 @@ from typing import Any
 
 from meshgate_deploy import scan_variables
 from meshgate_deploy.errors import DependencyUnavailable
-from meshgate_deploy.manifest_agents import MAX_APP_CHARACTERS, RESERVED
+from meshgate_deploy.manifest_agents import MAX_APP_CHARACTERS, RESERVED, one_line
 from meshgate_deploy.manifest_agents import app_id as slug
 from meshgate_deploy.scan_findings import READING, Agent, App, Findings, Tool, path_arguments, stock_host
 from meshgate_deploy.scan_source import Module
@@ -97,7 +97,7 @@ class Builder:
         for agent in found["agents"]:
             wanted = agent["key"] or slug(agent["role"]).replace("-", "_")
             keys.append(_other(wanted, keys, "_"))
-        roles = [agent["role"] for agent in found["agents"]]
+        roles = [one_line(agent["role"]) for agent in found["agents"]]
         same = next((role for role in roles if not role or roles.count(role) > 1), None)
         if "name" not in found or not self._isolate or same is not None:
             if "name" in found and self._isolate:
