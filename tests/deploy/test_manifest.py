@@ -52,7 +52,7 @@ def _problems(folder: Path, text: str) -> list[tuple[int, str, str]]:
 def test_a_whole_manifest_loads(tmp_path):
     """Every section is read, with the careful defaults."""
     manifest = load(_write(tmp_path, GOOD))
-    assert manifest.apps == ("gateway", "orders", "files", "time", "desk", "nightly")
+    assert manifest.apps == ("gateway", "orders", "files", "time", "desk", "nightly", "triage")
     assert manifest.spiffe_id("desk") == "spiffe://desk.example/ns/refund-desk/desk"
     assert manifest.variables("desk") == ("OPENAI_BASE_URL", "OPENAI_API_KEY")
     assert manifest.tools["orders.refund"].deadline_seconds == 5

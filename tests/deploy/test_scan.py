@@ -260,7 +260,9 @@ def test_a_second_scan_keeps_what_was_edited(shop: tuple[Path, Scan]) -> None:
     policy.write_text("# mine\n")
     (folder / "policies" / "shop_test.rego").unlink()
     again = _written(folder, found, force=False)
-    assert again == {"meshgate.yaml": "unchanged", "shop.rego": "kept", "shop_test.rego": "written"}
+    agents = {f"{app}{end}.rego": "unchanged" for app in ("clerk", "hidden") for end in ("", "_test")}
+    crew = {"shop.rego": "kept", "shop_test.rego": "written"}
+    assert again == {"meshgate.yaml": "unchanged", **crew, **agents}
     assert policy.read_text() == "# mine\n"
     assert _written(folder, found, force=True)["shop.rego"] == "written"
     assert policy.read_text() == before

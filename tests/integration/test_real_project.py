@@ -80,7 +80,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, model: str) -> Path:
     crewai_project.give_researcher(made, "FileReadTool()")
     (made / ".env").write_text(f"MODEL=gpt-4o-mini\nOPENAI_API_KEY={KEY}\nOPENAI_BASE_URL={model}/v1\n")
     crewai_project.environment(made, made.parent / "env")
-    _done(made, "scan")
+    _done(made, "scan", "--isolate", "crew")
     return made
 
 

@@ -134,6 +134,23 @@ def test_ids_of_an_obligation_are_looked_up_too(opa_binary, tmp_path):
         assert (problem.line, problem.fix) == (5, "one of: agent:billing, orders.refund")
 
 
+def test_tasks_for_agents_are_known(opa_binary, tmp_path):
+    """`agent:APP` names an agent that is an app of its own; a crew, a tool and a pattern are none."""
+    known = Known(apps=["desk", "billing"], tools=["orders.refund"], agents=["billing"])
+    wrong = ("agent:desk", "agent:refund", "agent:*", "agent:")
+    text = "package mesh.agents.desk\n" + "".join(
+        f'\nallow contains "{tool}"\n' for tool in ("agent:billing", *wrong)
+    )
+    problems = _check(opa_binary, tmp_path, text, known=known)
+    assert [(p.line, p.fix) for p in problems] == [
+        (_line_of(text, "agent:desk"), "one of: agent:billing"),
+        (_line_of(text, "agent:refund"), "one of: agent:billing"),
+        (_line_of(text, "agent:*"), 'write each tool: "host.tool"'),
+        (_line_of(text, '"agent:"'), 'write each tool: "host.tool"'),
+    ]
+    assert _check(opa_binary, tmp_path, text[: text.index('\nallow contains "agent:desk')], known=known) == []
+
+
 def test_odd_format_is_told(opa_binary, tmp_path):
     """The fix is the command that mends it."""
     (problem,) = _check(opa_binary, tmp_path, 'package mesh.agents.desk\n\nallow   contains "a.b"\n')

@@ -8,7 +8,10 @@ from meshgate_policies.lint import Known
 from meshgate_policies.rego_tests import run_tests
 from meshgate_policies.scaffold import agent_package, file_names
 
-TOOLS = ("orders.refund", "orders.lookup_order", "files.file_read", "files.file-read", "crewai.delegate_work")
+TOOLS = (
+    "orders.refund", "orders.lookup_order", "files.file_read", "files.file-read", "crewai.delegate_work",
+    "agent:desk",
+)  # fmt: skip
 APPS = ("desk", "refund-desk", "1st", "default", "in", "input", "set", "or", "true", "desk-test", "a" * 63)
 
 
@@ -23,7 +26,7 @@ def test_scaffolds_of_all_names_are_clean_and_tested(opa_binary, tmp_path):
     policies = tmp_path / "policies"
     for app in APPS:
         _write(policies, app, TOOLS if app != "in" else ())
-    assert check.check_policies(opa_binary, policies, known=Known(apps=APPS, tools=TOOLS)) == []
+    assert check.check_policies(opa_binary, policies, known=Known(apps=APPS, tools=TOOLS, agents=APPS)) == []
     assert run_tests(opa_binary, policies).red == ()
     report = run_tests(opa_binary, policies)
     assert sum("test_may_orders_refund" in r.name for r in report.project) == len(APPS) - 1
@@ -42,6 +45,19 @@ def test_scaffold_grants_exactly_its_tools(opa_binary, tmp_path, app):
         "--input", str(tmp_path / "input.json"), query,
     )  # fmt: skip
     assert done.stdout.strip() == '["a.b","orders.refund"]'
+
+
+def test_a_crews_first_policy_gives_tasks_and_holds_no_tool(opa_binary, tmp_path):
+    """Its tests ask as a delegation does, and notice a tool that comes to it."""
+    _write(tmp_path, "desk", ["agent:billing-clerk", "agent:triage"])
+    policy, test = ((tmp_path / name).read_text() for name in file_names("desk"))
+    grants = [line for line in policy.splitlines() if line.startswith("allow")]
+    assert grants == ['allow contains "agent:billing-clerk"', 'allow contains "agent:triage"']
+    assert "test_may_agent_billing_clerk if" in test
+    assert check.check_policies(opa_binary, tmp_path, known=Known(agents=["billing-clerk", "triage"])) == []
+    assert run_tests(opa_binary, tmp_path).red == ()
+    (tmp_path / "desk.rego").write_text(policy.replace('allow contains "agent:triage"\n', ""))
+    assert run_tests(opa_binary, tmp_path).red
 
 
 def test_grants_of_file_tools_stop_at_what_is_hidden(opa_binary, tmp_path):

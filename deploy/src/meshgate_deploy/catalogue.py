@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from meshgate_deploy import own_tools
+from meshgate_deploy import delegations, own_tools
 from meshgate_deploy.errors import DependencyUnavailable, ManifestError, Problem
 from meshgate_deploy.manifest import Manifest, ToolRule
 from meshgate_deploy.manifest_lines import suggest
@@ -50,12 +50,13 @@ def catalogue(manifest: Manifest, definitions: Mapping[str, Mapping[str, Any]]) 
                 for tool in unknown
             ]
         )
-    kinds: dict[str, str] = {**manifest.agents, **dict.fromkeys(manifest.toolhosts, "toolhost")}
+    kinds: dict[str, str] = {**manifest.runners, **dict.fromkeys(manifest.toolhosts, "toolhost")}
     return {
         "tools": {
             tool: _entry(tool, definition, manifest.tools.get(tool, ToolRule()))
             for tool, definition in sorted(definitions.items())
-        },
+        }
+        | delegations.entries(manifest),
         "apps": {
             app: {"kind": kind, "commands": manifest.takes_commands(app)} for app, kind in kinds.items()
         },

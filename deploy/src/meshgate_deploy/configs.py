@@ -1,5 +1,6 @@
 """The configuration file of each process of ours. Builds values, starts nothing."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -120,8 +121,8 @@ def launcher(  # noqa: PLR0913 - what one run is made of
     replay: bool = False,
 ) -> dict[str, Any]:
     """An agent launcher's, for one run."""
-    kind = manifest.agents[app]
-    runner = manifest.crews.get(app) or manifest.programs[app]
+    kind = manifest.runners[app]
+    runner = manifest.runner(app)
     return {
         **_common(manifest, state),
         "app": app,
@@ -136,9 +137,11 @@ def launcher(  # noqa: PLR0913 - what one run is made of
                 "own_limit_bytes": own_limits.limit_bytes(manifest, tool),
             }
             for tool, row in sorted(definitions.items())
-            if tool.partition(".")[0] not in manifest.agents or tool.startswith(f"{app}.")
+            if tool.partition(".")[0] not in manifest.runners or tool.startswith(f"{app}.")
         ],
-        "expects_report": kind == "crew",
+        "colleagues": [dataclasses.asdict(one) for one in manifest.colleagues(app)],
+        "crews": crews_of(manifest, app),
+        "expects_report": kind != "program",
         "env": dict(env),
         "run_id": run_id,
         "step_deadline_seconds": 60,
@@ -163,7 +166,7 @@ def worker(  # noqa: PLR0913 - what one worker is made of
     return {
         **launcher(manifest, state, app, target=target, definitions=definitions, env=env, run_id=None),
         "command": own_command(manifest, app, env),
-        "runs_at_once": (manifest.crews.get(app) or manifest.programs[app]).runs_at_once,
+        "runs_at_once": manifest.runner(app).runs_at_once,
         "dapr": _sidecar(state, name, sidecar),
         "ready_file": str(ready_file(state, name)),
     }
@@ -171,11 +174,18 @@ def worker(  # noqa: PLR0913 - what one worker is made of
 
 def own_command(manifest: Manifest, app: str, env: Mapping[str, str]) -> list[str]:
     """What an app runs by itself."""
-    crew = manifest.crews.get(app)
-    if crew is None:
+    if app in manifest.programs:
         return list(manifest.programs[app].run)
     python = shutil.which("python", path=env.get("PATH", "")) or sys.executable
-    return [python, "-m", "meshgate_kickoff", crew.crew]
+    crew = manifest.crews.get(app)
+    return [python, "-m", "meshgate_agent"] if crew is None else [python, "-m", "meshgate_kickoff", crew.crew]
+
+
+def crews_of(manifest: Manifest, app: str) -> dict[str, str]:
+    """What an agent's app builds its crews from; empty for every other app."""
+    if manifest.runners[app] != "agent":
+        return {}
+    return {one.crew: manifest.crews[one.crew].crew for one in manifest.isolated if one.app == app}
 
 
 def config_file(state: State, name: str) -> Path:

@@ -1,9 +1,13 @@
 """`meshgate doctor`: looks at everything a mesh needs and says how to mend what is wrong."""
 
 import os
+import re
 import stat
 from collections.abc import Callable  # noqa: TC003 - annotates a local
 from pathlib import Path
+
+from meshgate_policies.check import deployed_sources
+from meshgate_policies.names import package_path
 
 from meshgate_deploy import configs, interpreters, runtime, sockets, store_check
 from meshgate_deploy.control import ask_once, reachable
@@ -15,6 +19,7 @@ from meshgate_deploy.probes import Check
 from meshgate_deploy.state import find_project, open_state
 
 OWNER_ONLY = 0o700
+_PACKAGE = re.compile(r"^package\s+(mesh\.agents\S+)", re.MULTILINE)
 TOKENS = ("*.enrol", "*.dapr-api", "*.token")
 
 
@@ -49,6 +54,7 @@ def examine(start: Path) -> list[Check]:
     checks += interpreters.examine(manifest, state, up=reachable(state.control))
     checks += store_check.examine(manifest, Environment(project=project), file=configs.store_file(state))
     checks += _state_folder(project)
+    checks += _packages(manifest, project)
     checks += _policies(project)
     checks += _running(project)
     return checks
@@ -93,6 +99,24 @@ def _state_folder(project: Path) -> list[Check]:
         Check("disk", free > 1 << 28, f"{free >> 20} MiB free", "free 256 MiB: records must be durable")
     )
     return checks
+
+
+def _packages(manifest: Manifest, project: Path) -> list[Check]:
+    """An app without a package may do nothing, which is seldom what was meant."""
+    folder = project / manifest.policies
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in deployed_sources(folder)]
+    found = {match.group(1) for text in texts for match in _PACKAGE.finditer(text)}
+    wanted = {app: package_path(app) for app in manifest.runners}
+    return [
+        Check(
+            f"policy of {app}",
+            ok=False,
+            detail=f"no package {package} in {folder}: every call of {app} is denied",
+            fix=f"write {folder / app}.rego, as meshgate scan does",
+        )
+        for app, package in wanted.items()
+        if package not in found
+    ]
 
 
 def _policies(project: Path) -> list[Check]:

@@ -82,20 +82,25 @@ class Environment:
 
     def for_own_tools(self, manifest: Manifest, app: str) -> dict[str, str]:
         """Where an app's own tools are described: as the app has it, every secret withheld."""
-        part = manifest.crews.get(app) or manifest.programs.get(app)
-        withheld = dict.fromkeys(part.secrets if part else (), WITHHELD)
+        withheld = dict.fromkeys(manifest.runner(app).secrets, WITHHELD)
         return self.for_agent(manifest, app, {}) | withheld
 
     def for_agent(self, manifest: Manifest, app: str, asker: Mapping[str, str]) -> dict[str, str]:
-        """An agent's environment; secrets of hosts that are not named for it are withheld."""
-        withheld = {name: WITHHELD for host in manifest.toolhosts.values() for name in host.secrets}
+        """An agent's environment; secrets of hosts and other agents are withheld, unless named for it."""
+        crews = (agent for crew in manifest.crews.values() for agent in crew.isolated.values())
+        secrets = [part.secrets for part in manifest.toolhosts.values()] + [part.secrets for part in crews]
+        withheld = dict.fromkeys((name for names in secrets for name in names), WITHHELD)
         asked = {name: asker[name] for name in ASKED if name in asker}
         return {**self.base(), **asked, **withheld, **self._named(manifest, app)}
 
     def missing(self, manifest: Manifest) -> list[tuple[str, str]]:
         """Pairs of app and variable that are named but set nowhere."""
-        apps = (*manifest.toolhosts, *manifest.agents)
-        return [(app, name) for app in apps for name in manifest.variables(app) if name not in self._values]
+        apps = (*manifest.toolhosts, *manifest.runners)
+        named = {app: dict.fromkeys(manifest.variables(app)) for app in apps}
+        for one in manifest.isolated:  # what a crew gives to all of its agents is the crew's, and said once
+            for name in manifest.variables(one.crew):
+                named[one.app].pop(name, None)
+        return [(app, name) for app, names in named.items() for name in names if name not in self._values]
 
     def _named(self, manifest: Manifest, app: str) -> dict[str, str]:
         return {name: self._values[name] for name in manifest.variables(app) if name in self._values}

@@ -135,6 +135,11 @@ def multi_app(manifest: Manifest) -> dict[str, Any]:
             _app(name, ["meshgate", "run", "--app", name, "--", "python", "main.py"])
             for name in manifest.crews
         ),
+        *(
+            _app(name, ["python", "-m", "meshgate_agents.worker", "--config", f"{ours}{name}.json"])
+            for name, kind in manifest.runners.items()
+            if kind == "agent"
+        ),
     ]
     common = {"resourcesPaths": [f"{ours}dapr/resources"], "configFilePath": f"{ours}dapr/config.yaml"}
     return {"version": 1, "common": common, "apps": apps}

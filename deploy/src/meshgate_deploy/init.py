@@ -5,7 +5,8 @@ from pathlib import Path
 from meshgate_policies import scaffold
 
 from meshgate_deploy.errors import UsageError
-from meshgate_deploy.scan_build import slug
+from meshgate_deploy.manifest_agents import RESERVED
+from meshgate_deploy.manifest_agents import app_id as slug
 
 _MANIFEST = """\
 # The mesh of this project. `meshgate scan` fills this in from a CrewAI project;
@@ -14,14 +15,14 @@ apiVersion: meshgate/v1
 mesh: {mesh}
 trustDomain: {mesh}.example   # the first part of every identity: spiffe://{mesh}.example/ns/{mesh}/<app>
 
-# Every crew is an app with an identity of its own. Its process runs none of the tools below and
-# sees none of their secrets.
+# Every crew, and every agent of it, is an app with an identity of its own. Their processes run none of
+# the tools below and see none of their secrets.
 crews:
   {app}:
-    crew: {module}.crew:crew    # an object, a function that makes one, or a @CrewBase class
-    # agents:                   # matched by their key, else by their role
-    #   writer: {{role: Senior Writer}}
-    env: []                     # variables its process gets; all others stay away
+    crew: {module}.crew:crew    # an object, a function that makes one, a @CrewBase class, a crew.jsonc
+    # agents:                   # each one listed is an app of its own, known by its role: it needs a
+    #   writer: {{role: Senior Writer}}    # policy too; `isolate: crew` keeps them in the crew's process
+    env: []                     # variables its processes get; all others stay away
     secrets: [OPENAI_API_KEY]   # the same, for values that are never shown
 
 # Programs that run agents or tools without a crew.
@@ -61,7 +62,7 @@ def init(project: Path, *, force: bool = False) -> tuple[Path, ...]:
     """
     project = project.resolve()
     app = slug(project.name)
-    if app in ("gateway", "operator"):
+    if app in RESERVED:
         app = f"{app}-app"
     module = app.replace("-", "_")
     texts = [

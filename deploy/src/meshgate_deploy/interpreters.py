@@ -27,7 +27,7 @@ _FIX = "activate the environment that has crewai 1.15, then `meshgate up`; or `u
 
 
 def examine(manifest: Manifest, state: State, *, up: bool) -> list[Check]:
-    """A check per crew and program.
+    """A check per app that runs agent code.
 
     Args:
         manifest: names them.
@@ -36,14 +36,16 @@ def examine(manifest: Manifest, state: State, *, up: bool) -> list[Check]:
     """
     environment = Environment(project=state.project)
     checks = []
-    for app in manifest.agents:
+    for app in manifest.runners:
         env = environment.for_agent(manifest, app, {})
         command: Sequence[str] = configs.own_command(manifest, app, env)
         if up:
             command, env = _begun_with(state, app) or (command, env)
-        secrets = (manifest.crews.get(app) or manifest.programs[app]).secrets
+        secrets = manifest.runner(app).secrets
         shown = {name: value for name, value in env.items() if name not in secrets}
-        checks.append(_check(app, command[0], shown, state.project, needs_crewai=app in manifest.crews))
+        checks.append(
+            _check(app, command[0], shown, state.project, needs_crewai=app not in manifest.programs)
+        )
     return checks
 
 

@@ -8,15 +8,18 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from meshgate_deploy import manifest_lines, own_tools, store_url
+from meshgate_deploy import manifest_agents, manifest_lines, own_tools, store_url
 from meshgate_deploy.errors import ManifestError, NotFound, Problem
+from meshgate_deploy.manifest_agents import Colleague
 from meshgate_deploy.manifest_lines import Document
 
-RESERVED = ("gateway", "operator")
-_APP = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+Kind = Literal["crew", "program", "agent"]  # of an app that runs agent code
+
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,252}[a-z0-9])?")
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*|[\w./-]+\.py:[A-Za-z_][\w.]*")
+_JSON_CREW = re.compile(r"[\w-][\w./-]*\.jsonc?")
+_KEY = re.compile(r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,126}[^\s\x00-\x1f\x7f])?")
 
 
 def _matches(pattern: re.Pattern[str], what: str) -> Any:
@@ -28,9 +31,20 @@ def _matches(pattern: re.Pattern[str], what: str) -> Any:
     return BeforeValidator(check)
 
 
-App = Annotated[str, _matches(_APP, "an app's name is 1 to 63 of a-z, 0-9 and '-', not '-' at an end")]
+App = Annotated[
+    str, _matches(manifest_agents.APP_ID, "an app's name is 1 to 63 of a-z, 0-9 and '-', not '-' at an end")
+]
 Variable = Annotated[str, _matches(_VARIABLE, "the name of an environment variable, never its value")]
 Reference = Annotated[str, _matches(_REFERENCE, "written as package.module:name")]
+CrewReference = Annotated[
+    str,
+    _matches(
+        re.compile(f"{_REFERENCE.pattern}|{_JSON_CREW.pattern}"),
+        "written as package.module:name, or as path/to/crew.jsonc",
+    ),
+]
+Key = Annotated[str, _matches(_KEY, "an agent's key is CrewAI's own: 1 to 128 characters in one line")]
+Role = Annotated[str, Field(min_length=1, max_length=4096)]
 TrustDomain = Annotated[
     str, _matches(_TRUST_DOMAIN, "lower-case letters, digits, '.', '-' and '_', 255 at most")
 ]
@@ -40,12 +54,6 @@ class _Part(BaseModel):
     """A part of the manifest: unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class Agent(_Part):
-    """One agent of a crew, matched by its key or its uninterpolated role."""
-
-    role: str | None = None
 
 
 class ToolEntry(_Part):
@@ -69,8 +77,8 @@ class ToolEntry(_Part):
         return self.class_ or self.factory or self.tool or ""
 
 
-class _Runner(_Part):
-    """How often and how patiently a run of an app is carried on, and what it runs in its own process."""
+class Runner(_Part):
+    """An app that runs the user's agent code: how often, how patiently, with what in its own process."""
 
     tools: tuple[Reference | ToolEntry, ...] = Field(
         default=(), description="tools that this app itself runs; each needs a rule with `execute: agent`"
@@ -86,6 +94,13 @@ class _Runner(_Part):
         default=16, alias="runsAtOnce", ge=1, le=1000,
         description="of one worker; more wait, in their order",
     )  # fmt: skip
+    env: tuple[Variable, ...] = Field(default=(), description="variables it gets from `.env` or the shell")
+    secrets: tuple[Variable, ...] = Field(default=(), description="the same; never shown")
+
+
+class _Startable(Runner):
+    """What an operator may start; an agent of a crew only ever gets tasks."""
+
     commands: bool = Field(
         default=False,
         description="operators named in `operators` may start any command with the app's identity, not only "
@@ -93,21 +108,46 @@ class _Runner(_Part):
     )
 
 
-class Crew(_Runner):
-    """A crew: one app."""
+class Agent(Runner):
+    """One agent of a crew; an app of its own where the crew isolates its agents."""
 
-    crew: Reference
-    agents: dict[str, Agent] = Field(default_factory=dict)
-    env: tuple[Variable, ...] = Field(default=(), description="variables it gets from `.env` or the shell")
-    secrets: tuple[Variable, ...] = Field(default=(), description="the same; never shown")
+    role: Role | None = Field(
+        default=None, description="as the crew's code has it, before inputs are filled in"
+    )
+    app: App | None = Field(
+        default=None,
+        description="its app id; default: the key with '-' for '_'. Two crews that write the same share it",
+    )
+
+    def app_id(self, key: str) -> str:
+        """The app that an agent is; may be no valid id where `app` was not written."""
+        return self.app or key.replace("_", "-")
 
 
-class Program(_Runner):
+class Crew(_Startable):
+    """A crew: the app that kicks it off and, unless it is kept in one process, an app per agent.
+
+    Its `env` and `secrets` go to all of these.
+    """
+
+    crew: CrewReference
+    isolate: Literal["agents", "crew"] | None = Field(
+        default=None,
+        description="agents (the default where agents are listed): each is an app with an identity and a "
+        "policy of its own. crew: all of them act in the crew's process, with the crew's rights",
+    )
+    agents: dict[Key, Agent] = Field(default_factory=dict)
+
+    @property
+    def isolated(self) -> dict[str, Agent]:
+        """The agents that are apps of their own, by key."""
+        return {} if self.isolate == "crew" else self.agents
+
+
+class Program(_Startable):
     """A program that is run as an app, with or without a crew in it."""
 
     run: tuple[str, ...] = Field(min_length=1)
-    env: tuple[Variable, ...] = ()
-    secrets: tuple[Variable, ...] = ()
 
 
 class Mcp(_Part):
@@ -159,30 +199,57 @@ class Manifest(_Part):
     operators: tuple[str, ...] = ()
 
     @property
-    def agents(self) -> dict[str, Literal["crew", "program"]]:
+    def runners(self) -> dict[str, Kind]:
         """Every app that runs the user's agent code, with its kind."""
-        crews: dict[str, Literal["crew", "program"]] = dict.fromkeys(self.crews, "crew")
-        return crews | dict.fromkeys(self.programs, "program")
+        crews: dict[str, Kind] = dict.fromkeys(self.crews, "crew")
+        programs: dict[str, Kind] = dict.fromkeys(self.programs, "program")
+        agents: dict[str, Kind] = dict.fromkeys((one.app for one in self.isolated), "agent")
+        return crews | programs | agents
+
+    @property
+    def isolated(self) -> tuple[Colleague, ...]:
+        """Every agent of every crew that is an app of its own."""
+        return manifest_agents.isolated(self.crews)
+
+    def colleagues(self, app: str) -> tuple[Colleague, ...]:
+        """Every isolated agent of the crews that an app belongs to, itself included."""
+        crews = {app, *(one.crew for one in self.isolated if one.app == app)}
+        return tuple(one for one in self.isolated if one.crew in crews)
+
+    def place(self, app: str) -> tuple[str, ...]:
+        """Where the own tools of an app that runs agent code are written."""
+        for one in self.isolated:
+            if one.app == app and self.crews[one.crew].agents[one.agent].tools:
+                return ("crews", one.crew, "agents", one.agent)
+        return ("crews" if app in self.crews else "programs", app)
+
+    def runner(self, app: str) -> Runner:
+        """How an app that runs agent code is run: an agent's own settings, and what its crews give to all.
+
+        Raises:
+            KeyError: it is no such app.
+        """
+        alone = self.crews.get(app) or self.programs.get(app)
+        return alone or manifest_agents.merged(self.crews, app)
 
     @property
     def own_tools(self) -> dict[str, tuple[str | ToolEntry, ...]]:
         """What apps run in their own processes, by app."""
-        return {name: part.tools for name, part in {**self.crews, **self.programs}.items() if part.tools}
+        return {app: tools for app in self.runners if (tools := self.runner(app).tools)}
 
     @property
     def apps(self) -> tuple[str, ...]:
         """Every app with a sidecar, the gateway first."""
-        return ("gateway", *self.toolhosts, *self.agents)
+        return ("gateway", *self.toolhosts, *self.runners)
 
     def replicas(self, app: str) -> tuple[str, ...]:
         """The names of an app's workers: the app's own, then `app.2` and so on. No app's name has a dot."""
-        runner = self.crews.get(app) or self.programs.get(app)
-        count = runner.replicas if runner else 1
+        count = self.runner(app).replicas if app in self.runners else 1
         return (app, *(f"{app}.{number}" for number in range(2, count + 1)))
 
     def variables(self, app: str) -> tuple[str, ...]:
         """The variables named for an app."""
-        part = self.crews.get(app) or self.programs.get(app) or self.toolhosts.get(app)
+        part = self.toolhosts.get(app) or (self.runner(app) if app in self.runners else None)
         return (*part.env, *part.secrets) if part else ()
 
     def takes_commands(self, app: str) -> bool:
@@ -197,7 +264,7 @@ class Manifest(_Part):
 
 _PARTS: dict[str, type[_Part]] = {
     "": Manifest, "crews.*": Crew, "crews.*.agents.*": Agent, "programs.*": Program,
-    "crews.*.tools.*": ToolEntry, "programs.*.tools.*": ToolEntry,
+    "crews.*.tools.*": ToolEntry, "programs.*.tools.*": ToolEntry, "crews.*.agents.*.tools.*": ToolEntry,
     "toolhosts.*": ToolHost, "toolhosts.*.mcp": Mcp, "toolhosts.*.tools.*": ToolEntry, "tools.*": ToolRule,
 }  # fmt: skip
 
@@ -245,7 +312,7 @@ def _duplicate_apps(document: Document) -> list[Problem]:
     for section in ("crews", "programs", "toolhosts"):
         for name in document.keys(section):
             line = document.line((section, name))
-            if name in RESERVED:
+            if name in manifest_agents.RESERVED:
                 message, fix = f"{name!r} is the name of a part of meshgate", f"{name}-app"
             elif name in first:
                 message = f"app id {name!r} is used twice: also {first[name]}"
@@ -258,10 +325,14 @@ def _duplicate_apps(document: Document) -> list[Problem]:
 
 
 def _beyond_shape(document: Document, manifest: Manifest) -> list[Problem]:
-    problems = own_tools.problems(document, manifest)
+    problems = [*manifest_agents.problems(document, manifest), *own_tools.problems(document, manifest)]
     for tool in manifest.tools:
         host = tool.partition(".")[0]
-        if host not in manifest.toolhosts and host not in manifest.own_tools and host != "crewai":
+        if tool.startswith("agent:"):
+            message = f"{tool!r} is a task for an agent, which is no tool with a rule"
+            fix = f'a grant in policies/: allow contains "{tool}" if {{ … }}'
+            problems.append(Problem(document.file, document.line(("tools", tool)), message, fix))
+        elif host not in manifest.toolhosts and host not in manifest.own_tools and host != "crewai":
             known = ", ".join(manifest.toolhosts) or "none is defined"
             problems.append(
                 Problem(
@@ -309,7 +380,8 @@ def _problem(document: Document, detail: dict[str, Any]) -> Problem:
 
 _EXAMPLES = {
     "apiVersion": "meshgate/v1", "mesh": "refund-desk", "trustDomain": "desk.example",
-    "crew": "package.module:crew", "run": "[python, -m, package.module]",
+    "isolate": "agents, or crew", "app": "billing", "crew": "package.module:crew",
+    "run": "[python, -m, package.module]",
     "tools": "[package.module:function]", "secrets": "[NAME_OF_VARIABLE]", "env": "[NAME_OF_VARIABLE]",
 }  # fmt: skip
 

@@ -35,9 +35,8 @@ def _references(manifest: Manifest) -> Iterator[tuple[tuple[str | int, ...], str
         for index, entry in enumerate(host.tools):
             yield ("toolhosts", name, "tools", index), entry if isinstance(entry, str) else entry.reference
     for app, own in manifest.own_tools.items():
-        section = "crews" if app in manifest.crews else "programs"
         for index, entry in enumerate(own):
-            yield (section, app, "tools", index), entry if isinstance(entry, str) else entry.reference
+            yield (*manifest.place(app), "tools", index), entry if isinstance(entry, str) else entry.reference
     for name, rule in manifest.tools.items():
         if rule.reconcile:
             yield ("tools", name, "reconcile"), rule.reconcile
@@ -48,6 +47,10 @@ def _look_up(
 ) -> Problem | None:
     module, _, name = reference.partition(":")
     line = document.line(location)
+    if not name:
+        fix = f"a file below {project}, as path/to/crew.jsonc"
+        missing = not (project / reference).is_file()
+        return Problem(document.file, line, f"no crew file {reference!r}", fix) if missing else None
     source = find_module(module, project)
     if source is None:
         fix = f"a module below {project} or an installed one, as package.module:{name}"

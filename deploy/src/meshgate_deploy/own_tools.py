@@ -35,13 +35,13 @@ def _rules(document: Document, manifest: "Manifest") -> Iterable[Problem]:
             where = (
                 f"a tool of the tool host {app!r}{held}" if app in manifest.toolhosts else "no app's own tool"
             )
-            fix = f"list it under tools: of a crew or program, and write <app>.<tool>: {RULE}"
+            fix = f"list it under tools: of a crew, agent or program, and write <app>.<tool>: {RULE}"
             yield Problem(document.file, line, f"{tool!r} is {where}: it cannot run in the agent", fix)
 
 
 def _wrong(rule: "ToolRule") -> str:
     if rule.execute != "agent":
-        return "nothing else is possible under a crew or program"
+        return "nothing else is possible under a crew, agent or program"
     if rule.effect != "memory":
         return f"its effect may be memory only, not {rule.effect}"
     if rule.reconcile is not None:
@@ -55,11 +55,10 @@ def _served_twice(document: Document, manifest: "Manifest") -> Iterable[Problem]
     """One that a tool host serves is that host's, with the host's credentials."""
     hosted = {_reference(one): host for host, part in manifest.toolhosts.items() for one in part.tools}
     for app, listed in manifest.own_tools.items():
-        section = "crews" if app in manifest.crews else "programs"
         for index, one in enumerate(listed):
             host = hosted.get(_reference(one))
             if host is not None:
-                line = document.line((section, app, "tools", index))
+                line = document.line((*manifest.place(app), "tools", index))
                 message = f"{_reference(one)!r} runs in the agent here and in the tool host {host!r}"
                 yield Problem(document.file, line, message, "keep one of the two")
 

@@ -97,7 +97,8 @@ def check(project: Path, say: Say) -> list[dict[str, Any]]:
     manifest = load(project / MANIFEST)
     folder = _policies(project, manifest.policies)
     try:
-        problems = policy_check.check_policies(_opa(say), folder, known=Known(apps=tuple(manifest.agents)))
+        known = Known(apps=tuple(manifest.runners), agents={one.app for one in manifest.isolated})
+        problems = policy_check.check_policies(_opa(say), folder, known=known)
         return [asdict(problem) for problem in problems]
     except PolicyUnavailable as error:
         raise DependencyUnavailable("OPA did not check the policies", why=str(error)) from error

@@ -20,7 +20,7 @@ from meshgate_policies.command import Command as Opa
 from meshgate_policies.errors import PolicyUnavailable
 from meshgate_policies.policy_input import CallerInput
 
-from meshgate_deploy import policy_sources
+from meshgate_deploy import delegations, policy_sources
 from meshgate_deploy.errors import DependencyUnavailable, PolicyProblems, Problem
 from meshgate_deploy.manifest import Manifest
 from meshgate_deploy.policy_sources import Sources, told
@@ -185,7 +185,7 @@ class PolicyPlane:
             UsageError: the policy is not sound for some app.
             DependencyUnavailable: the engine gave no answer.
         """
-        callers = [self._caller(app) for app in self._manifest.agents]
+        callers = [self._caller(app) for app in self._manifest.runners]
         with told():
             opa_server.probe_callers(
                 socket_path=policy.socket, gateway_token=policy.gateway_token, callers=callers
@@ -216,8 +216,9 @@ def policy_data(manifest: Manifest) -> dict[str, object]:
     return {
         "mesh": manifest.mesh,
         "trust_domain": manifest.trust_domain,
-        "apps": {app: {"kind": kind} for app, kind in manifest.agents.items()},
-        "tools": {name: {"effect": rule.effect} for name, rule in manifest.tools.items()},
+        "apps": {app: {"kind": kind} for app, kind in manifest.runners.items()},
+        "tools": {name: {"effect": rule.effect} for name, rule in manifest.tools.items()}
+        | {name: {"effect": entry["effect"]} for name, entry in delegations.entries(manifest).items()},
     }
 
 

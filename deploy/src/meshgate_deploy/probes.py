@@ -66,7 +66,7 @@ def check_plane(manifest: Manifest, state: State, sidecars: Mapping[str, Invocat
             _has_policy(sidecar.app, told[sidecar.app]),
         ]
     for attacker in known:
-        if attacker.app in manifest.agents:
+        if attacker.app in manifest.runners:
             targets = [app for app in told if app != attacker.app and _reachable(manifest, app, told[app])]
             checks += _policies_bite(manifest, attacker, targets)
     return checks
@@ -74,7 +74,7 @@ def check_plane(manifest: Manifest, state: State, sidecars: Mapping[str, Invocat
 
 def _reachable(manifest: Manifest, app: str, told: Metadata) -> bool:
     """An agent's app has a worker only while it runs; its policy is loaded all the same."""
-    return app not in manifest.agents or bool(told.get("workflows", {}).get("connectedWorkers"))
+    return app not in manifest.runners or bool(told.get("workflows", {}).get("connectedWorkers"))
 
 
 def _policies_bite(manifest: Manifest, attacker: Sidecar, targets: Sequence[str]) -> list[Check]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,13 @@ from meshgate_deploy.errors import IntegrityFailed, MeshError
 
 Folder = Annotated[Path | None, typer.Option("--project", help="The project's folder; default: this one.")]
 Force = Annotated[bool, typer.Option("--force", help="Write over files that exist.")]
+
+
+class Isolate(StrEnum):
+    """What of a crew is an app."""
+
+    agents = "agents"
+    crew = "crew"
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +40,8 @@ def init(project: Folder = None, force: Force = False) -> None:  # noqa: FBT002 
 
 def scan(  # noqa: PLR0913, PLR0917 (one parameter per option)
     targets: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODULE:NAME]…", help="Crews; default: those found.")
+        list[str] | None,
+        typer.Argument(metavar="[MODULE:NAME|crew.jsonc]…", help="Crews; default: those found."),
     ] = None,
     project: Folder = None,
     python: Annotated[
@@ -40,6 +49,9 @@ def scan(  # noqa: PLR0913, PLR0917 (one parameter per option)
     ] = None,
     force: Force = False,  # noqa: FBT002
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,  # noqa: FBT002
+    isolate: Annotated[
+        Isolate, typer.Option("--isolate", help="Every agent an app of its own, or the whole crew one.")
+    ] = Isolate.agents,
     output: Annotated[Output, OUTPUT] = Output.table,
 ) -> None:
     """Import a CrewAI project; write its manifest, least-privilege policies and their tests."""
@@ -48,7 +60,10 @@ def scan(  # noqa: PLR0913, PLR0917 (one parameter per option)
     from meshgate_deploy import scan_view
     from meshgate_deploy.scan import scan as look
 
-    found = look(project or Path.cwd(), targets=targets or (), python=python, force=force, dry_run=dry_run)
+    found = look(
+        project or Path.cwd(), targets=targets or (), python=python, isolate=isolate is Isolate.agents,
+        force=force, dry_run=dry_run,
+    )  # fmt: skip
     if output is Output.table:
         scan_view.show(found, Console())
     else:

@@ -199,16 +199,21 @@ def choose_app(manifest: Manifest, wanted: str | None, command: Sequence[str]) -
         NotFound: the named app does not exist.
         UsageError: several would do.
     """
-    agents = manifest.agents
+    agents = [*manifest.crews, *manifest.programs]
     if wanted is not None:
         if wanted in agents:
             return wanted
+        if crews := [one.crew for one in manifest.isolated if one.app == wanted]:
+            raise UsageError(
+                f"{wanted!r} is an agent of crew {crews[0]!r}: it acts only when it is given a task",
+                next_step=f"--app {crews[0]}",
+            )
         raise NotFound(
             f"no crew or program {wanted!r} in the manifest",
             next_step="--app " + (" | ".join(agents) or "<none>"),
         )
     same = [name for name, program in manifest.programs.items() if program.run == tuple(command)]
-    candidates = same or list(agents)
+    candidates = same or agents
     if len(candidates) == 1:
         return candidates[0]
     raise UsageError(

@@ -15,7 +15,14 @@ from meshgate_deploy.environment import WITHHELD
 from meshgate_deploy.errors import DependencyUnavailable, NotFound, UsageError
 from meshgate_deploy.scan_build import Builder
 from meshgate_deploy.scan_findings import Findings
-from meshgate_deploy.scan_source import Module, looks_secret, read_project, source_roots
+from meshgate_deploy.scan_source import (
+    JSON_SUFFIXES,
+    Module,
+    json_crews,
+    looks_secret,
+    read_project,
+    source_roots,
+)
 
 IMPORT_SECONDS = 180  # a cold import of CrewAI without bytecode takes 16 s; a project adds its own
 _KEPT = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "SSL_CERT_FILE")
@@ -50,11 +57,12 @@ class Scan:
         return {**self.findings.as_dict(), "files": files}
 
 
-def scan(
+def scan(  # noqa: PLR0913 - what a person may say
     project: Path,
     *,
     targets: Sequence[str] = (),
     python: str | None = None,
+    isolate: bool = True,
     force: bool = False,
     dry_run: bool = False,
 ) -> Scan:
@@ -62,8 +70,9 @@ def scan(
 
     Args:
         project: its root.
-        targets: `module:name` of crews; found in the source when empty.
+        targets: `module:name` of crews, or the paths of their JSON files; found in the source when empty.
         python: the project's interpreter; its own `.venv` or ours when None.
+        isolate: make every agent of a crew an app of its own.
         force: write over files that exist.
         dry_run: write nothing.
 
@@ -73,7 +82,7 @@ def scan(
         DependencyUnavailable: the project cannot be imported at all.
     """
     project = project.resolve()
-    findings = find(project, targets=targets, python=python)
+    findings = find(project, targets=targets, python=python, isolate=isolate)
     return Scan(findings, write(project, scan_text.files(findings), force=force, dry_run=dry_run))
 
 
@@ -96,20 +105,24 @@ def write(project: Path, texts: Mapping[Path, str], *, force: bool, dry_run: boo
     return tuple(files)
 
 
-def find(project: Path, *, targets: Sequence[str] = (), python: str | None = None) -> Findings:
+def find(
+    project: Path, *, targets: Sequence[str] = (), python: str | None = None, isolate: bool = True
+) -> Findings:
     """What `scan` finds; writes nothing. See there for the errors."""
     modules = read_project(project)
     wanted = [_target(target, modules) for target in targets]
-    wanted = wanted or [(module.name, name) for module in modules.values() for name in module.crews]
+    if not wanted:
+        wanted = [(module.name, name) for module in modules.values() for name in module.crews]
+        wanted += [(path, "") for path in json_crews(project)]
     scripts = [] if wanted else [module.name for module in modules.values() if _may_be_program(module)]
     if not wanted and not scripts:
         raise NotFound(
             "no crew found",
-            why=f"no Crew(...), @CrewBase class or script that imports CrewAI below {project}",
+            why=f"no Crew(...), @CrewBase class, crew.jsonc or script that imports CrewAI below {project}",
             next_step="meshgate scan MODULE:NAME",
         )
     answer = _import(project, modules, wanted, scripts, python)
-    return Builder(project, modules).build(answer, explicit=bool(targets))
+    return Builder(project, modules, isolate=isolate).build(answer, explicit=bool(targets))
 
 
 def interpreter(project: Path) -> str:
@@ -120,10 +133,12 @@ def interpreter(project: Path) -> str:
 
 def _target(text: str, modules: Mapping[str, Module]) -> tuple[str, str]:
     module, colon, name = text.partition(":")
+    if text.endswith(JSON_SUFFIXES) and not colon:
+        return text, ""
     if not (module and colon and name):
         raise UsageError(
             f"{text!r} is no crew",
-            why="a crew is written as module:name",
+            why="a crew is written as module:name, or as path/to/crew.jsonc",
             next_step="meshgate scan desk.crew:crew",
         )
     if module.endswith(".py"):
@@ -162,7 +177,7 @@ def _import(
         status, output = _ask(command, request, cwd=project, env=environment, answer_end=write_end)
         answer = answers.read()
     if status != 0 or not answer:
-        first = targets[0][0] if targets else scripts[0]
+        first = next((module for module, name in targets if name), scripts[0] if scripts else "crewai")
         raise DependencyUnavailable(
             f"the project cannot be imported (status {status})",
             why=output.decode(errors="replace")[-2000:],

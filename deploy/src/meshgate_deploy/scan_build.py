@@ -2,21 +2,19 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from meshgate_deploy import scan_variables
 from meshgate_deploy.errors import DependencyUnavailable
+from meshgate_deploy.manifest_agents import MAX_APP_CHARACTERS, RESERVED, one_line
+from meshgate_deploy.manifest_agents import app_id as slug
 from meshgate_deploy.scan_findings import READING, Agent, App, Findings, Tool, path_arguments, stock_host
 from meshgate_deploy.scan_source import Module
 
 _GENERIC = frozenset({"tools", "tool", "custom_tool", "custom_tools", "main", "crew", "utils", "__init__"})
-
-
-def slug(text: str) -> str:
-    """An app's name made of any text."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:63].strip("-") or "app"
 
 
 def snake(text: str) -> str:
@@ -28,11 +26,11 @@ def snake(text: str) -> str:
 class Builder:
     """Makes findings of the source's and the import's answers."""
 
-    def __init__(self, project: Path, modules: Mapping[str, Module]) -> None:
-        self._project = project
+    def __init__(self, project: Path, modules: Mapping[str, Module], *, isolate: bool = True) -> None:
+        self._project, self._isolate = project, isolate
         self._modules = modules
         self._tools: dict[str, Tool] = {}  # by identity
-        self._names: set[str] = {"gateway", "operator"}
+        self._names: set[str] = set(RESERVED)
         self._notes: list[str] = []
 
     def build(self, answer: Mapping[str, Any], *, explicit: bool) -> Findings:
@@ -43,14 +41,18 @@ class Builder:
         """
         crews = [crew for crew in answer["crews"] if self._usable(crew, explicit=explicit)]
         programs = [module for module in answer["modules"] if self._usable(module, explicit=False)]
-        named = [(self._app_name(crew["module"], crew["name"]), crew) for crew in crews]
+        named = [
+            (self._app_name(crew["module"], crew["name"], file=not crew["name"]), crew) for crew in crews
+        ]
         named += [(self._app_name(module["module"], ""), module) for module in programs]
-        apps = [self._app(name, found) for name, found in named]
+        # Every app has its name before the first tool host gets one: a host gives way.
+        keyed = [(name, found, self._keys(name, found)) for name, found in named]
+        apps = [self._app(name, found, keys) for name, found, keys in keyed]
         modules = [found["module"] for _, found in named]
         shared = scan_variables.Sharing(self._project, self._modules, tuple(self._tools.values()))
         variables, env = shared.share(dict(zip([app.name for app in apps], modules, strict=True)))
         self._notes += shared.notes(variables)
-        apps = [App(app.name, app.crew, app.run, app.agents, env.get(app.name, ())) for app in apps]
+        apps = [replace(app, env=env.get(app.name, ())) for app in apps]
         self._source_notes()
         mesh = slug(self._project.name)
         return Findings(
@@ -75,8 +77,9 @@ class Builder:
             self._notes.append(f"{place} was left out: {error.splitlines()[-1]}")
         return not error
 
-    def _app_name(self, module: str, name: str) -> str:
-        parts = [part for part in module.split(".") if part not in _GENERIC]
+    def _app_name(self, module: str, name: str, *, file: bool = False) -> str:
+        whole = Path(module).parent.parts if file else module.split(".")
+        parts = [part for part in whole if part not in _GENERIC]
         plain = name if name and name.lower() not in _GENERIC else self._project.name
         wanted = slug(parts[-1] if parts else plain)
         if wanted in self._names and name:
@@ -84,42 +87,66 @@ class Builder:
         return self._free(wanted)
 
     def _free(self, wanted: str) -> str:
-        name, number = wanted, 2
-        while name in self._names:
-            name, number = f"{wanted}-{number}", number + 1
+        name = _other(wanted, self._names, "-")
         self._names.add(name)
         return name
 
-    def _app(self, name: str, found: Mapping[str, Any]) -> App:
+    def _keys(self, name: str, found: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Key and app of each agent of a crew or program; no app where they act in its own process."""
+        keys: list[str] = []
+        for agent in found["agents"]:
+            wanted = agent["key"] or slug(agent["role"]).replace("-", "_")
+            keys.append(_other(wanted, keys, "_"))
+        roles = [one_line(agent["role"]) for agent in found["agents"]]
+        same = next((role for role in roles if not role or roles.count(role) > 1), None)
+        if "name" not in found or not self._isolate or same is not None:
+            if "name" in found and self._isolate:
+                why = f"two have the role {same!r}" if same else "one has no role"
+                self._notes.append(
+                    f"{name}: its agents stay in one process, as they cannot be told apart: {why}"
+                )
+            return [(key, "") for key in keys]
+        return [(key, self._agent_app(name, key)) for key in keys]
+
+    def _agent_app(self, crew: str, key: str) -> str:
+        """What the key gives by itself, where that is free."""
+        wanted = slug(key)
+        return self._free(wanted if wanted not in self._names else slug(f"{crew}-{wanted}"))
+
+    def _app(self, name: str, found: Mapping[str, Any], keys: Sequence[tuple[str, str]]) -> App:
         module = self._modules.get(found["module"])
-        agents = [self._agent(agent, found) for agent in found["agents"]]
+        agents = [
+            self._agent(agent, found, key, app)
+            for agent, (key, app) in zip(found["agents"], keys, strict=True)
+        ]
         if "name" in found:
-            crew = module.reference(found["name"]) if module else f"{found['module']}:{found['name']}"
-            return App(name, crew, (), tuple(self._distinct(agents)))
+            crew = f"{found['module']}:{found['name']}" if found["name"] else found["module"]
+            if module:
+                crew = module.reference(found["name"])
+            return App(name, crew, (), tuple(agents), manages=found["manages"])
         loose = [self._tool(tool) for tool in found["tools"] if not tool["reserved"]]
         if loose:
             agents.append(Agent("program", "", tuple(loose)))
         path = module.path if module else found["module"]
-        return App(name, "", ("python", path), tuple(self._distinct(agents)))
+        return App(name, "", ("python", path), tuple(agents))
 
-    def _distinct(self, agents: Sequence[Agent]) -> list[Agent]:
-        seen: dict[str, int] = {}
-        made = []
-        for agent in agents:
-            seen[agent.key] = seen.get(agent.key, 0) + 1
-            key = agent.key if seen[agent.key] == 1 else f"{agent.key}_{seen[agent.key]}"
-            made.append(Agent(key, agent.role, agent.tools, agent.builtins, agent.mcps))
-        return made
-
-    def _agent(self, agent: Mapping[str, Any], crew: Mapping[str, Any]) -> Agent:
-        key = agent["key"] or slug(agent["role"]).replace("-", "_")
+    def _agent(self, agent: Mapping[str, Any], crew: Mapping[str, Any], key: str, app: str) -> Agent:
         reserved = [tool["reserved"] for tool in agent["tools"] if tool["reserved"]]
         memory = ["crewai.search_memory", "crewai.save_to_memory"] if crew.get("memory") else []
         tools = [self._tool(tool) for tool in agent["tools"] if not tool["reserved"]]
         servers = tuple(server["shown"] for server in agent["mcps"])
         self._notes += [_mcp_note(f"agent {key}", server) for server in agent["mcps"]]
         builtins = dict.fromkeys([*agent["builtins"], *reserved, *memory])
-        return Agent(key, agent["role"], tuple(dict.fromkeys(tools)), tuple(builtins), servers)
+        return Agent(
+            key,
+            agent["role"],
+            tuple(dict.fromkeys(tools)),
+            tuple(builtins),
+            servers,
+            app,
+            delegates=agent["delegates"],
+            manager=agent["manager"],
+        )
 
     def _tool(self, found: Mapping[str, Any]) -> str:
         """The tool's id; equal tools are one."""
@@ -143,9 +170,7 @@ class Builder:
         short = name or (snake(qualname.rpartition(".")[2]) or snake(found["name"]))
         taken = {tool.short for tool in self._tools.values() if tool.host == host}
         if short in taken:
-            base, number = short, 2
-            while (short := f"{base}_{number}") in taken:
-                number += 1
+            short = _other(short, taken, "_")
             entry = self._named(entry, short)
         reads = isinstance(entry, dict) and entry.get("class") in READING
         return Tool(
@@ -202,6 +227,15 @@ class Builder:
                 )
             for line in module.mcp_adapters:
                 self._notes.append(_mcp_note(f"{module.path}:{line}", {"shown": "of MCPServerAdapter"}))
+
+
+def _other(wanted: str, taken: Collection[str], joint: str) -> str:
+    """The name, with a number where it is taken."""
+    name, number = wanted, 2
+    while name in taken:
+        ending = f"{joint}{number}"
+        name, number = wanted[: MAX_APP_CHARACTERS - len(ending)] + ending, number + 1
+    return name
 
 
 def _mcp_note(where: str, server: Mapping[str, Any]) -> str:

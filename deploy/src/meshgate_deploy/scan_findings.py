@@ -19,6 +19,7 @@ _PATH_ARGUMENTS = frozenset(
         "pdf", "txt", "xml",
     }
 )  # fmt: skip
+MANAGING = ("crewai.ask_question", "crewai.delegate_work")  # what CrewAI gives to whoever delegates
 _HOSTS = (("File", "files"), ("Directory", "files"), ("Scrape", "web"), ("Website", "web"), ("Search", "web"))
 
 
@@ -54,30 +55,64 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """One agent and the ids of what it holds."""
+    """One agent and the ids of what it holds.
+
+    Attributes:
+        app: the app that it is; empty where it acts in another one's process.
+        delegates: CrewAI lets it give tasks to the others.
+        manager: the crew gives its tasks to this agent, and to nobody else.
+    """
 
     key: str
     role: str
     tools: tuple[str, ...]
     builtins: tuple[str, ...] = ()
     mcps: tuple[str, ...] = ()
+    app: str = ""
+    delegates: bool = False
+    manager: bool = False
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Its tools, CrewAI's own included."""
+        return tuple(dict.fromkeys((*self.tools, *self.builtins)))
 
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """A crew, or a program without one."""
+    """A crew, or a program without one.
+
+    Attributes:
+        manages: CrewAI makes a manager that gives the crew's tasks to its agents, in the crew's process.
+    """
 
     name: str
     crew: str
     run: tuple[str, ...]
     agents: tuple[Agent, ...]
     env: tuple[str, ...] = ()
+    manages: bool = False
 
     @property
-    def tools(self) -> tuple[str, ...]:
-        """Every tool that one of its agents holds, CrewAI's own included."""
-        held = [tool for agent in self.agents for tool in (*agent.tools, *agent.builtins)]
-        return tuple(sorted(set(held)))
+    def isolated(self) -> bool:
+        """Whether each of its agents is an app."""
+        return any(agent.app for agent in self.agents)
+
+    @property
+    def grants(self) -> dict[str, tuple[str, ...]]:
+        """What each of its apps may call, by app, itself first.
+
+        Split, the crew itself holds no tool: it gives tasks to its agents, as those do that may delegate.
+        """
+        own = MANAGING if self.manages else ()
+        if not self.isolated:
+            return {self.name: tuple(sorted({*own, *(tool for agent in self.agents for tool in agent.held)}))}
+        given = [agent for agent in self.agents if agent.manager] or self.agents
+        granted = {self.name: (*(f"agent:{agent.app}" for agent in given), *own)}
+        for agent in self.agents:
+            others = [f"agent:{other.app}" for other in self.agents if other is not agent]
+            granted[agent.app] = (*agent.held, *(others if agent.delegates else ()))
+        return granted
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +154,12 @@ class Findings:
                     "name": app.name,
                     "crew": app.crew or None,
                     "run": list(app.run),
+                    "grants": {name: list(tools) for name, tools in app.grants.items()},
                     "agents": [
                         {
                             "key": agent.key,
                             "role": agent.role,
+                            "app": agent.app or None,
                             "tools": list(agent.tools),
                             "builtins": list(agent.builtins),
                             "mcp_servers": list(agent.mcps),

@@ -55,16 +55,28 @@ class Scanner:
         self._project = os.path.realpath(project)
 
     def crew(self, module: str, name: str) -> dict[str, Any]:
-        """One crew of the project; `error` where it cannot be built."""
+        """One crew of the project, of a JSON file where `name` is empty; `error` if it cannot be built."""
         found: dict[str, Any] = {"module": module, "name": name}
         try:
-            holder = _attribute(importlib.import_module(module), name)
-            if inspect.isclass(holder):
-                holder = holder()
-            crew = holder
-            if not hasattr(crew, "kickoff"):
-                crew = holder.crew() if hasattr(holder, "crew") else holder()
-            found["agents"] = self._agents(crew, holder, sys.modules[module])
+            if name:
+                crew, keys = _crew_of_code(module, name)
+            else:
+                crew, keys = _crew_of_json(os.path.join(self._project, module))  # noqa: PTH118 (plain text)
+            manager = getattr(crew, "manager_agent", None)
+            hierarchical = getattr(crew.process, "value", crew.process) == "hierarchical"
+            agents = [*crew.agents, *([manager] if manager is not None else [])]
+            found["agents"] = [
+                self._agent(
+                    agent,
+                    keys(agent),
+                    _tools_of_tasks(crew, agent),
+                    sys.modules.get(module),
+                    manager=hierarchical and agent is manager,
+                    may_delegate=not hierarchical and len(agents) > 1,
+                )
+                for agent in agents
+            ]
+            found["manages"] = hierarchical and manager is None
             found["memory"] = bool(getattr(crew, "memory", False))
         except (Exception, SystemExit) as error:  # noqa: BLE001 (reported, whatever it is)
             found["error"] = _why(error)
@@ -84,28 +96,22 @@ class Scanner:
             found["error"] = _why(error)
         return found
 
-    def _agents(self, crew: Any, holder: Any, module: Any) -> list[dict[str, Any]]:
-        agents = list(crew.agents)
-        if getattr(crew, "manager_agent", None) is not None:
-            agents.append(crew.manager_agent)
-        found = []
-        for agent in agents:
-            extra = [
-                tool
-                for task in crew.tasks
-                if task.agent is agent
-                for tool in task.tools or []
-                if all(tool is not own for own in agent.tools or [])
-            ]
-            found.append(self._agent(agent, _key(agent, holder, module), extra, module))
-        return found
-
-    def _agent(self, agent: Any, key: str, extra: list[Any], module: Any) -> dict[str, Any]:
-        builtins = []
-        if getattr(agent, "allow_delegation", False):
-            builtins = ["crewai.delegate_work", "crewai.ask_question"]
+    def _agent(  # noqa: PLR0913 - what CrewAI makes of it in its crew
+        self,
+        agent: Any,
+        key: str,
+        extra: list[Any],
+        module: Any,
+        *,
+        manager: bool = False,
+        may_delegate: bool = True,
+    ) -> dict[str, Any]:
+        delegates = manager or (may_delegate and bool(getattr(agent, "allow_delegation", False)))
+        builtins = ["crewai.delegate_work", "crewai.ask_question"] if delegates else []
         return {
             "key": key,
+            "delegates": delegates,
+            "manager": manager,
             "role": str(agent.role).strip(),
             "tools": [self._tool(tool, module) for tool in [*(agent.tools or []), *extra]],
             "builtins": builtins,
@@ -132,7 +138,7 @@ class Scanner:
         if identity["kind"] == "function":
             return {"entry": place, "problem": "" if place else "the function has no name in any module"}
         config, left_out = self._config(tool)
-        public = _public_name(type(tool))
+        public = _public_name(type(tool), identity["qualname"])
         if public and not left_out:
             for candidate in (self._relative(config), config):
                 if self._same(type(tool), candidate, identity):
@@ -212,6 +218,38 @@ def _schema(tool: Any) -> Any:
     return model_json_schema() if model_json_schema else {}
 
 
+def _crew_of_code(module: str, name: str) -> tuple[Any, Callable[[Any], str]]:
+    """A crew that a module holds or makes, and how its agents are called."""
+    holder = _attribute(importlib.import_module(module), name)
+    if inspect.isclass(holder):
+        holder = holder()
+    crew = holder
+    if not hasattr(crew, "kickoff"):
+        crew = holder.crew() if hasattr(holder, "crew") else holder()
+    return crew, lambda agent: _key(agent, holder, sys.modules[module])
+
+
+def _crew_of_json(path: str) -> tuple[Any, Callable[[Any], str]]:
+    """A crew of a JSON file; its agents are called as their own files are."""
+    crew, _ = importlib.import_module("crewai.project.crew_loader").load_crew(path)
+    written = importlib.import_module("crewai.project.json_loader").load_jsonc_file(path)
+    keys = {id(agent): str(key) for key, agent in zip(written["agents"], crew.agents)}  # noqa: B905 (3.10)
+    if crew.manager_agent is not None and isinstance(written.get("manager_agent"), str):
+        keys.setdefault(id(crew.manager_agent), written["manager_agent"])
+    return crew, lambda agent: keys.get(id(agent), "")
+
+
+def _tools_of_tasks(crew: Any, agent: Any) -> list[Any]:
+    """What the tasks of an agent give to it beyond its own."""
+    return [
+        tool
+        for task in crew.tasks
+        if task.agent is agent
+        for tool in task.tools or []
+        if all(tool is not own for own in agent.tools or [])
+    ]
+
+
 def _attribute(module: Any, path: str) -> Any:
     value = module
     for part in path.split("."):
@@ -220,14 +258,16 @@ def _attribute(module: Any, path: str) -> Any:
 
 
 def _key(agent: Any, holder: Any, module: Any) -> str:
-    """The YAML key of an agent, else the name that holds it; empty if there is neither."""
+    """The YAML key of an agent, else the name of what makes or holds it; empty if there is neither."""
     configured = getattr(holder, "agents_config", None)
     role = str(agent.role).strip()
     if isinstance(configured, dict):
         for key, config in configured.items():
             if isinstance(config, dict) and str(config.get("role", "")).strip() == role:
                 return str(key)
-    return next((name for name, value in vars(module).items() if value is agent), "")
+    methods = getattr(holder, "__crew_metadata__", {}).get("original_agents", {})  # each makes its agent once
+    held = {**{name: getattr(holder, name)() for name in methods}, **vars(module)}
+    return next((name for name, value in held.items() if value is agent), "")
 
 
 def _is_agent(value: Any) -> bool:
@@ -248,10 +288,12 @@ def _base_fields(kind: type) -> set[str]:
     return set()
 
 
-def _public_name(kind: type) -> str:
-    """Where a class is imported from: the package that offers it, else its own module."""
+def _public_name(kind: type, qualname: str) -> str:
+    """Where a class is imported from: the package that offers it, else its own module, else its file."""
     if "<locals>" in kind.__qualname__:
         return ""
+    if kind.__module__ not in sys.modules:
+        return qualname if ".py:" in qualname else ""
     top = kind.__module__.partition(".")[0]
     if getattr(sys.modules.get(top), kind.__qualname__, None) is kind:
         return f"{top}:{kind.__qualname__}"

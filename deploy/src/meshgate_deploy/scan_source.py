@@ -5,8 +5,10 @@ parameters, are not seen.
 """
 
 import ast
+import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +17,8 @@ SKIPPED_FOLDERS = frozenset(
 )
 MAX_FILES = 2000  # a project larger than this names its crews on the command line
 MAX_FILE_BYTES = 1_000_000
+JSON_SUFFIXES = (".jsonc", ".json")
+_JSON_CREWS = frozenset(f"crew{suffix}" for suffix in JSON_SUFFIXES)
 _NETWORK = frozenset({"aiohttp", "httpx", "requests", "socket", "urllib"})
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|DSN|AUTH", re.IGNORECASE)
 
@@ -82,7 +86,7 @@ def read_project(project: Path) -> dict[str, Module]:
     """Every module of a project by name. Files that are no Python are left out."""
     roots = source_roots(project)
     modules: dict[str, Module] = {}
-    for path in _files(project):
+    for path in _files(project, lambda path: path.suffix == ".py"):
         root = next(root for root in roots if path.is_relative_to(root))
         parts = list(path.relative_to(root).with_suffix("").parts)
         if parts[-1] == "__init__":
@@ -118,7 +122,26 @@ def reachable(modules: Mapping[str, Module], start: str, *, stop: Sequence[str] 
     return found
 
 
-def _files(project: Path) -> Iterator[Path]:
+def json_crews(project: Path) -> list[str]:
+    """Files that CrewAI builds a crew from, by their paths: the one it names, and any `crew.jsonc`."""
+    found = [path.relative_to(project) for path in _files(project, _may_be_crew)]
+    found = [path for path in found if path.suffix == ".jsonc" or path.with_suffix(".jsonc") not in found]
+    with contextlib.suppress(OSError, ValueError):
+        settings = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+        named = settings.get("tool", {}).get("crewai", {})
+        if named.get("type") == "crew" and (project / str(named.get("definition", ""))).is_file():
+            found.append(Path(named["definition"]))
+    return sorted({path.as_posix() for path in found})
+
+
+def _may_be_crew(path: Path) -> bool:
+    if path.name not in _JSON_CREWS:
+        return False
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return '"agents"' in text and '"tasks"' in text
+
+
+def _files(project: Path, wanted: Callable[[Path], bool]) -> Iterator[Path]:
     todo, count = [project], 0
     while todo:
         folder = todo.pop()
@@ -128,7 +151,7 @@ def _files(project: Path) -> Iterator[Path]:
             if path.is_dir():
                 if path.name not in SKIPPED_FOLDERS and not (path / "pyvenv.cfg").exists():
                     todo.append(path)
-            elif path.suffix == ".py" and path.stat().st_size <= MAX_FILE_BYTES:
+            elif wanted(path) and path.stat().st_size <= MAX_FILE_BYTES:
                 count += 1
                 if count > MAX_FILES:
                     return

@@ -7,7 +7,7 @@ from typing import Any
 
 from meshgate_policies import scaffold
 
-from meshgate_deploy.scan_findings import App, Findings, Tool
+from meshgate_deploy.scan_findings import Agent, App, Findings, Tool
 from meshgate_deploy.scan_source import looks_secret
 
 _HEADER = """\
@@ -22,9 +22,10 @@ def files(findings: Findings) -> dict[Path, str]:
     made = {Path("meshgate.yaml"): manifest(findings)}
     paths = {tool.tool_id: tool.paths for tool in findings.tools if tool.paths}
     for app in findings.apps:
-        policy, test = scaffold.agent_package(app.name, app.tools, paths)
-        for name, text in zip(scaffold.file_names(app.name), (policy, test), strict=True):
-            made[Path("policies") / name] = text
+        for granted, tools in app.grants.items():
+            texts = scaffold.agent_package(granted, tools, paths)
+            for name, text in zip(scaffold.file_names(granted), texts, strict=True):
+                made[Path("policies") / name] = text
     return made
 
 
@@ -54,10 +55,20 @@ def manifest(findings: Findings) -> str:
 
 def _crew(app: App) -> list[str]:
     lines = [f"  {app.name}:", f"    crew: {_flow(app.crew)}"]
+    if app.isolated:
+        lines.append("    isolate: agents  # each is an app with an identity and a policy of its own")
+    elif app.agents:
+        lines.append("    isolate: crew  # all agents act in one process, with the rights of the crew")
     if app.agents:
         lines.append("    agents:")
-        lines += [f"      {_flow(agent.key)}: {{role: {_flow(agent.role)}}}" for agent in app.agents]
+        lines += [f"      {_flow(agent.key)}: {_flow(_agent(agent))}" for agent in app.agents]
     return [*lines, *_variables(app)]
+
+
+def _agent(agent: Agent) -> dict[str, str]:
+    """What the manifest says of an agent; its app only where the key does not give it."""
+    named = agent.app and agent.app != agent.key.replace("_", "-")
+    return {"role": agent.role, **({"app": agent.app} if named else {})}
 
 
 def _variables(app: App) -> list[str]:

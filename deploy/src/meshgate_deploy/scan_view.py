@@ -1,11 +1,13 @@
 """A scan for people."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from meshgate_deploy.scan import Scan
+from meshgate_deploy.scan_findings import App
 
 SHOWN_SCHEMA = 60  # characters of a tool's arguments in the table
 
@@ -18,12 +20,12 @@ def show(scan: Scan, console: Console) -> None:
         "app", "agent", "tool", "arguments", "effect", title="Who holds which tool", title_justify="left"
     )
     for app in findings.apps:
-        for agent in app.agents:
-            for tool_id in (*agent.tools, *agent.builtins) or ("-",):
+        for holder, key, held in _holders(app):
+            for tool_id in held or ("-",):
                 tool = by_id.get(tool_id)
                 arguments = _arguments(tool.schema) if tool else ""
                 effect = (tool.effect or "irreversible") if tool else ""
-                agents.add_row(app.name, agent.key, tool_id, arguments, effect)
+                agents.add_row(holder, key, tool_id, arguments, effect)
     console.print(agents)
     if findings.variables:
         variables = Table(
@@ -39,6 +41,15 @@ def show(scan: Scan, console: Console) -> None:
     for note in findings.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     console.print("next: look at meshgate.yaml and policies/, then meshgate up", highlight=False)
+
+
+def _holders(app: App) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Which app acts for which agent, with what."""
+    grants = app.grants
+    if app.isolated:
+        yield app.name, "", grants[app.name]
+    for agent in app.agents:
+        yield agent.app or app.name, agent.key, grants[agent.app] if agent.app else agent.held
 
 
 def _arguments(schema: Any) -> str:

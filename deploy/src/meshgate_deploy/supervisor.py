@@ -202,7 +202,7 @@ class Supervisor:
                 partial(services.start, mesh.gateway(self._policies.place)),
                 *(
                     partial(self._start, partial(mesh.worker, app, name, self._runs.definitions))
-                    for app in manifest.agents
+                    for app in manifest.runners
                     for name in manifest.replicas(app)
                 ),
             ]
@@ -360,7 +360,7 @@ class Supervisor:
     def _shown(self, row: dict[str, object]) -> dict[str, object]:
         """A worker's row says what it plays."""
         name = str(row["name"])
-        worker = name.partition(".")[0] in self.manifest.agents
+        worker = name.partition(".")[0] in self.manifest.runners
         playing = configs.playing(self.state, name) if worker else []
         return row if row["detail"] or not playing else {**row, "detail": "plays " + ", ".join(playing)}
 

@@ -244,3 +244,29 @@ test_unknown_kind_is_refused if {
 	called := json.patch(_input("plain", "orders.lookup"), [{"op": "remove", "path": "/call/kind"}])
 	meshgate.refused with input as called with data.mesh.agents as _agents
 }
+
+# A task for an agent is named as a tool is, in each of the sets.
+_delegate(policy) := decision if {
+	asked := {
+		"caller": {"app": "desk"},
+		"call": {"tool": "agent:billing-clerk", "kind": "delegate", "args": {}},
+	}
+	decision := meshgate.decision with input as asked with data.mesh.agents as {"desk": policy}
+}
+
+test_delegation_is_granted_by_its_name if {
+	_delegate({"allow": {"agent:billing-clerk"}}).allow
+	_delegate({"allow": {"agent:billing", "billing-clerk.task"}}) == _nothing(["tool_not_granted"])
+}
+
+test_delegation_is_denied_by_its_name if {
+	allowed := {"agent:billing-clerk"}
+	_delegate({"allow": allowed, "deny": {"agent:billing-clerk"}}) == _nothing(["denied_by_rule"])
+	_delegate({"allow": allowed, "deny": {{"tool": "agent:billing-clerk", "reason": "no"}}}) == _nothing(["no"])
+	_delegate({"allow": allowed, "deny": {"agent:triage", {"tool": "agent:triage", "reason": "no"}}}).allow
+}
+
+test_delegation_that_needs_approval if {
+	_delegate({"allow": {"agent:billing-clerk"}, "approve": {"agent:billing-clerk"}}).reasons == ["approval_required"]
+	_delegate({"allow": {"agent:billing-clerk"}, "approve": {"agent:*"}}).reasons == ["policy_invalid"]
+}

@@ -14,6 +14,7 @@ from meshgate_policies.errors import Problem
 SETS = ("allow", "approve", "deny")
 TOOL_ID = re.compile(r"[a-z0-9][a-z0-9-]*\.[A-Za-z0-9_][A-Za-z0-9_.-]*|agent:[a-z0-9][a-z0-9-]*")
 REASON_ID = re.compile(r"[a-z][a-z0-9_]{0,63}")
+AGENT = "agent:"  # a task for an agent that is an app of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +23,13 @@ class Known:
 
     Attributes:
         apps: ids of crews, programs and agents.
-        tools: tool ids.
+        tools: tool ids; what is `agent:` is among `agents`.
+        agents: apps that are agents of a crew.
     """
 
     apps: Collection[str] | None = None
     tools: Collection[str] | None = None
+    agents: Collection[str] | None = None
 
 
 def lint(tree: Mapping[str, Any], *, file: str, is_test: bool, known: Known) -> list[Problem]:
@@ -146,6 +149,10 @@ def _entry(name: str, key: Mapping[str, Any], line: int, known: Known) -> Iterat
 def _tool(tool: str, line: int, known: Known) -> Iterator[_Finding]:
     if not TOOL_ID.fullmatch(tool):
         yield line, f"`{tool}` is no tool id, and patterns do not work here", 'write each tool: "host.tool"'
+    elif tool.startswith(AGENT):
+        if known.agents is not None and tool.removeprefix(AGENT) not in known.agents:
+            agents = ", ".join(f"{AGENT}{app}" for app in sorted(known.agents)) or "none"
+            yield line, f"no agent of the manifest is the app {tool.removeprefix(AGENT)}", f"one of: {agents}"
     elif known.tools is not None and tool not in known.tools and not tool.startswith("crewai."):
         tools = ", ".join(sorted(known.tools)) or "none"
         yield line, f"no tool of the manifest is called {tool}", f"one of: {tools}"

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
+from meshgate_policies.lint import AGENT
 from meshgate_policies.names import package_path
 
 _HEADER = """\
@@ -37,8 +38,13 @@ import data.meshgate
 
 _call(tool) := {{
 	"caller": {{"app": "{app}"}},
-	"call": {{"tool": tool, "kind": "tool", "args": {{}}}},
+	"call": {{"tool": tool, "kind": {kind}, "args": {{}}}},
 }}
+"""
+_KINDS = """
+default _kind(_) := "tool"
+
+_kind(tool) := "delegate" if startswith(tool, "agent:")
 """
 _MAY = """
 test_may_{name} if meshgate.decision.allow with input as _call("{tool}")
@@ -77,7 +83,8 @@ def agent_package(
 
     Args:
         app: the app's id, such as `refund-desk`.
-        tools: canonical tool ids, such as `orders.refund`; the reserved `crewai.` ones too, if held.
+        tools: canonical tool ids, such as `orders.refund`; the reserved `crewai.` ones too, if held, and
+            `agent:billing` for a colleague that it may give tasks to.
         paths: for tools that work on files, their arguments that are paths.
 
     Returns:
@@ -91,7 +98,14 @@ def agent_package(
     policy += _OUT_OF_REACH if reaching else ""
     if not granted:
         policy += "\nallow := set()\n"
-    test = _TEST_HEADER.format(app=app, package=package_path(app, under="mesh.tests"), policy=package)
+    delegates = any(tool.startswith(AGENT) for tool in granted)
+    test = _TEST_HEADER.format(
+        app=app,
+        package=package_path(app, under="mesh.tests"),
+        policy=package,
+        kind="_kind(tool)" if delegates else '"tool"',
+    )
+    test += _KINDS if delegates else ""
     test += "".join(_MAY.format(name=name, tool=tool) for tool, name in _test_names(granted))
     test += "".join(
         _REACHES_NOTHING.format(name=name, tool=tool, arguments=reaching[tool])

@@ -23,6 +23,7 @@ WITHHELD = "meshgate:withheld"  # what an agent's process sees in place of a hos
 PROJECT = "meshgate:project"  # stands for the project root at the start of a path
 PROJECT_ROOT_VARIABLE = "MESHGATE_PROJECT_ROOT"
 SCRIPT_MODULE_PREFIX = "_meshgate_script_"  # the tool host's name for an entry script it loaded
+JSON_TOOLS_PREFIX = "custom_tools."  # CrewAI's name for a file of a JSON crew's tools/, which no import finds
 MAX_DEPTH = 32  # deeper values are no constructor arguments anyone writes
 
 MIN_PARTIAL_SECRET = 8  # characters; a shorter secret is only recognised as a whole value
@@ -113,7 +114,17 @@ def _qualname(definition: Any, base: str) -> str:
     """`module:qualname`; a partial or a callable object counts as its class."""
     if not hasattr(definition, "__qualname__"):
         definition = type(definition)
-    return f"{_module_name(str(definition.__module__), base)}:{definition.__qualname__}"
+    name = str(definition.__module__)
+    file = _file_of(definition) if name.startswith(JSON_TOOLS_PREFIX) and name not in sys.modules else ""
+    return f"{_from_project(file, base) if file else _module_name(name, base)}:{definition.__qualname__}"
+
+
+def _file_of(definition: Any) -> str:
+    """The file that a class or function was read from; empty if its code does not tell."""
+    function: Any = vars(definition).get("_run") if isinstance(definition, type) else definition
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    return str(getattr(getattr(function, "__code__", None), "co_filename", ""))
 
 
 def _module_name(name: str, base: str) -> str:
@@ -127,7 +138,11 @@ def _module_name(name: str, base: str) -> str:
     file = getattr(module, "__file__", None)
     if file is None:
         return name
-    path, top = os.path.realpath(str(file)), os.path.realpath(base)
+    return _from_project(str(file), base)
+
+
+def _from_project(file: str, base: str) -> str:
+    path, top = os.path.realpath(file), os.path.realpath(base)
     if path.startswith(top + os.sep):
         path = path[len(top) + 1 :]
     return path.replace(os.sep, "/")

@@ -82,8 +82,8 @@ def load(path: Path) -> Settings:
 
 def _settings(raw: Mapping[str, Any]) -> Settings:
     kind = raw["kind"]
-    if kind not in ("crew", "program"):
-        raise BadSettings(f"kind is {kind!r}, not 'crew' or 'program'")
+    if kind not in ("crew", "program", "agent"):
+        raise BadSettings(f"kind is {kind!r}, not 'crew', 'program' or 'agent'")
     return Settings(
         app=str(raw["app"]),
         kind=kind,

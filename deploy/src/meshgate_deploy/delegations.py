@@ -1,0 +1,85 @@
+"""What an agent's app is in the gateway's catalogue: `agent:APP`, to which its colleagues give tasks."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from meshgate_deploy.manifest import Manifest
+from meshgate_deploy.manifest_agents import Colleague
+
+PREFIX = "agent:"
+EFFECT = "external"  # whatever the agent's own tools do; each of these is decided on for itself
+DEADLINE_SECONDS = 86_400.0  # the longest a rule may say; what bounds a delegation is the bounds of its run
+MAX_CHARACTERS = 262_144  # of one text: the gateway takes no larger arguments in all
+MAX_NAME_CHARACTERS = 4096
+MAX_TASKS = 10_000  # the index of a task in its crew
+
+
+def tool_id(app: str) -> str:
+    """As policies write it."""
+    return f"{PREFIX}{app}"
+
+
+def entries(manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """The catalogue's entry of every app that is an agent, by tool id."""
+    by_app: dict[str, list[Colleague]] = {}
+    for one in manifest.isolated:
+        by_app.setdefault(one.app, []).append(one)
+    return {tool_id(app): _entry(manifest, app, agents) for app, agents in sorted(by_app.items())}
+
+
+def arguments_schema(agents: Sequence[Colleague]) -> dict[str, Any]:
+    """What a delegation carries: which agent of which crew, with the texts that its task has this time."""
+    schema = _object(
+        crew={"enum": sorted({one.crew for one in agents})},
+        agent={"enum": sorted({one.agent for one in agents})},
+        persona=_object(role=_text(MAX_NAME_CHARACTERS), goal=_text(), backstory=_text()),
+        task=_object(
+            index={"type": ["integer", "null"], "minimum": 0, "maximum": MAX_TASKS},
+            name=_text(MAX_NAME_CHARACTERS),
+            description=_text(),
+            expected_output=_text(),
+        ),
+        context={"type": ["string", "null"], "maxLength": MAX_CHARACTERS},
+    )
+    if len(agents) > 1:
+        schema["anyOf"] = [
+            {"properties": {"crew": {"const": one.crew}, "agent": {"const": one.agent}}} for one in agents
+        ]
+    return schema
+
+
+def _entry(manifest: Manifest, app: str, agents: Sequence[Colleague]) -> dict[str, Any]:
+    schema = arguments_schema(agents)
+    defined = {
+        "schema": schema,
+        "agents": [[one.crew, one.agent, one.role, manifest.crews[one.crew].crew] for one in agents],
+    }
+    roles = " / ".join(dict.fromkeys(one.role for one in agents))
+    return {
+        "host": app,
+        "kind": "delegate",
+        "execute": "toolhost",
+        "description": f"Gives a task to the agent {roles}.",
+        "schema": schema,
+        "effect": EFFECT,
+        "idempotent": False,  # a delegation is a run: it is never made again by itself
+        "repeat": "allow",
+        "deadline_seconds": DEADLINE_SECONDS,
+        "definition_sha256": hashlib.sha256(json.dumps(defined, sort_keys=True).encode()).hexdigest(),
+        "reconcile": False,
+    }
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _text(characters: int = MAX_CHARACTERS) -> dict[str, Any]:
+    return {"type": "string", "maxLength": characters}

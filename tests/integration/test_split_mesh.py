@@ -1,0 +1,150 @@
+"""A crew in one file, from `scan` to a mesh in which every agent is an app of its own."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes.live_mesh import LiveMesh
+from integration.fault_mesh import eventually
+from meshgate_deploy.refund_desk.loopback import LoopbackServer
+from meshgate_deploy.refund_desk.model import Call, Conversation, ObedientModel
+from meshgate_deploy.state import open_state
+from meshgate_gateway import catalogue
+from meshgate_gateway.model import Kind, ToolKind
+
+pytestmark = [pytest.mark.plane, pytest.mark.timeout(600)]
+
+SECONDS = 300  # three processes import CrewAI one after the other
+OVER = ("completed", "failed", "cancelled")
+AGENTS = ("triage-analyst", "billing")
+PROJECT = {
+    "desk.py": '''
+        from crewai import Agent, Crew, Task
+        from crewai.tools import tool
+
+
+        @tool
+        def tickets() -> str:
+            """List the open tickets."""
+            return "T-1"
+
+
+        @tool
+        def refund(order: str, amount: float) -> str:
+            """Pay an order back."""
+            return order
+
+
+        triage_analyst = Agent(role="Triage Analyst", goal="g", backstory="b", tools=[tickets])
+        billing = Agent(role="Billing Clerk", goal="g", backstory="b", tools=[refund], allow_delegation=True)
+        read = Task(description="read", expected_output="a list", agent=triage_analyst)
+        pay = Task(description="pay", expected_output="a list", agent=billing)
+        crew = Crew(agents=[triage_analyst, billing], tasks=[read, pay])
+    ''',
+}
+
+
+def _choose(conversation: Conversation) -> Call | str:
+    """Uses the one tool that it is offered, once, and says what it gave."""
+    calls = {"tickets": Call("tickets", {}), "refund": Call("refund", {"order": "O-1", "amount": 5.0})}
+    for name, call in calls.items():
+        if name in conversation.functions:
+            found = conversation.result(call)
+            return call if found is None else f"{name}: {found}"
+    return "I hold no tool."
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[str]:
+    """A model on a loopback port."""
+    server = LoopbackServer(ObedientModel(_choose).respond)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.url
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory, model: str) -> Iterator[LiveMesh]:
+    """The project as `scan` left it, up; `policy check` and its tests passed before."""
+    environment = f"OPENAI_API_KEY=k\nOPENAI_BASE_URL={model}/v1\nOPENAI_MODEL_NAME=gpt-4o-mini\n"
+    made = LiveMesh(tmp_path_factory.mktemp("m"), PROJECT | {".env": environment})
+    for command in (("scan",), ("policy", "check"), ("policy", "test")):
+        done = made.command(*command)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+    try:
+        made.up()
+        yield made
+    finally:
+        made.remove()
+
+
+def test_every_agent_has_a_worker_a_sidecar_and_an_identity(mesh: LiveMesh) -> None:
+    """As every app has: of its own, under its own name."""
+    shown = {row["name"]: row for row in mesh.asked("ps")["processes"]}
+    domain = next(app["spiffe_id"] for app in mesh.asked("ps")["apps"]).rpartition("/")[0]
+    for app in (*AGENTS, "desk"):
+        assert shown[app]["spiffe_id"] == f"{domain}/{app}"
+        assert shown[app]["state"] == shown[f"dapr-{app}"]["state"] == "ready"
+    assert len({shown[app]["pid"] for app in (*AGENTS, "desk")}) == 3
+    done = mesh.command("doctor", "--strict")
+    assert done.returncode == 0, (done.stdout, done.stderr)
+
+
+def test_the_gateway_knows_them_as_agents(mesh: LiveMesh) -> None:
+    """Whose tasks are entries of its catalogue; each app may ask for what its policy names and no more."""
+    generated = open_state(mesh.root).generated
+    known = catalogue.parse((generated / "catalogue.json").read_bytes())
+    assert {app for app, kind in known.apps.items() if kind is Kind.AGENT} == set(AGENTS)
+    tasks = {tool.id for tool in known.tools.values() if tool.kind is ToolKind.DELEGATE}
+    assert tasks == {"agent:billing", "agent:triage-analyst"}
+    (written,) = (generated / "policy").glob("*/listing.json")
+    apps = json.loads(written.read_text())["apps"]
+    assert {app: sorted(listed) for app, listed in apps.items()} == {
+        "desk": ["agent:billing", "agent:triage-analyst"],
+        "triage-analyst": ["desk-tools.tickets"],
+        "billing": ["agent:triage-analyst", "desk-tools.refund"],
+    }
+
+
+def test_nobody_starts_an_agent_by_hand(mesh: LiveMesh) -> None:
+    """It would have no task; the crew's app is what is started."""
+    done = mesh.command("run", "--app", "billing", "--", "true")
+    assert done.returncode == 125
+    assert "acts only when it is given a task" in done.stderr
+    assert "--app desk" in done.stderr
+    assert mesh.command("runs", "start", "billing").returncode != 0
+    assert mesh.asked("runs", "list") == []
+
+
+def test_no_file_of_one_agent_names_anothers_command(mesh: LiveMesh) -> None:
+    """Each is started with what it is: an agent of this crew, beside these colleagues."""
+    generated = open_state(mesh.root).generated
+    for app in AGENTS:
+        config = json.loads(Path(generated / f"{app}.json").read_bytes())
+        assert (config["app"], config["kind"]) == (app, "agent")
+        assert config["command"][1:] == ["-m", "meshgate_agent"]
+        assert config["crews"] == {"desk": "desk:crew"}
+        assert {one["app"] for one in config["colleagues"]} == set(AGENTS)
+
+
+def test_a_run_of_the_crew_is_a_run_of_each_agent(mesh: LiveMesh) -> None:
+    """Every tool is called by the agent that holds it, under its own identity; the crew calls none."""
+    started = mesh.command("runs", "start", "desk", "--run-id", "monday")
+    assert started.returncode == 0, started.stderr
+    eventually(
+        lambda: {row["run_id"]: row["state"] for row in mesh.asked("runs", "list")}["monday"] in OVER,
+        "the run has ended",
+        seconds=SECONDS,
+    )
+    runs = {row["app"].rpartition("/")[2]: row["state"] for row in mesh.asked("runs", "list")}
+    assert runs == dict.fromkeys(("desk", *AGENTS), "completed"), mesh.command("logs").stdout
+    decisions = [(row["caller"].rpartition("/")[2], row["tool"]) for row in mesh.records(kind="decision")]
+    assert decisions == [
+        ("desk", "agent:triage-analyst"),
+        ("triage-analyst", "desk-tools.tickets"),
+        ("desk", "agent:billing"),
+        ("billing", "desk-tools.refund"),
+    ]
