@@ -122,16 +122,19 @@ def test_ids_that_the_manifest_lacks_are_told(opa_binary, tmp_path):
 
 def test_ids_of_an_obligation_are_looked_up_too(opa_binary, tmp_path):
     """Under a misspelt one a delegation would be bounded by nothing, or nothing be allowed below it."""
-    known = Known(apps=["desk"], tools=["orders.refund", "agent:billing"])
+    known = Known(apps=["desk", "billing"], tools=["orders.refund"], agents=["billing"])
     text = (
         'package mesh.agents.desk\n\nallow contains "agent:billing"\n\n'
         'obligations["agent:billing"] := {"narrow": {"tools": {"orders.refund": {"amount": {"max": 5}}}}}\n\n'
         "obligations[tool] := {} if some tool in data.mesh.limits.tools\n"
     )
     assert _check(opa_binary, tmp_path, text, known=known) == []
-    for good, bad in (('obligations["agent:billing"]', 'obligations["agent:biling"]'), ("refund", "refnud")):
+    for good, bad, fix in (
+        ('obligations["agent:billing"]', 'obligations["agent:biling"]', "one of: agent:billing"),
+        ("refund", "refnud", "one of: orders.refund"),
+    ):
         (problem,) = _check(opa_binary, tmp_path, text.replace(good, bad), known=known)
-        assert (problem.line, problem.fix) == (5, "one of: agent:billing, orders.refund")
+        assert (problem.line, problem.fix) == (5, fix)
 
 
 def test_tasks_for_agents_are_known(opa_binary, tmp_path):
