@@ -18,11 +18,26 @@ MAX_STEPS = 4  # a factory of a CrewBase class is three
 
 def main(reference: str) -> None:
     """Kicks it off and tells what it gave."""
+    root = project()
+    tell(_plain(runnable(reference, root).kickoff(inputs=given())))
+
+
+def project() -> Path:
+    """The project's folder, from where its modules are imported."""
     root = Path(os.environ.get("MESHGATE_PROJECT_ROOT", "."))
     sys.path[:0] = [str(folder) for folder in (root, root / "src") if folder.is_dir()]
-    given = os.environ.get("MESHGATE_INPUT")
-    inputs = json.loads(Path(given).read_text(encoding="utf-8")) if given else None
-    _tell(_plain(_runnable(_found(reference, root)).kickoff(inputs=inputs)))
+    return root
+
+
+def given():  # type: ignore[no-untyped-def]  # noqa: ANN201 - any JSON
+    """What the run was started with; None for nothing."""
+    path = os.environ.get("MESHGATE_INPUT")
+    return json.loads(Path(path).read_text(encoding="utf-8")) if path else None
+
+
+def runnable(reference: str, root: Path):  # type: ignore[no-untyped-def]  # noqa: ANN201 - a Crew or Flow
+    """What a reference names, built."""
+    return _runnable(_found(reference, root))
 
 
 def _found(reference: str, root: Path) -> object:
@@ -70,7 +85,8 @@ def _plain(result: object) -> object:
     return {"raw": raw} if value is None else {"raw": raw, "value": value}
 
 
-def _tell(value: object) -> None:
+def tell(value: object) -> None:
+    """The run's result."""
     channel = importlib.import_module("_meshgate_child.channel").from_environment()
     channel.ask({"op": "result", "result": json.dumps(value, default=str, ensure_ascii=False)})
 
