@@ -41,10 +41,8 @@ class AgentApps:
     answers: dict[str, Reply] = field(default_factory=dict)  # of apps that are not played
     calls: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)  # app, tool, arguments
     asked: list[tuple[str, Seen]] = field(default_factory=list)  # each delegation once, and by whom
-    runs: dict[str, Played] = field(default_factory=dict)
-    keys: set[str] = field(default_factory=set)
-    pendings: int = 0
-    on_pending: Callable[[int], None] = lambda _nth: None
+    runs: dict[tuple[str, str], Played] = field(default_factory=dict)  # by the caller's run and step key
+    keys: set[tuple[str, str]] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def serves(self, app: str) -> Callable[[Seen, int], Reply]:
@@ -54,8 +52,8 @@ class AgentApps:
     def _answer(self, caller: str, seen: Seen) -> Reply:
         kind, _, app = seen.tool.partition(":")
         with self.lock:
-            first = seen.step_key not in self.keys
-            self.keys.add(seen.step_key)
+            first = (seen.run_id, seen.step_key) not in self.keys
+            self.keys.add((seen.run_id, seen.step_key))
             if first and kind != "agent":
                 self.calls.append((caller, seen.tool, seen.arguments))
             elif first:
@@ -68,16 +66,13 @@ class AgentApps:
 
     def _played(self, app: str, seen: Seen) -> Reply:
         with self.lock:
-            played = self.runs.get(seen.step_key)
+            played = self.runs.get((seen.run_id, seen.step_key))
             if played is None:
                 order = json.dumps({"app": app, "delegation": seen.arguments}).encode()
                 played = Played(app, FakeGateway(behave=self.serves(app), given=order))
-                self.runs[seen.step_key] = played
+                self.runs[(seen.run_id, seen.step_key)] = played
                 threading.Thread(target=self._play, args=(played, len(self.runs)), daemon=True).start()
-            answer, self.pendings = played.answer, self.pendings + (played.answer is None)
-        if answer is None:
-            self.on_pending(self.pendings)
-        return answer or pending()
+        return played.answer or pending()
 
     def _play(self, played: Played, nth: int) -> None:
         with serving(played.gateway) as gateway:

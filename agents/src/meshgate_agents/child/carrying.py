@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 # What a task of no crew, such as a coworker's, would lose: the other process makes it from its text.
-OWN_SETTINGS = ("output_pydantic", "output_json", "response_model", "tools", "markdown", "converter_cls")
+OWN_SETTINGS = ("output_pydantic", "output_json", "response_model", "markdown", "converter_cls")
 
 
 def hindrance(agent: Any, task: Any, *, index: "int | None") -> str:
@@ -22,7 +22,7 @@ def _hindrances(agent: Any, task: Any, index: "int | None") -> Iterator[str]:
         yield "a crew in training needs its agents in one process; train with isolate: crew"
     if _streams():
         yield "its output is streamed while it is made; kick off without stream"
-    held = [name for name in OWN_SETTINGS if getattr(task, name, None)] if index is None else []
+    held = _own_settings(agent, task) if index is None else []
     if held:
         yield f"the task is none of its crew's, so that its {', '.join(held)} would be lost; make it one"
     if getattr(agent, "allow_delegation", False) and index is not None:
@@ -32,6 +32,13 @@ def _hindrances(agent: Any, task: Any, index: "int | None") -> Iterator[str]:
                 f"it may delegate, and what the inputs made of the role {filled[0]!r} is not known there; "
                 "write that role without a placeholder"
             )
+
+
+def _own_settings(agent: Any, task: Any) -> "list[str]":
+    held = [name for name in OWN_SETTINGS if getattr(task, name, None)]
+    agents = getattr(agent, "tools", None) or ()  # CrewAI gives a task without tools its agent's
+    extra = [tool for tool in task.tools or () if not any(tool is one for one in agents)]
+    return [*held, "tools"] if extra else held
 
 
 def description(agent: Any, task: Any) -> str:
