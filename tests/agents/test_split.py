@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from agents.conftest import PROJECT, Desk, Ended
 from fakes.agent_apps import AgentApps
-from fakes.fake_gateway import FakeGateway, denied, serving
+from fakes.fake_gateway import FakeGateway, serving
 
 PROGRAM = str(PROJECT / "split.py")
 
@@ -51,7 +51,9 @@ class Split:
 
     @property
     def calls(self) -> "Counter[tuple[str, str]]":
-        return Counter((tool, json.dumps(arguments, sort_keys=True)) for _, tool, arguments in self.apps.calls)
+        return Counter(
+            (tool, json.dumps(arguments, sort_keys=True)) for _, tool, arguments in self.apps.calls
+        )
 
     @property
     def prompts(self) -> "Counter[str]":
@@ -70,7 +72,9 @@ def make(tmp_path, listed_tools):
 
     def made(crew: str, roles: dict[str, str], name: str = "many") -> Split:
         (tmp_path / name).mkdir()
-        listed = [{"crew": "desk", "agent": f"the_{app}", "role": role, "app": app} for app, role in roles.items()]
+        listed = [
+            {"crew": "desk", "agent": f"the_{app}", "role": role, "app": app} for app, role in roles.items()
+        ]
         gateway = FakeGateway()
         desk = Desk(tmp_path / name, gateway, listed_tools)
         settings = {"colleagues": listed, "crews": {"desk": f"split:{crew}"}}

@@ -35,7 +35,10 @@ class Told(Scripted):
     def call(self, messages, tools=None, *args, **kwargs):
         names = sorted(tool["function"]["name"] for tool in tools or [])
         with (HERE / "prompts").open("a") as file:
-            file.write(json.dumps([os.environ["MESHGATE_APP"], self.replies[-1], names, messages], default=str) + "\n")
+            file.write(
+                json.dumps([os.environ["MESHGATE_APP"], self.replies[-1], names, messages], default=str)
+                + "\n"
+            )
         self._track_token_usage_internal({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15})
         done = sum(message["role"] == "assistant" for message in messages)
         reply = self.replies[min(done, len(self.replies) - 1)]
@@ -53,7 +56,13 @@ def agent(role, *replies, tools=(), **more):
 
 def pays(role, order="1", **more):
     tools = (desk_tools.refund, desk_tools.lookup)
-    return agent(role, [call("refund", id=f"pay-{order}", order=order, amount=5)], f"{role} paid {order}", tools=tools, **more)
+    return agent(
+        role,
+        [call("refund", id=f"pay-{order}", order=order, amount=5)],
+        f"{role} paid {order}",
+        tools=tools,
+        **more,
+    )
 
 
 def task(worker, text="work", **more):
@@ -63,7 +72,9 @@ def task(worker, text="work", **more):
 def sequential() -> Crew:
     """Two agents, the second with what the first gave, roles and tasks with placeholders."""
     clerk, writer = pays("Clerk for {shop}"), agent("Writer", "all written")
-    return Crew(agents=[clerk, writer], tasks=[task(clerk, "pay for {shop}"), task(writer, "write on {shop}")])
+    return Crew(
+        agents=[clerk, writer], tasks=[task(clerk, "pay for {shop}"), task(writer, "write on {shop}")]
+    )
 
 
 def textual() -> Crew:
@@ -204,7 +215,9 @@ def tell(*results) -> None:
         {
             "raw": result.raw,
             "pydantic": repr(result.pydantic),
-            "tasks": [[one.raw, one.agent, repr(one.pydantic), one.description] for one in result.tasks_output],
+            "tasks": [
+                [one.raw, one.agent, repr(one.pydantic), one.description] for one in result.tasks_output
+            ],
             "usage": result.token_usage.model_dump(),
         }
         for result in results

@@ -26,7 +26,9 @@ def _hindrances(agent: Any, task: Any, index: "int | None") -> Iterator[str]:
     if held:
         yield f"the task is none of its crew's, so that its {', '.join(held)} would be lost; make it one"
     if getattr(agent, "allow_delegation", False) and index is not None:
-        filled = [other.role for other in getattr(crew, "agents", ()) if _filled_in(other) and other is not agent]
+        filled = [
+            other.role for other in getattr(crew, "agents", ()) if _filled_in(other) and other is not agent
+        ]
         if filled:
             yield (
                 f"it may delegate, and what the inputs made of the role {filled[0]!r} is not known there; "
@@ -45,7 +47,9 @@ def description(agent: Any, task: Any) -> str:
     """A task's description as its prompt begins: with the payload that triggered the crew, if it has one."""
     text = str(task.description)
     inputs = getattr(_crew(agent), "_inputs", None) or {}
-    payload = inputs.get("crewai_trigger_payload") if getattr(task, "allow_crewai_trigger_context", None) else None
+    payload = (
+        inputs.get("crewai_trigger_payload") if getattr(task, "allow_crewai_trigger_context", None) else None
+    )
     return text if payload is None else f"{text}\n\nTrigger Payload: {payload}"
 
 

@@ -69,15 +69,18 @@ def elsewhere(agent: Any) -> "Colleague | None":
     found = _of_role(written_role(agent))
     apps = sorted({one.app for one in found})
     if len(apps) > 1:
-        raise Ambiguous(f"the role {written_role(agent)!r} is of {' and '.join(apps)}: which is not to be told")
+        raise Ambiguous(
+            f"the role {written_role(agent)!r} is of {' and '.join(apps)}: which is not to be told"
+        )
     if not found or found[0].app == _told.own:
         return None
     return found[0]
 
 
 def _of_role(role: str) -> "list[Colleague]":
+    """Those of this process's crew first: the one that it works for, or the one that it is."""
     found = [one for one in _told.listed if same_role(one.role, role)]
-    return [one for one in found if one.crew == _told.crew] or found
+    return [one for one in found if one.crew == (_told.crew or _told.own)] or found
 
 
 def written_role(agent: Any) -> str:

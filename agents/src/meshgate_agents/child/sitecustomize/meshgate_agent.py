@@ -45,7 +45,9 @@ def main() -> None:
         _decline("other_agent", f"this app is not agent {asked.agent!r} of crew {asked.crew!r}")
     colleagues.works_for(asked.crew)
     crew = meshgate_kickoff.runnable(reference, root)
-    if not isinstance(getattr(crew, "agents", None), list) or not isinstance(getattr(crew, "tasks", None), list):
+    if not isinstance(getattr(crew, "agents", None), list) or not isinstance(
+        getattr(crew, "tasks", None), list
+    ):
         _decline("no_crew", f"{reference} gives a flow; an agent that is an app is of a crew")
     agent, task = _chosen(crew, own.role, asked)
     _be(agent, asked.persona)
@@ -93,7 +95,9 @@ def _chosen(crew: Any, role: str, asked: Asked) -> "tuple[Any, Any]":
     task = crew.tasks[asked.index] if asked.index < len(crew.tasks) else None
     agent = _worker(crew, task)
     if agent is None or not any(agent is one for one in mine):
-        _decline("other_task", f"agent {asked.agent!r} is asked for task {asked.index}, which it was not given")
+        _decline(
+            "other_task", f"agent {asked.agent!r} is asked for task {asked.index}, which it was not given"
+        )
     task.description, task.expected_output = asked.description, asked.expected_output
     return agent, task
 
@@ -124,7 +128,8 @@ def _is_of(agent: Any, role: str) -> bool:
 def _made(agent: Any, asked: Asked) -> Any:
     from crewai import Task
 
-    return Task(description=asked.description, expected_output=asked.expected_output, agent=agent)
+    name, description, expected = asked.name or None, asked.description, asked.expected_output
+    return Task(name=name, description=description, expected_output=expected, agent=agent)
 
 
 def _be(agent: Any, persona: "dict[str, str]") -> None:
@@ -135,6 +140,8 @@ def _be(agent: Any, persona: "dict[str, str]") -> None:
 
 
 def _done(crew: Any, agent: Any, task: Any, asked: Asked) -> "dict[str, Any]":
+    from crewai.context import reset_current_task_id, set_current_task_id
+
     forms, scopes = _ours("delegated_forms"), _ours("scopes")
     tools = _prepared(crew, agent, task, asked)
     counted = _agents(crew)
@@ -143,9 +150,11 @@ def _done(crew: Any, agent: Any, task: Any, asked: Asked) -> "dict[str, Any]":
         scopes.opened(kind="kickoff", key=f"delegated {asked.crew} {asked.agent}"),
         scopes.opened(kind="task", key=str(task.key)),
     ):
+        token = set_current_task_id(str(task.id))  # as Task does around its agent's work
         try:
             output = agent.execute_task(task, asked.context, tools)
         finally:
+            reset_current_task_id(token)
             crew._drain_memory_writes()  # noqa: SLF001 - as a kickoff does at its end
             crew._finish_execution("")  # noqa: SLF001
     try:
