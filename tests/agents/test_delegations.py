@@ -90,7 +90,7 @@ def test_nothing_but_the_delegation_goes_on() -> None:
 
 @pytest.mark.parametrize("operation", ["delegate", "call"])
 def test_a_pending_delegation_is_no_stall(operation) -> None:
-    """The other run may take as long as it takes, and this one may be paused meanwhile; a tool is waited for."""
+    """The other run takes as long as it takes, and this one may be paused meanwhile; a tool is waited for."""
     gateway = Asked(Answer(state="pending"), Answer(state="done", kind="json", result=json.dumps(OUTPUT)))
     session = made(gateway, colleagues=listed("clerk"))
     session._calls._tools.find = lambda **_: "desk.refund"

@@ -97,7 +97,7 @@ def told(ended: Ended, what: str = "ANSWER") -> Any:
 
 
 def results(ended: Ended, how: str) -> Any:
-    """CrewAI's copies of a crew share their models' counts: what is counted side by side goes by the clock."""
+    """Copies of a crew share their models' counts, so that what is counted side by side goes by the clock."""
     found = told(ended)
     return [{**one, "usage": None} for one in found] if how == "each_async" else found
 

@@ -1,4 +1,4 @@
-"""Crews whose agents may be apps of their own. `split.py NAME` kicks one off and tells all that came of it."""
+"""Crews whose agents may be apps of their own. `split.py NAME` kicks one off and tells what came of it."""
 # ruff: noqa: T201
 
 import asyncio
@@ -30,7 +30,7 @@ def _completed(_source, event) -> None:
 
 
 class Told(Scripted):
-    """Replies by what it is shown alone; accounts for tokens; remembers each live call with its whole prompt."""
+    """Replies by what it is shown alone; accounts for tokens; remembers the prompt of each live call."""
 
     def call(self, messages, tools=None, *args, **kwargs):
         names = sorted(tool["function"]["name"] for tool in tools or [])
@@ -245,4 +245,4 @@ def main(name: str, how: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*(sys.argv[1:] + ["once"])[:2])
+    main(*[*sys.argv[1:], "once"][:2])

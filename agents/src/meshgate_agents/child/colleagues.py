@@ -3,7 +3,6 @@
 An agent is known by its role as the project writes it, before inputs are filled in.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,7 +92,7 @@ def same_role(one: str, other: str) -> bool:
     return one.split() == other.split()
 
 
-def texts(given: "Mapping[str, Any]", *names: str) -> "list[str] | None":
+def texts(given: "dict[str, Any]", *names: str) -> "list[str] | None":
     """The named texts of a mapping; None when one of them is none."""
     found = [given.get(name) for name in names]
     return None if any(not isinstance(text, str) for text in found) else [str(text) for text in found]

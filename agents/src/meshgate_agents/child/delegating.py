@@ -60,11 +60,11 @@ def intercept(agent_class: type, channel: Channel) -> None:
     Raises:
         RuntimeError: Agent is not what we know, so nothing may run.
     """
+    missing = [name for name in NAMES if not callable(agent_class.__dict__.get(name))]
+    if missing:
+        raise RuntimeError(f"this CrewAI is not supported: Agent lacks {missing}")
     for name in NAMES:
-        original = agent_class.__dict__.get(name)
-        if not callable(original):
-            raise RuntimeError(f"this CrewAI is not supported: Agent lacks {name}")
-        setattr(agent_class, name, _replacement(original, channel))
+        setattr(agent_class, name, _replacement(agent_class.__dict__[name], channel))
 
 
 def _replacement(original: Callable[..., Any], channel: Channel) -> Callable[..., Any]:

@@ -1,8 +1,8 @@
 """Does one task as an agent that is an app of its own: `python -m meshgate_agent`.
 
 The delegation comes from the file MESHGATE_INPUT; which crews and agents this app has, from the launcher.
-The crew is built from the project's own module, and of it only this agent is put to work. What it gives goes to
-the launcher, as JSON, and nowhere else.
+The crew is built from the project's own module, and of it only this agent is put to work. What it gives
+goes to the launcher, as JSON, and nowhere else.
 """
 # ruff: noqa: INP001 - no package: it lies where PYTHONPATH leads
 
@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-import meshgate_kickoff
+import meshgate_kickoff  # type: ignore[import-not-found]  # it lies beside this file
 
 STATUS = 2  # of a delegation that is not taken: no further attempt would take it
 MAX_RESULT_BYTES = 1_000_000  # a little below what is kept with a run
@@ -92,7 +92,7 @@ def _chosen(crew: Any, role: str, asked: Asked) -> "tuple[Any, Any]":
         _decline("no_agent", f"crew {asked.crew!r} has no agent of role {role!r}")
     if asked.index is None:
         return mine[0], _made(mine[0], asked)
-    task = crew.tasks[asked.index] if asked.index < len(crew.tasks) else None
+    task: Any = crew.tasks[asked.index] if asked.index < len(crew.tasks) else None
     agent = _worker(crew, task)
     if agent is None or not any(agent is one for one in mine):
         _decline(
