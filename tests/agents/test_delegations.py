@@ -249,6 +249,7 @@ def split(make, crew: str, roles: dict[str, str], **answers: Any) -> Any:  # noq
         ),
         (done([1]), "Failed", "gave no usable result"),
     ],
+    ids=["denied", "failed", "unusable"],
 )
 def test_what_did_not_come_to_pass_is_raised(make, answer, error, line) -> None:  # noqa: F811
     """As by an agent that fails; as the answer is on record, no further attempt is made."""
@@ -287,6 +288,18 @@ def test_a_model_is_told_why_its_coworker_was_not_asked(make) -> None:  # noqa: 
     assert (delegation["task"]["index"], delegation["context"]) == (None, "now")
 
 
+def test_the_same_work_handed_over_twice_is_two_delegations(make) -> None:  # noqa: F811
+    """In one reply of a model, so side by side; one process would refuse the second, its agent being at work."""
+    desk = make("twins", {"clerk": "Clerk"})
+    ended = desk.run("twins")
+    assert ended.status == 0, ended.err
+    (first, second) = (seen for _, seen in desk.apps.asked)
+    assert (first.arguments, first.task) == (second.arguments, second.task)
+    assert first.step_key != second.step_key
+    assert told(ended)[0]["usage"]["total_tokens"] == 6 * 15
+    assert [caller for caller, _, _ in desk.apps.calls] == ["clerk", "clerk"]
+
+
 def test_a_later_attempt_is_answered_from_the_journal(make) -> None:  # noqa: F811
     """The crew is killed after its agent has done its part: it is not asked again, and usage is the sum."""
     desk = make("sequential", CLERK)
@@ -323,6 +336,7 @@ def test_an_agent_that_is_killed_goes_on(make) -> None:  # noqa: F811
         ("sequential", "stream", CLERK, "its output is streamed"),
         ("large", "once", {"writer": "Writer"}, "262144 at most can be carried over"),
     ],
+    ids=["human", "stream", "large"],
 )
 def test_what_cannot_be_carried_is_refused_before_anything_is_asked(make, crew, how, roles, line) -> None:  # noqa: F811
     """In a sentence that says what to do."""
@@ -355,6 +369,17 @@ DELEGATION = {
         ("sequential", "Clerk for {shop}", {"task": {"index": -1}}, "the delegation cannot be read"),
         ("human", "Clerk", {}, "the task holds what cannot be carried over"),
         ("flow", "Clerk", {}, "its reference gives no crew"),
+    ],
+    ids=[
+        "other-task",
+        "no-task",
+        "managers-task",
+        "no-agent",
+        "other-agent",
+        "other-crew",
+        "unreadable",
+        "human",
+        "flow",
     ],
 )
 def test_an_agent_does_only_what_it_was_given(make, crew, role, change, detail) -> None:  # noqa: F811

@@ -18,7 +18,6 @@ CREWS = {
     "sequential": ("once", {"clerk": "Clerk for {shop}", "writer": "Writer"}),
     "textual": ("once", {"clerk": "Clerk"}),
     "delegates": ("once", {"lead": "Lead", "clerk": "Clerk", "writer": "Writer"}),
-    "twins": ("once", {"lead": "Lead", "clerk": "Clerk"}),
     "hierarchical": ("once", {"clerk": "Clerk"}),
     "managed": ("once", {"manager": "Manager", "clerk": "Clerk"}),
     "async_tasks": ("once", {"a": "A", "b": "B", "c": "C"}),
