@@ -16,9 +16,10 @@ from meshgate_agents.child import carrying, colleagues, delegated_forms
 from meshgate_agents.child.framing import BadFrame
 from meshgate_agents.launcher.children import Program
 from meshgate_agents.launcher.colleagues import Colleagues
+from meshgate_agents.launcher.errors import BadSettings
 from meshgate_agents.launcher.gateway import Answer
 from meshgate_agents.launcher.orders import program
-from meshgate_agents.launcher.settings import Colleague
+from meshgate_agents.launcher.settings import Colleague, load
 from pydantic import BaseModel
 
 CLERK = {"clerk": "Clerk for {shop}"}
@@ -289,7 +290,7 @@ def test_a_model_is_told_why_its_coworker_was_not_asked(make) -> None:  # noqa: 
 
 
 def test_the_same_work_handed_over_twice_is_two_delegations(make) -> None:  # noqa: F811
-    """In one reply of a model, so side by side; one process would refuse the second, its agent being at work."""
+    """In one reply of a model, so side by side; in one process the agent would be at work already."""
     desk = make("twins", {"clerk": "Clerk"})
     ended = desk.run("twins")
     assert ended.status == 0, ended.err
@@ -391,6 +392,34 @@ def test_an_agent_does_only_what_it_was_given(make, crew, role, change, detail) 
     eventually(lambda: played.answer is not None, 60)
     assert played.gateway.finished == [("failed", detail)], played.err
     assert (played.gateway.ended, desk.lines("prompts"), desk.apps.calls) == ([], [], [])
+
+
+def test_what_is_too_large_to_hand_back_is_said(make) -> None:  # noqa: F811
+    """It would be kept with no run; the caller learns it, after one attempt."""
+    desk = make("huge", {"clerk": "Clerk"})
+    ended = desk.run("huge")
+    assert "failed: gave a result that is too large" in ended.err
+    (played,) = desk.apps.runs.values()
+    assert "the result has 1100" in played.err
+    assert played.gateway.ended == []
+
+
+def test_a_colleague_is_written_whole(tmp_path) -> None:
+    """A config that leaves something out starts nothing."""
+    config = {
+        "app": "desk", "kind": "crew", "mesh": "m", "trust_domain": "t", "workload_api": "w",
+        "gateway": {"target": "t", "server_name": "s"}, "project_root": "/", "socket_dir": "/", "tools": [],
+        "expects_report": True, "env": {},
+    }  # fmt: skip
+    entry = {"crew": "desk", "agent": "a", "role": "A", "app": "a"}
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({**config, "colleagues": [entry], "crews": {"desk": "m:c"}}))
+    settings = load(path)
+    assert (settings.colleagues, settings.crews) == ((Colleague(**entry),), {"desk": "m:c"})
+    for left in entry:
+        path.write_text(json.dumps({**config, "colleagues": [{k: v for k, v in entry.items() if k != left}]}))
+        with pytest.raises(BadSettings):
+            load(path)
 
 
 def test_an_agents_app_that_nobody_asked_does_nothing(make) -> None:  # noqa: F811

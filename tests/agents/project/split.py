@@ -12,6 +12,7 @@ import desk_tools
 from crewai import Agent, Crew, Process, Task
 from crewai.events import crewai_event_bus
 from crewai.events.types.agent_events import AgentExecutionCompletedEvent, AgentExecutionStartedEvent
+from crewai.tasks.conditional_task import ConditionalTask
 from pydantic import BaseModel
 from scripted import Scripted, call
 
@@ -195,6 +196,31 @@ def large() -> Crew:
     """A context over the bound."""
     clerk, writer = agent("Clerk", "x" * 300_000), agent("Writer", "two")
     return Crew(agents=[clerk, writer], tasks=[task(clerk), task(writer)])
+
+
+def huge() -> Crew:
+    """A result over the bound."""
+    clerk = agent("Clerk", "x" * 1_100_000)
+    return Crew(agents=[clerk], tasks=[task(clerk)])
+
+
+def planned() -> Crew:
+    """Plans first; then a task, one on a condition that holds, and one on a condition that does not."""
+    plans = [{"task_number": place, "task": "t", "plan": f" by plan {place}"} for place in (1, 2)]
+    planner = Told([json.dumps({"list_of_plans_per_task": plans})], native=True)
+    clerk, writer = pays("Clerk"), agent("Writer", "two")
+    when = {"holds": lambda output: "paid" in output.raw, "never": lambda _output: False}
+    more = [
+        ConditionalTask(condition=when[name], description=name, expected_output="done", agent=writer)
+        for name in when
+    ]
+    return Crew(
+        agents=[clerk, writer],
+        tasks=[task(clerk), *more],
+        planning=True,
+        planning_llm=planner,
+        max_rpm=500,
+    )
 
 
 def flow():
