@@ -46,6 +46,11 @@ class Desk:
     env: dict[str, str] = field(default_factory=dict)
 
     def argv(self, *command: str, **settings: Any) -> list[str]:
+        path = self.config("launcher.json", **settings)
+        return [sys.executable, str(UNSAFE_LAUNCHER), "--config", str(path), "--", *command]
+
+    def config(self, name: str, **settings: Any) -> Path:
+        """A launcher's config file."""
         marks = self.tmp / "marks"
         marks.mkdir(exist_ok=True)
         sockets = self.tmp / "s"
@@ -73,9 +78,9 @@ class Desk:
             "step_deadline_seconds": 60,
             **settings,
         }
-        path = self.tmp / "launcher.json"
+        path = self.tmp / name
         path.write_text(json.dumps(config))
-        return [sys.executable, str(UNSAFE_LAUNCHER), "--config", str(path), "--", *command]
+        return path
 
     def run(self, *command: str, **settings: Any) -> Ended:
         done = subprocess.run(

@@ -14,10 +14,11 @@ import pytest
 from meshgate_agents.child.framing import receive, send
 from meshgate_agents.launcher import conversations, recorded, supervise
 from meshgate_agents.launcher import session as sessions
+from meshgate_agents.launcher.calling import Attempt
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import Differs, RunHeld
 from meshgate_agents.launcher.gateway import Entry
-from meshgate_agents.launcher.session import Attempt, Session
+from meshgate_agents.launcher.session import Session
 from meshgate_agents.launcher.supervise import Supervisor
 from meshgate_agents.launcher.tools import ToolMap
 

@@ -13,9 +13,10 @@ from typing import Any
 import grpc
 import pytest
 from meshgate_agents.launcher import gateway, session, vitals
+from meshgate_agents.launcher.calling import Attempt
 from meshgate_agents.launcher.children import Child
 from meshgate_agents.launcher.peers import start_time
-from meshgate_agents.launcher.session import Attempt, Session
+from meshgate_agents.launcher.session import Session
 from meshgate_agents.launcher.tools import ToolMap
 from meshgate_agents.launcher.vitals import Vitals
 from meshgate_gateway import calls, journal

@@ -61,6 +61,8 @@ class Seen:
     tool: str
     arguments: dict[str, Any]
     role: str
+    task: str = ""
+    untrusted: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -71,6 +73,7 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
     seen: list[Seen] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     finished: list[tuple[str, str]] = field(default_factory=list)
+    results: list[bytes] = field(default_factory=list)
     heartbeat_state: str = "running"
     attempts: int = 2
     seen_attempt: int = 0  # what the start of a run is answered with
@@ -104,6 +107,8 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
             request.tool,
             json.loads(request.arguments_json),
             request.untrusted.get("role", ""),
+            request.task,
+            dict(request.untrusted),
         )
         with self._lock:
             nth = sum(1 for other in self.seen if other.tool == seen.tool)
@@ -160,6 +165,7 @@ class FakeGateway(broker_pb2_grpc.BrokerServicer, broker_pb2_grpc.RunsServicer):
             context.abort(grpc.StatusCode.UNAVAILABLE, "the fake is away")
         self.finished.append((request.state, request.detail))
         self.tracebacks.append(request.traceback.decode())
+        self.results.append(request.result)
         return pb.FinishRunResponse(state=request.state)
 
 

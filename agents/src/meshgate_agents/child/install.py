@@ -56,7 +56,7 @@ def _report(channel: "Channel") -> None:
     import importlib.metadata
     import platform
 
-    from . import attempt, progress, vitals
+    from . import attempt, colleagues, progress, vitals
     from .scopes import set_program
     from .step_keys import digest
 
@@ -73,6 +73,7 @@ def _report(channel: "Channel") -> None:
     number = int(answer.get("attempt", 0))
     attempt.name(run=str(answer.get("run", "")), number=number)
     progress.begun(number)
+    colleagues.learn(answer)
     vitals.begin(channel)
 
 
@@ -127,9 +128,11 @@ def _task(module: Any) -> None:
 
 
 def _agent(module: Any) -> None:
-    from . import openings
+    from . import delegating, openings
+    from .channel import from_environment
 
     openings.open_agents(module.Agent)
+    delegating.intercept(module.Agent, from_environment())  # outside: it is the asker's step
 
 
 def _memory(module: ModuleType) -> None:

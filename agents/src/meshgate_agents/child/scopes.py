@@ -155,18 +155,28 @@ def _told_turn(scope: Scope) -> int:
 
 def tool_step(*, subject: str, arguments: bytes) -> dict[str, object]:
     """The step of a tool call made here and now, with its key."""
+    return _call_step("tool", subject, arguments)
+
+
+def delegation_step(*, app: str, arguments: bytes) -> dict[str, object]:
+    """The step of asking an agent that is an app of its own, here and now, with its key."""
+    return _call_step("delegate", app, arguments)
+
+
+def _call_step(kind: str, subject: str, arguments: bytes) -> dict[str, object]:
     scope = current()
     turn = scope.turn
     content = content_digest(subject=subject, content=arguments)
     call_id = _tool_call_id.get()
-    nth = scope.position("step", str(turn), content, call_id)
+    counted = "step" if kind == "tool" else kind
+    nth = scope.position(counted, str(turn), content, call_id)
     occurrence = f"id {call_id} {nth}" if call_id else f"nth {nth}"
-    key = step_key(scope=scope.path, turn=turn, kind="tool", content=content, occurrence=occurrence)
+    key = step_key(scope=scope.path, turn=turn, kind=kind, content=content, occurrence=occurrence)
     return {
         "key": key,
         "scope": scope.digest,
         "task": scope.task,
         "turn": turn,
-        "kind": "tool",
+        "kind": kind,
         "occurrence": occurrence,
     }

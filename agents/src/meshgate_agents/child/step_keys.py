@@ -34,7 +34,7 @@ def step_key(*, scope: Iterable[str], turn: int, kind: str, content: str, occurr
     Args:
         scope: openings from the program down, each a stable text.
         turn: model replies so far in the scope.
-        kind: `tool`, `model` or `delegation`.
+        kind: `tool`, `model` or `delegate`, or what is done with memory.
         content: from `content_digest`.
         occurrence: tells equal steps of a turn apart: the model's tool-call id where there is
             one, else the position among the equal ones.

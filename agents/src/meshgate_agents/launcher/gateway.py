@@ -79,6 +79,7 @@ class Answer:
         arguments: as they were decided on, of a tool that its caller runs itself: now, with `run`, or
             again, with an answer from the journal.
         take: of a `run`.
+        said: of a failure, one line of who failed.
     """
 
     state: str
@@ -88,6 +89,7 @@ class Answer:
     text: str = ""
     arguments: str = ""
     take: int = 0
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -379,7 +381,7 @@ def _answer(response: Any) -> Answer:
         return Answer(state=state, call_id=response.call_id, text=text)
     if state == "failed":
         text = _failure(response.error_class, message)
-        return Answer(state=state, call_id=response.call_id, text=text, **own)
+        return Answer(state=state, call_id=response.call_id, text=text, said=message, **own)
     if state in ("pending", "unknown"):
         return Answer(state=state, call_id=response.call_id, text=message)
     raise AttemptEnded(f"the gateway gave an answer without a state for {response.call_id}")
@@ -425,7 +427,12 @@ def until_available(ask: Callable[[], T], *, seconds: float, stopped: threading.
 
 
 def call_until_settled(
-    *, gateway: Gateway, call: Call, unavailable_seconds: float, stopped: threading.Event
+    *,
+    gateway: Gateway,
+    call: Call,
+    unavailable_seconds: float,
+    stopped: threading.Event,
+    on_pending: Callable[[], None] = lambda: None,
 ) -> Answer:
     """Asks with the same key until there is an outcome.
 
@@ -435,6 +442,7 @@ def call_until_settled(
         unavailable_seconds: for how long a gateway that gives no verdict is asked again; a
             PENDING answer is a sign of life and starts that time anew.
         stopped: set when this launcher ends.
+        on_pending: told of each PENDING.
 
     Raises:
         AttemptEnded: no verdict in time, or the outcome is not known. Neither may become text for
@@ -463,6 +471,7 @@ def call_until_settled(
             )
         if answer.state != "pending":
             return answer
+        on_pending()
         given_up, pause = None, FIRST_PAUSE_SECONDS
         stopped.wait(pending_pause)
         pending_pause = min(pending_pause * 2, LONGEST_PENDING_PAUSE_SECONDS)

@@ -16,7 +16,8 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from meshgate_agents.launcher import environment, inputs
+from meshgate_agents.launcher import colleagues, environment, inputs
+from meshgate_agents.launcher.calling import Attempt
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import (
     FAULTS,
@@ -30,7 +31,7 @@ from meshgate_agents.launcher.errors import (
     Stopping,
 )
 from meshgate_agents.launcher.gateway import Begun, End, Entry, Gateway, until_available
-from meshgate_agents.launcher.session import Attempt, Session
+from meshgate_agents.launcher.session import Session
 from meshgate_agents.launcher.settings import Settings
 from meshgate_agents.launcher.supervise import FAILED, Ending, Supervisor
 from meshgate_agents.launcher.tools import ToolMap
@@ -38,6 +39,8 @@ from meshgate_agents.launcher.tools import ToolMap
 T = TypeVar("T")
 
 UNCAUGHT = 1  # Python's status after an uncaught exception
+# Of a call on record, which no further attempt would find otherwise.
+SETTLED = {f"meshgate.Delegation{how}" for how in ("Denied", "Failed", "Refused")}
 FINISH_SECONDS = 10.0  # of a cancelled run: somebody waits; any other end is worth the patience of a step
 HEARTBEAT_SECONDS = 2.0
 POLL_SECONDS = 1.0  # how often a run that is held up is looked at
@@ -61,6 +64,7 @@ class _Played:
     error: str
     traceback: str
     result: bytes
+    declined: str
 
     @property
     def cause(self) -> str:
@@ -184,6 +188,7 @@ class Launch:
         session = Session(
             gateway=self._gateway,
             tools=ToolMap(entries=self._settings.tools),
+            colleagues=colleagues.of(self._settings),
             attempt=attempt,
             unavailable_seconds=self._settings.step_deadline_seconds,
             on_end=self._supervisor.end,
@@ -211,7 +216,15 @@ class Launch:
             session.close()
         if entries:
             self._say(f"attempt {attempt.number}: {session.told}")
-        return _Played(attempt, ending, session.reports, session.steps, *session.crash, session.result)
+        return _Played(
+            attempt,
+            ending,
+            session.reports,
+            session.steps,
+            *session.crash,
+            session.result,
+            session.declined,
+        )
 
     def _journal(self, attempt: Attempt) -> list[Entry]:
         entries = self._ask(lambda: self._gateway.journal(run_id=self._run_id, attempt=attempt.number))
@@ -286,14 +299,15 @@ class Launch:
             return self._end(played, "cancelled", f"cancelled by a signal, exit status {ending.status}")
         if ending.fatal is not None or ending.signal or ending.status == FAILED:
             return None
-        if ending.status == UNCAUGHT and played.steps:
+        settled = ending.status == UNCAUGHT and played.error in SETTLED
+        if ending.status == UNCAUGHT and played.steps and not settled:
             return None
         if self._settings.expects_report and not played.reports:
             return self._end(played, "failed", self._no_report(ending.status))
         state = "completed" if ending.status == 0 else "failed"
         end = End(
             state=state,
-            detail=f"exit status {ending.status}",
+            detail=played.declined or (played.cause if settled else f"exit status {ending.status}"),
             traceback=played.traceback,
             result=played.result,
         )

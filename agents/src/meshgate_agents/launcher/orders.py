@@ -7,9 +7,11 @@ from pathlib import Path
 from meshgate_agents.launcher.children import Program
 from meshgate_agents.launcher.errors import BadSettings
 
+_NOTHING = object()
+
 
 def program(envelope: bytes, own: Program) -> Program:
-    """The program of a run.
+    """The program of a run. It is handed the run's input, or what an agent's app was asked for.
 
     Args:
         envelope: the run's kept input; empty for a run that has none.
@@ -22,7 +24,8 @@ def program(envelope: bytes, own: Program) -> Program:
         return own
     try:
         order = json.loads(envelope)
-        given = json.dumps(order["input"], ensure_ascii=False) if "input" in order else None
+        handed = next((order[name] for name in ("delegation", "input") if name in order), _NOTHING)
+        given = None if handed is _NOTHING else json.dumps(handed, ensure_ascii=False)
         return replace(
             own,
             command=tuple(map(str, order.get("command") or own.command)),

@@ -8,12 +8,13 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from meshgate_agents.launcher import environment, inputs, orders
+from meshgate_agents.launcher import colleagues, environment, inputs, orders
+from meshgate_agents.launcher.calling import Attempt
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import BadSettings, Differs
 from meshgate_agents.launcher.gateway import Gateway, until_available
 from meshgate_agents.launcher.launch import say
-from meshgate_agents.launcher.session import Attempt, Session
+from meshgate_agents.launcher.session import Session
 from meshgate_agents.launcher.settings import Settings
 from meshgate_agents.launcher.supervise import FAILED, Ending, Supervisor
 from meshgate_agents.launcher.tools import ToolMap
@@ -50,6 +51,7 @@ class Replay:
         session = Session(
             gateway=self._gateway,
             tools=ToolMap(entries=self._settings.tools),
+            colleagues=colleagues.of(self._settings),
             attempt=Attempt(run_id, 0),
             journal=entries,
             live_steps=False,

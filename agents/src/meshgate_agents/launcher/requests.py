@@ -16,7 +16,8 @@ def message(answer: Answer) -> Message:
     """An answer of the gateway, for a child."""
     if answer.state == "done":
         return {"state": "done", "call_id": answer.call_id, "kind": answer.kind, "result": answer.result}
-    return {"state": answer.state, "call_id": answer.call_id, "text": answer.text}
+    said = {"said": answer.said} if answer.said else {}
+    return {"state": answer.state, "call_id": answer.call_id, "text": answer.text, **said}
 
 
 def described(operation: str, request: Message, step: Step) -> str:
@@ -24,6 +25,8 @@ def described(operation: str, request: Message, step: Step) -> str:
     place = f"at turn {step.turn} of scope {step.scope[:12]}"
     if operation == "call":
         return f"a call of {word(request, 'name')!r} with {_cut(request.get('arguments'))} {place}"
+    if operation == "delegate":
+        return f"a delegation to {word(request, 'app')!r} with {_cut(request.get('arguments'))} {place}"
     about = _cut(request.get("about"))
     return f"a model call {place}" + (f" ({about})" if about else "")
 

@@ -3,24 +3,17 @@
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from meshgate_agents.child.framing import BadFrame, Message
 from meshgate_agents.launcher import requests
+from meshgate_agents.launcher.calling import Attempt, Calls
 from meshgate_agents.launcher.children import Child
+from meshgate_agents.launcher.colleagues import DECLINED, Colleagues
 from meshgate_agents.launcher.conversations import FIRST_FRAME_SECONDS, PAUSED_POLL_SECONDS, Conversations
 from meshgate_agents.launcher.errors import AttemptEnded, Differs, RunFull
-from meshgate_agents.launcher.gateway import (
-    Answer,
-    Call,
-    Entry,
-    Gateway,
-    Step,
-    call_until_settled,
-    until_available,
-)
+from meshgate_agents.launcher.gateway import Answer, Entry, Gateway, Step, until_available
 from meshgate_agents.launcher.own_tools import OwnTools
 from meshgate_agents.launcher.recorded import Recorded
 from meshgate_agents.launcher.tools import Refusal, ToolMap
@@ -34,14 +27,6 @@ MAX_STEP_BYTES = (
 )
 MAX_RESULT_BYTES = 1_048_576  # as much as a run's input
 MAX_MILLISECONDS = 2**31 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """What every forwarded call is stamped with."""
-
-    run_id: str
-    number: int
 
 
 class Session:
@@ -58,18 +43,28 @@ class Session:
         gateway: Gateway,
         tools: ToolMap,
         attempt: Attempt,
+        colleagues: Colleagues | None = None,
         journal: Iterable[Entry] = (),
         live_steps: bool = True,
         unavailable_seconds: float,
         on_end: Callable[[AttemptEnded], None],
         note: Callable[[str], None],
     ) -> None:
-        self._gateway, self._tools, self._attempt = gateway, tools, attempt
+        self._gateway, self._attempt = gateway, attempt
+        self._colleagues = colleagues or Colleagues()
         self._unavailable_seconds, self._on_end, self._note = unavailable_seconds, on_end, note
         self._live_steps = live_steps
         self._own = OwnTools(gateway=gateway, attempt=attempt.number, ask=self._ask, live=live_steps)
         self._turns = Turns()
         self._stopped = threading.Event()
+        self._calls = Calls(
+            gateway=gateway,
+            tools=tools,
+            colleagues=self._colleagues,
+            attempt=attempt,
+            unavailable_seconds=unavailable_seconds,
+            stopped=self._stopped,
+        )
         self._lock = threading.Lock()
         self._programs: dict[str, int] = {}
         self._replayed, self._live = 0, 0
@@ -78,6 +73,7 @@ class Session:
         self._moved_at = time.monotonic()
         self.crash = ("", "")  # class and traceback of an uncaught exception
         self.result = b""  # what the run gave, one JSON value
+        self.declined = ""  # why a delegation was not taken
         self._child: Child | None = None
         self._child_known = threading.Event()
         self.vitals = Vitals()
@@ -180,17 +176,21 @@ class Session:
             raise RunFull(f"a reply of class {kind} cannot be journaled, so the run could not be resumed")
         if operation == "report":
             return self._report(request, pid)
-        if operation == "crashed":
-            self.crash = (requests.word(request, "error"), str(request.get("traceback", "")))
-            return {"state": "ok"}
-        if operation == "result":
-            return self._keep_result(str(request.get("result", "")))
-        if operation in ("seek", "model", "reply", "gave_up", "call", "ran"):
+        if operation in ("crashed", "declined", "result"):
+            return self._end_told(operation, request)
+        if operation in ("seek", "model", "reply", "gave_up", "call", "delegate", "ran"):
             return self._step(operation, request, requests.step_of(request))
         raise BadFrame(f"unknown operation {operation!r}")
 
-    def _keep_result(self, text: str) -> Message:
-        data = text.encode("utf-8", "surrogatepass")
+    def _end_told(self, operation: str, request: Message) -> Message:
+        """What a program says of its end."""
+        if operation == "crashed":
+            self.crash = (requests.word(request, "error"), str(request.get("traceback", "")))
+            return {"state": "ok"}
+        if operation == "declined":
+            self.declined = DECLINED.get(requests.word(request, "reason"), "does not say why")
+            return {"state": "ok"}
+        data = str(request.get("result", "")).encode("utf-8", "surrogatepass")
         if len(data) > MAX_RESULT_BYTES:
             self._note(f"the result has {len(data)} bytes and is not kept with the run")
         else:
@@ -276,7 +276,7 @@ class Session:
         if operation == "call" and entry.answer is not None and entry.answer.arguments:
             self._take_turn(request, step)
             return self._permit(request, step.key, entry.answer, recorded=True)
-        if operation == "call" and entry.answer is not None:
+        if operation in ("call", "delegate") and entry.answer is not None:
             self._finished(replayed=True)
             return {**requests.message(entry.answer), "replayed": True}
         raise AttemptEnded(f"the journal holds another kind of step under the key {entry.key[:16]}")
@@ -319,19 +319,13 @@ class Session:
         crewai, python = requests.word(request, "crewai"), requests.word(request, "python")
         self._note(f"pid {pid} imports CrewAI {crewai} on Python {python}; its tool calls are brokered")
         known = {"run": self._attempt.run_id, "attempt": self._attempt.number}
-        return {"state": "ok", "program": f"{program} {nth}", **known}
+        return {"state": "ok", "program": f"{program} {nth}", **known, **self._colleagues.told}
 
     def _ask(self, ask: Callable[[], T]) -> T:
         return until_available(ask, seconds=self._unavailable_seconds, stopped=self._stopped)
 
-    def _tool(self, request: Message) -> str | Refusal:
-        identity = request.get("identity")
-        if not isinstance(identity, dict):
-            raise BadFrame("a call without identity")
-        return self._tools.find(identity=requests.texts(identity), name=str(request.get("name", "")))
-
     def _permit(self, request: Message, key: str, answer: Answer, *, recorded: bool) -> Message:
-        limit, name = self._tools.own_limit(self._tool(request)), requests.word(request, "name")
+        limit, name = self._calls.own_limit(request), requests.word(request, "name")
         return self._own.permit(key, answer, recorded=recorded, limit_bytes=limit, name=name)
 
     def _take_turn(self, request: Message, step: Step) -> None:
@@ -339,30 +333,21 @@ class Session:
         if not request.get("nested"):
             self._turns.take(step, self._stopped)
 
+    def _waits(self, step: Step) -> None:
+        """A delegation goes on in another run: this one is not stuck, and may be paused meanwhile."""
+        with self._lock:
+            self._moved_at = time.monotonic()
+            self._open.discard(step.key)
+
     def _call(self, request: Message, step: Step) -> Message:
-        tool = self._tool(request)
+        tool = self._calls.named(request)
         if isinstance(tool, Refusal):
             self._note(tool.text)
             return {"state": "refused", "text": tool.text}
-        if self._tools.own_limit(tool) is not None:
+        if self._calls.own_limit(request) is not None:
             self._take_turn(request, step)
-        call = Call(
-            run_id=self._attempt.run_id,
-            attempt=self._attempt.number,
-            step_key=step.key,
-            tool=tool,
-            arguments_json=str(request.get("arguments", "")).encode("utf-8", "surrogatepass"),
-            untrusted=requests.untrusted(request.get("untrusted")),
-            scope=step.scope,
-            turn=step.turn,
-            task=step.task,
-            left_out=self._left_out(step.key, tool),
-        )
-        answer = call_until_settled(
-            gateway=self._gateway,
-            call=call,
-            unavailable_seconds=self._unavailable_seconds,
-            stopped=self._stopped,
+        answer = self._calls.settle(
+            tool, request, step, left_out=self._left_out(step.key, tool), waits=lambda: self._waits(step)
         )
         if answer.state == "run":
             return self._permit(request, step.key, answer, recorded=False)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,23 @@ class ToolEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Colleague:
+    """An agent of a crew that is an app of its own.
+
+    Attributes:
+        crew: of the manifest.
+        agent: its key there.
+        role: as the project writes it, before inputs are filled in.
+        app: whose process it runs in.
+    """
+
+    crew: str
+    agent: str
+    role: str
+    app: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayAddress:
     """Where the gateway listens, and the DNS name that its certificate must carry."""
 
@@ -38,7 +55,12 @@ class GatewayAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """See `docs/reference`; `env` is the child's exact environment before our switches."""
+    """See `docs/reference`; `env` is the child's exact environment before our switches.
+
+    Attributes:
+        colleagues: the agents of the app's crews that are apps, itself among them.
+        crews: of an agent's app: where each of its crews is built.
+    """
 
     app: str
     kind: str
@@ -57,6 +79,8 @@ class Settings:
     backoff_seconds: float
     stall_seconds: float
     replay: bool
+    colleagues: tuple[Colleague, ...] = ()
+    crews: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def spiffe_id(self) -> str:
@@ -104,7 +128,14 @@ def _settings(raw: Mapping[str, Any]) -> Settings:
         backoff_seconds=float(raw.get("backoff_seconds") or BACKOFF_SECONDS),
         stall_seconds=float(raw.get("stall_seconds") or STALL_SECONDS),
         replay=bool(raw.get("replay", False)),
+        colleagues=tuple(_colleague(item) for item in raw.get("colleagues") or ()),
+        crews={str(name): str(reference) for name, reference in (raw.get("crews") or {}).items()},
     )
+
+
+def _colleague(item: Mapping[str, Any]) -> Colleague:
+    crew, agent, role, app = (str(item[name]) for name in ("crew", "agent", "role", "app"))
+    return Colleague(crew=crew, agent=agent, role=role, app=app)
 
 
 def _entry(item: Mapping[str, Any]) -> ToolEntry:

@@ -29,8 +29,8 @@ class RunEvent:
     Attributes:
         event: attempt_started, step_replayed, step_finished, attempt_ended or run_ended.
         attempt: which one; 0 for run_ended.
-        kind: of a step: model or tool.
-        what: the model, the tool by its name in the program, or the run's state.
+        kind: of a step: model, tool or delegate.
+        what: the model, the tool by its name in the program, the app that was asked, or the run's state.
     """
 
     event: str

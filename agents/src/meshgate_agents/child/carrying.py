@@ -1,0 +1,81 @@
+"""What of a task cannot be carried over to another process: said before anything is asked."""
+
+from collections.abc import Iterator
+from typing import Any
+
+# What a task of no crew, such as a coworker's, would lose: the other process makes it from its text.
+OWN_SETTINGS = ("output_pydantic", "output_json", "response_model", "markdown", "converter_cls")
+
+
+def hindrance(agent: Any, task: Any, *, index: "int | None") -> str:
+    """Why a task cannot be carried over, and what to do; empty when it can."""
+    return next(_hindrances(agent, task, index), "")
+
+
+def _hindrances(agent: Any, task: Any, index: "int | None") -> Iterator[str]:
+    crew = _crew(agent)
+    if getattr(task, "human_input", False):
+        yield "the task asks for human input, and nobody is there to give it; drop human_input"
+    if getattr(task, "input_files", None) or _has_files(crew, task):
+        yield "the task comes with files; have the agent read them with a tool"
+    if getattr(crew, "_train", False):
+        yield "a crew in training needs its agents in one process; train with isolate: crew"
+    if _streams():
+        yield "its output is streamed while it is made; kick off without stream"
+    held = _own_settings(agent, task) if index is None else []
+    if held:
+        yield f"the task is none of its crew's, so that its {', '.join(held)} would be lost; make it one"
+    if getattr(agent, "allow_delegation", False) and index is not None:
+        filled = [
+            other.role for other in getattr(crew, "agents", ()) if _filled_in(other) and other is not agent
+        ]
+        if filled:
+            yield (
+                f"it may delegate, and what the inputs made of the role {filled[0]!r} is not known there; "
+                "write that role without a placeholder"
+            )
+
+
+def _own_settings(agent: Any, task: Any) -> "list[str]":
+    held = [name for name in OWN_SETTINGS if getattr(task, name, None)]
+    agents = getattr(agent, "tools", None) or ()  # CrewAI gives a task without tools its agent's
+    extra = [tool for tool in task.tools or () if not any(tool is one for one in agents)]
+    return [*held, "tools"] if extra else held
+
+
+def description(agent: Any, task: Any) -> str:
+    """A task's description as its prompt begins: with the payload that triggered the crew, if it has one."""
+    text = str(task.description)
+    inputs = getattr(_crew(agent), "_inputs", None) or {}
+    payload = (
+        inputs.get("crewai_trigger_payload") if getattr(task, "allow_crewai_trigger_context", None) else None
+    )
+    return text if payload is None else f"{text}\n\nTrigger Payload: {payload}"
+
+
+def index_of(agent: Any, task: Any) -> "int | None":
+    """Which task of its crew it is; None for one that was made on the way."""
+    tasks = getattr(_crew(agent), "tasks", None) or ()
+    return next((place for place, one in enumerate(tasks) if one is task), None)
+
+
+def _crew(agent: Any) -> Any:
+    crew = getattr(agent, "crew", None)
+    return None if isinstance(crew, str) else crew
+
+
+def _filled_in(agent: Any) -> bool:
+    written = getattr(agent, "_original_role", None)
+    return written is not None and written != agent.role
+
+
+def _has_files(crew: Any, task: Any) -> bool:
+    from crewai.utilities.file_store import get_all_files
+
+    return crew is not None and bool(get_all_files(crew.id, task.id))
+
+
+def _streams() -> bool:
+    from crewai.utilities import streaming
+
+    return bool(streaming._current_stream_ids.get())  # noqa: SLF001 - CrewAI's own mark of it

@@ -1,0 +1,98 @@
+"""Which agents of this program are apps of their own, as the launcher told.
+
+An agent is known by its role as the project writes it, before inputs are filled in.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .framing import Message
+
+
+@dataclass(frozen=True)
+class Colleague:
+    """An agent of a crew, and the app that it is."""
+
+    crew: str
+    agent: str
+    role: str
+    app: str
+
+
+class Ambiguous(Exception):
+    """Several apps have an agent of that role."""
+
+
+class _Told:
+    def __init__(self) -> None:
+        self.own, self.crew = "", ""
+        self.listed: tuple[Colleague, ...] = ()
+        self.crews: dict[str, str] = {}
+
+
+_told = _Told()
+
+
+def learn(answer: Message) -> None:
+    """The launcher's word, once per process."""
+    names = ("crew", "agent", "role", "app")
+    _told.own = str(answer.get("app", ""))
+    _told.listed = tuple(
+        Colleague(**{name: str(item[name]) for name in names}) for item in answer.get("colleagues", ())
+    )
+    _told.crews = {str(name): str(reference) for name, reference in answer.get("crews", {}).items()}
+
+
+def works_for(crew: str) -> None:
+    """This process works for one of its crews: roles are those of that crew."""
+    _told.crew = crew
+
+
+def reference_of(crew: str) -> str:
+    """Where a crew of this app is built; empty for no crew of it."""
+    return _told.crews.get(crew, "")
+
+
+def own(crew: str, agent: str) -> "Colleague | None":
+    """The entry of an agent that this app is; None for every other."""
+    found = (one for one in _told.listed if (one.crew, one.agent) == (crew, agent))
+    return next((one for one in found if one.app == _told.own), None)
+
+
+def elsewhere(agent: Any) -> "Colleague | None":
+    """The entry of an agent that another app is; None for one that works here.
+
+    Raises:
+        Ambiguous: the role does not say which app.
+    """
+    found = _of_role(written_role(agent))
+    apps = sorted({one.app for one in found})
+    if len(apps) > 1:
+        raise Ambiguous(
+            f"the role {written_role(agent)!r} is of {' and '.join(apps)}: which is not to be told"
+        )
+    if not found or found[0].app == _told.own:
+        return None
+    return found[0]
+
+
+def _of_role(role: str) -> "list[Colleague]":
+    """Those of this process's crew first: the one that it works for, or the one that it is."""
+    found = [one for one in _told.listed if same_role(one.role, role)]
+    return [one for one in found if one.crew == (_told.crew or _told.own)] or found
+
+
+def written_role(agent: Any) -> str:
+    """An agent's role as the project writes it."""
+    return str(getattr(agent, "_original_role", None) or getattr(agent, "role", ""))
+
+
+def same_role(one: str, other: str) -> bool:
+    """YAML folds lines and leaves a last one: white space tells no roles apart."""
+    return one.split() == other.split()
+
+
+def texts(given: "dict[str, Any]", *names: str) -> "list[str] | None":
+    """The named texts of a mapping; None when one of them is none."""
+    found = [given.get(name) for name in names]
+    return None if any(not isinstance(text, str) for text in found) else [str(text) for text in found]

@@ -1,0 +1,205 @@
+"""Does one task as an agent that is an app of its own: `python -m meshgate_agent`.
+
+The delegation comes from the file MESHGATE_INPUT; which crews and agents this app has, from the launcher.
+The crew is built from the project's own module, and of it only this agent is put to work. What it gives
+goes to the launcher, as JSON, and nowhere else.
+"""
+# ruff: noqa: INP001 - no package: it lies where PYTHONPATH leads
+
+import importlib
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import meshgate_kickoff  # type: ignore[import-not-found]  # it lies beside this file
+
+STATUS = 2  # of a delegation that is not taken: no further attempt would take it
+MAX_RESULT_BYTES = 1_000_000  # a little below what is kept with a run
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the caller asks for, checked for its shape alone."""
+
+    crew: str
+    agent: str
+    persona: "dict[str, str]"
+    index: "int | None"
+    name: str
+    description: str
+    expected_output: str
+    context: "str | None"
+
+
+def main() -> None:
+    """Does the task and tells what came of it."""
+    root = meshgate_kickoff.project()
+    importlib.import_module("crewai")  # the launcher's answer to its report says who we are
+    asked = _asked(meshgate_kickoff.given())
+    colleagues = _ours("colleagues")
+    reference, own = colleagues.reference_of(asked.crew), colleagues.own(asked.crew, asked.agent)
+    if not reference:
+        _decline("other_crew", f"this app is no agent of crew {asked.crew!r}")
+    if own is None:
+        _decline("other_agent", f"this app is not agent {asked.agent!r} of crew {asked.crew!r}")
+    colleagues.works_for(asked.crew)
+    crew = meshgate_kickoff.runnable(reference, root)
+    if not isinstance(getattr(crew, "agents", None), list) or not isinstance(
+        getattr(crew, "tasks", None), list
+    ):
+        _decline("no_crew", f"{reference} gives a flow; an agent that is an app is of a crew")
+    agent, task = _chosen(crew, own.role, asked)
+    _be(agent, asked.persona)
+    hindrance = _ours("carrying").hindrance(agent, task, index=asked.index)
+    if hindrance:
+        _decline("hindered", hindrance)
+    meshgate_kickoff.tell(_done(crew, agent, task, asked))
+
+
+def _asked(given: Any) -> Asked:
+    """The delegation. Nothing says yet that this app may be asked for it."""
+    if given is None:
+        _decline("unreadable", "an agent's app acts only when its crew asks it for something")
+    texts, persona, task, context = _ours("colleagues").texts, None, None, None
+    if isinstance(given, dict):
+        persona, task, context = given.get("persona"), given.get("task"), given.get("context")
+    if not isinstance(persona, dict) or not isinstance(task, dict):
+        _decline("unreadable", "the delegation has no persona or no task")
+    index = task.get("index")
+    names = ("role", "goal", "backstory")
+    found = [
+        texts(given, "crew", "agent"),
+        texts(persona, *names),
+        texts({"name": "", **task}, "name", "description", "expected_output"),
+    ]
+    if None in found or not isinstance(context, (str, type(None))) or not _is_index(index):
+        _decline("unreadable", "the delegation does not have the form that was agreed")
+    (crew, agent), told, (name, description, expected) = found
+    return Asked(
+        crew, agent, dict(zip(names, told, strict=True)), index, name, description, expected, context
+    )
+
+
+def _is_index(value: Any) -> bool:
+    return value is None or (type(value) is int and value >= 0)
+
+
+def _chosen(crew: Any, role: str, asked: Asked) -> "tuple[Any, Any]":
+    """The agent by its role, and the task of this crew that is its own; a coworker's task is made."""
+    mine = [agent for agent in _agents(crew) if _is_of(agent, role)]
+    if not mine:
+        _decline("no_agent", f"crew {asked.crew!r} has no agent of role {role!r}")
+    if asked.index is None:
+        return mine[0], _made(mine[0], asked)
+    task: Any = crew.tasks[asked.index] if asked.index < len(crew.tasks) else None
+    agent = _worker(crew, task)
+    if agent is None or not any(agent is one for one in mine):
+        _decline(
+            "other_task", f"agent {asked.agent!r} is asked for task {asked.index}, which it was not given"
+        )
+    task.description, task.expected_output = asked.description, asked.expected_output
+    return agent, task
+
+
+def _worker(crew: Any, task: Any) -> Any:
+    """Who does a task of the crew; a manager that CrewAI makes up is nobody's app."""
+    if task is None:
+        return None
+    return crew.manager_agent if _is_hierarchical(crew) else task.agent
+
+
+def _is_hierarchical(crew: Any) -> bool:
+    return str(getattr(crew.process, "value", crew.process)) == "hierarchical"
+
+
+def _agents(crew: Any) -> "list[Any]":
+    """All of a crew, each once."""
+    listed = [*crew.agents, crew.manager_agent, *(task.agent for task in crew.tasks)]
+    found: dict[int, Any] = {id(agent): agent for agent in listed if agent is not None}
+    return list(found.values())
+
+
+def _is_of(agent: Any, role: str) -> bool:
+    colleagues = _ours("colleagues")
+    return bool(colleagues.same_role(colleagues.written_role(agent), role))
+
+
+def _made(agent: Any, asked: Asked) -> Any:
+    from crewai import Task
+
+    name, description, expected = asked.name or None, asked.description, asked.expected_output
+    return Task(name=name, description=description, expected_output=expected, agent=agent)
+
+
+def _be(agent: Any, persona: "dict[str, str]") -> None:
+    """The agent as the inputs made it in its crew; how it was written stays known, as CrewAI keeps it."""
+    agent.interpolate_inputs({})
+    for name, text in persona.items():
+        setattr(agent, name, text)
+
+
+def _done(crew: Any, agent: Any, task: Any, asked: Asked) -> "dict[str, Any]":
+    from crewai.context import reset_current_task_id, set_current_task_id
+
+    forms, scopes = _ours("delegated_forms"), _ours("scopes")
+    tools = _prepared(crew, agent, task, asked)
+    counted = _agents(crew)
+    before = forms.spent(counted)
+    with (
+        scopes.opened(kind="kickoff", key=f"delegated {asked.crew} {asked.agent}"),
+        scopes.opened(kind="task", key=str(task.key)),
+    ):
+        token = set_current_task_id(str(task.id))  # as Task does around its agent's work
+        try:
+            output = agent.execute_task(task, asked.context, tools)
+        finally:
+            reset_current_task_id(token)
+            crew._drain_memory_writes()  # noqa: SLF001 - as a kickoff does at its end
+            crew._finish_execution("")  # noqa: SLF001
+    try:
+        form = forms.encode(output, task)
+    except forms.NoForm as error:
+        _decline("no_form", str(error))
+    result = {"output": form, "usage": forms.since(before, forms.spent(counted))}
+    size = len(json.dumps(result, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    if size > MAX_RESULT_BYTES:
+        _decline("too_large", f"the result has {size} bytes, {MAX_RESULT_BYTES} at most are handed back")
+    return result
+
+
+def _prepared(crew: Any, agent: Any, task: Any, asked: Asked) -> Any:
+    """What a kickoff would have made ready; the tools that it would hand to the agent with this task.
+
+    Only agents that work in this process are made ready. A coworker is handed no tools: it has its own.
+    """
+    from crewai.crews.utils import setup_agents
+
+    here = [one for one in _agents(crew) if _works_here(one)]
+    managed = _is_hierarchical(crew) and agent is crew.manager_agent
+    setup = [one for one in here if one is not crew.manager_agent]
+    setup_agents(crew, setup, crew.embedder, crew.function_calling_llm, crew.step_callback)
+    if managed:
+        crew._create_manager_agent()  # noqa: SLF001
+    if asked.index is None:
+        return None
+    return crew._prepare_tools(agent, task, task.tools or agent.tools or [])  # noqa: SLF001
+
+
+def _works_here(agent: Any) -> bool:
+    return _ours("colleagues").elsewhere(agent) is None
+
+
+def _ours(name: str) -> Any:
+    return importlib.import_module(f"_meshgate_child.{name}")
+
+
+def _decline(reason: str, text: str) -> NoReturn:
+    """Ends the process; the caller is told a sentence that stands for the reason, the log has ours."""
+    _ours("channel").from_environment().ask({"op": "declined", "reason": reason})
+    sys.stderr.write(f"meshgate: {text}\n")
+    raise SystemExit(STATUS)
+
+
+if __name__ == "__main__":
+    main()

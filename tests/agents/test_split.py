@@ -1,0 +1,124 @@
+"""The same crews once in one process and once with each agent in its own: equal in all that can be seen."""
+
+import json
+import re
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from agents.conftest import PROJECT, Desk, Ended
+from fakes.agent_apps import AgentApps
+from fakes.fake_gateway import FakeGateway, serving
+
+PROGRAM = str(PROJECT / "split.py")
+
+# crew: how it is kicked off, and its agents' roles by app
+CREWS = {
+    "sequential": ("once", {"clerk": "Clerk for {shop}", "writer": "Writer"}),
+    "textual": ("once", {"clerk": "Clerk"}),
+    "delegates": ("once", {"lead": "Lead", "clerk": "Clerk", "writer": "Writer"}),
+    "hierarchical": ("once", {"clerk": "Clerk"}),
+    "managed": ("once", {"manager": "Manager", "clerk": "Clerk"}),
+    "async_tasks": ("once", {"a": "A", "b": "B", "c": "C"}),
+    "pydantic": ("once", {"clerk": "Clerk"}),
+    "guarded": ("once", {"clerk": "Clerk"}),
+    "planned": ("once", {"clerk": "Clerk", "writer": "Writer"}),
+    "callbacks": ("once", {"clerk": "Clerk", "writer": "Writer"}),
+}
+MORE = {
+    "each": ("sequential", "each"),
+    "each_async": ("sequential", "each_async"),
+    "awaited": ("sequential", "async"),
+}
+
+
+@dataclass
+class Split:
+    """A crew's program, and its agents as apps."""
+
+    desk: Desk
+    apps: AgentApps
+    colleagues: list[dict[str, str]]
+
+    def run(self, crew: str, how: str = "once", **settings: Any) -> Ended:
+        settings = {"colleagues": self.colleagues, "backoff_seconds": 0.05, **settings}
+        return self.desk.run(sys.executable, PROGRAM, crew, how, **settings)
+
+    def lines(self, name: str) -> list[str]:
+        path = self.desk.tmp / name
+        return path.read_text().splitlines() if path.exists() else []
+
+    @property
+    def calls(self) -> "Counter[tuple[str, str]]":
+        return Counter(
+            (tool, json.dumps(arguments, sort_keys=True)) for _, tool, arguments in self.apps.calls
+        )
+
+    @property
+    def prompts(self) -> "Counter[str]":
+        """What the models were shown, whoever asked them. CrewAI's planner is shown addresses of objects."""
+        shown = (json.dumps(json.loads(line)[1:]) for line in self.lines("prompts"))
+        return Counter(re.sub(r"0x[0-9a-f]+", "0x", text) for text in shown)
+
+    @property
+    def worked(self) -> set[str]:
+        return {json.loads(line)[0] for line in self.lines("prompts")}
+
+
+@pytest.fixture
+def make(tmp_path, listed_tools):
+    """Splits, each in a folder of its own."""
+    servers = []
+
+    def made(crew: str, roles: dict[str, str], name: str = "many") -> Split:
+        (tmp_path / name).mkdir()
+        listed = [
+            {"crew": "desk", "agent": f"the_{app}", "role": role, "app": app} for app, role in roles.items()
+        ]
+        gateway = FakeGateway()
+        desk = Desk(tmp_path / name, gateway, listed_tools)
+        settings = {"colleagues": listed, "crews": {"desk": f"split:{crew}"}}
+        apps = AgentApps(desk.config, dict.fromkeys(roles, settings))
+        gateway.behave = apps.serves("desk")
+        server = serving(gateway)
+        server.__enter__()
+        servers.append(server)
+        return Split(desk, apps, listed)
+
+    yield made
+    for server in servers:
+        server.__exit__(None, None, None)
+
+
+def told(ended: Ended, what: str = "ANSWER") -> Any:
+    lines = [line for line in ended.out.splitlines() if line.startswith(f"{what} ")]
+    assert lines, (ended.out, ended.err)
+    return json.loads(lines[-1].removeprefix(f"{what} "))
+
+
+def results(ended: Ended, how: str) -> Any:
+    """Copies of a crew share their models' counts, so that what is counted side by side goes by the clock."""
+    found = told(ended)
+    return [{**one, "usage": None} for one in found] if how == "each_async" else found
+
+
+@pytest.mark.parametrize("case", [*CREWS, *MORE])
+def test_a_split_crew_does_what_it_did(make, case) -> None:
+    """Results, usage, tool calls, prompts and callbacks are equal; each agent works in its own app."""
+    crew, how = MORE.get(case, (case, CREWS.get(case, ("", {}))[0]))
+    roles = CREWS[crew][1]
+    one, many = make(crew, {}, "one"), make(crew, roles)
+    whole, split = one.run(crew, how), many.run(crew, how)
+    errors = split.err + "".join(played.err for played in many.apps.runs.values())
+    assert (whole.status, split.status) == (0, 0), errors
+    assert results(split, how) == results(whole, how)
+    assert many.calls == one.calls
+    assert many.prompts == one.prompts
+    assert Counter(many.lines("notes")) == Counter(one.lines("notes"))
+    managers = {"desk"} if crew in ("hierarchical", "planned") else set()
+    assert one.worked == {"desk"}
+    assert many.worked == set(roles) | managers
+    assert {caller for caller, _, _ in many.apps.calls} <= set(roles)
+    assert many.desk.marks() == []
