@@ -31,10 +31,10 @@ def show(report: Report, *, story: Story, book: Sequence[Payment], project: Path
         "",
         "Look next:",
         f"  the project, an ordinary one    {project}",
-        "  who may do what                 policies/*.rego, one for each app   (change it; meshgate policy test)",
+        "  who may do what                 policies/, a file for each app   (change it; meshgate policy test)",
         "  what ran where                  .meshgate/generated/, .meshgate/logs/",
         "  the runs, and whose they are    meshgate up -d && meshgate runs list",
-        f"  every step of the killed one    meshgate runs show {report.run.get('id') or 'refund-desk'} --steps",
+        f"  every step of the killed one    meshgate runs show {report.run.get('id') or 'RUN'} --steps",
         "  every decision                  meshgate audit tail -n 100",
         "  the same for your own crew      meshgate scan",
     ]
