@@ -140,6 +140,8 @@ def _orderly_end() -> Iterator[None]:
 def _mesh(staged: Stage, say: Say) -> Iterator[State]:
     """Brings the mesh up and takes it down again."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "MODEL"))}
+    # The agents' `python` is the first on the mesh's PATH; ours has CrewAI.
+    kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "meshgate_deploy.demo_mesh", str(staged.project)],
         stdin=subprocess.PIPE,

@@ -31,7 +31,7 @@ def show(report: Report, *, story: Story, book: Sequence[Payment], project: Path
         "",
         "Look next:",
         f"  the project, an ordinary one    {project}",
-        "  who may do what                 policies/, a file for each app   (change it; meshgate policy test)",
+        "  who may do what                 policies/, a file per app   (change it; meshgate policy test)",
         "  what ran where                  .meshgate/generated/, .meshgate/logs/",
         "  the runs, and whose they are    meshgate up -d && meshgate runs list",
         f"  every step of the killed one    meshgate runs show {report.run.get('id') or 'RUN'} --steps",
