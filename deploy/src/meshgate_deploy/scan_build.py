@@ -106,6 +106,10 @@ class Builder:
                     f"{name}: its agents stay in one process, as they cannot be told apart: {why}"
                 )
             return [(key, "") for key in keys]
+        self._notes += [
+            f"{name}: {hindrance}: refused at run time while its agents are apps; mend it, or isolate: crew"
+            for hindrance in found["not_carried"]
+        ]
         return [(key, self._agent_app(name, key)) for key in keys]
 
     def _agent_app(self, crew: str, key: str) -> str:
