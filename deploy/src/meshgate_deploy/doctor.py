@@ -5,7 +5,7 @@ import stat
 from collections.abc import Callable  # noqa: TC003 - annotates a local
 from pathlib import Path
 
-from meshgate_deploy import configs, interpreters, runtime, sockets, store_check
+from meshgate_deploy import configs, interpreters, isolation, runtime, sockets, store_check
 from meshgate_deploy.control import ask_once, reachable
 from meshgate_deploy.environment import Environment
 from meshgate_deploy.errors import ManifestError, MeshError
@@ -47,6 +47,8 @@ def examine(start: Path) -> list[Check]:
     checks += _variables(manifest, project)
     state = open_state(project)
     checks += interpreters.examine(manifest, state, up=reachable(state.control))
+    envs = {app: Environment(project=project).for_agent(manifest, app, {}) for app in manifest.agents}
+    checks += isolation.examine(manifest, state, envs)
     checks += store_check.examine(manifest, Environment(project=project), file=configs.store_file(state))
     checks += _state_folder(project)
     checks += _policies(project)

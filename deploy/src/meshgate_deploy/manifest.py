@@ -29,6 +29,7 @@ def _matches(pattern: re.Pattern[str], what: str) -> Any:
 
 
 App = Annotated[str, _matches(_APP, "an app's name is 1 to 63 of a-z, 0-9 and '-', not '-' at an end")]
+Port = Annotated[int, Field(ge=1, le=65_535)]
 Variable = Annotated[str, _matches(_VARIABLE, "the name of an environment variable, never its value")]
 Reference = Annotated[str, _matches(_REFERENCE, "written as package.module:name")]
 TrustDomain = Annotated[
@@ -91,6 +92,11 @@ class _Runner(_Part):
         description="operators named in `operators` may start any command with the app's identity, not only "
         "what the app runs by itself",
     )
+    ports: tuple[Port, ...] | None = Field(
+        default=None,
+        description="TCP ports it may connect to. A crew: besides 443 and those of its model's addresses. "
+        "A program: these and no other; without the key, any",
+    )
 
 
 class Crew(_Runner):
@@ -100,6 +106,9 @@ class Crew(_Runner):
     agents: dict[str, Agent] = Field(default_factory=dict)
     env: tuple[Variable, ...] = Field(default=(), description="variables it gets from `.env` or the shell")
     secrets: tuple[Variable, ...] = Field(default=(), description="the same; never shown")
+    writable: tuple[str, ...] = Field(
+        default=(), description="folders and files, from the project's, that it may write besides its own"
+    )
 
 
 class Program(_Runner):
@@ -156,6 +165,9 @@ class Manifest(_Part):
     tools: dict[str, ToolRule] = Field(default_factory=dict)
     policies: str = "policies"
     store: str = "sqlite"
+    isolation: Literal["landlock", "none"] = Field(
+        default="landlock", description="none: agents may do on this host whatever their user may"
+    )
     operators: tuple[str, ...] = ()
 
     @property
@@ -311,6 +323,7 @@ _EXAMPLES = {
     "apiVersion": "meshgate/v1", "mesh": "refund-desk", "trustDomain": "desk.example",
     "crew": "package.module:crew", "run": "[python, -m, package.module]",
     "tools": "[package.module:function]", "secrets": "[NAME_OF_VARIABLE]", "env": "[NAME_OF_VARIABLE]",
+    "ports": "[5432]", "writable": "[reports]",
 }  # fmt: skip
 
 
