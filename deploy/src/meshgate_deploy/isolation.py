@@ -41,7 +41,7 @@ NEXT = (
 )
 
 
-def config(
+def config(  # noqa: PLR0913 - keyword-only, what the rules come from
     manifest: Manifest,
     state: State,
     app: str,
@@ -52,9 +52,7 @@ def config(
 ) -> dict[str, Any] | None:
     """Of an app's launchers and workers; None where the manifest says that there is to be none.
 
-    Args:
-        own: what the app runs by itself, without the interpreter.
-        python: that interpreter.
+    `own` is what the app runs by itself, without the interpreter, and `python` that interpreter.
     """
     if manifest.isolation == "none":
         return None
@@ -146,7 +144,8 @@ def _strict(
     write = (*DEVICES, str(_storage(state, app, env)), *map(str, _work(state, app).values()), *written)
     above = any(path.startswith(f"{place.rstrip('/')}/") for path in hide for place in written)
     return Rules(
-        read=_real(read), write=_real(write), hide=_real(hide), mask=above,
+        read=_real(read), write=_real(write), hide=_real(hide),
+        cover=confine.INSTEAD if above else confine.ALSO,
         connect=ports(manifest, app, env), listen=False,
     )  # fmt: skip
 
@@ -155,7 +154,7 @@ def _other(manifest: Manifest, state: State, app: str, *, keep: tuple[Path, ...]
     """What any program may: all that its user may, but for what is the mesh's."""
     written = manifest.programs[app].ports if app in manifest.programs else None
     return Rules(
-        write=_real(("/", *map(str, keep))), hide=_real(_hidden(state)), mask=True,
+        write=_real(("/", *map(str, keep))), hide=_real(_hidden(state)), cover=confine.INSTEAD,
         connect=None if written is None else tuple(sorted(set(written))),
     )  # fmt: skip
 

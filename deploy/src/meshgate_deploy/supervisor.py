@@ -296,7 +296,7 @@ class Supervisor:
         renew_at = time.monotonic() + RENEW_SECONDS
         while not self._stop.wait(TICK_SECONDS):
             reap_orphans(known=lambda: self._processes.pids)
-            strays.end_adopted(self.state.sockets)
+            strays.end_adopted(self.state.sockets, lambda: self._processes.pids)
             log_files.bound(self.state.logs)
             if time.monotonic() > renew_at:
                 renew_at = time.monotonic() + RENEW_SECONDS

@@ -3,8 +3,8 @@
 Called in a new process of one thread, just before the program is executed or run. No state is kept here.
 Nothing can be taken back: what the kernel refuses a process, it refuses its descendants.
 
-1. Where `hide` is to be hidden from a program that may write everywhere else: a mount namespace in which
-   something empty lies over it. Landlock can only allow; it knows no "all but this".
+1. Over what it is to get nothing of, a mount namespace lays something empty, where the kernel lets us. For a
+   program that may write everywhere else there is no other way: Landlock only allows, it knows no "all but".
 2. `no_new_privs`, no core file.
 3. Landlock: files, TCP ports, signals and abstract sockets, and with it no look into a process outside.
 4. No capability, now or later.
@@ -24,6 +24,7 @@ VERSION_FLAG, RULE_PATH, RULE_PORT = 1, 1, 2
 PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP, PR_CAP_AMBIENT, AMBIENT_CLEAR_ALL = 38, 24, 47, 4
 CAPABILITY_VERSION_3 = 0x20080522
 MOST_CAPABILITIES = 64
+ALSO, INSTEAD = "also", "instead"
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
@@ -52,9 +53,9 @@ class Rules(typing.NamedTuple):
         write: those that it may also change.
         hide: what it gets nothing of, though it lies below one of them. A path below a hidden one that is
             named in `read` or `write` is given all the same.
-        mask: hide by covering, where the kernel lets us. Without it, or where that is not possible, the
-            entries of each folder above a hidden path are given one by one, as they are now: what
-            appears there later is neither read nor written.
+        cover: whether what is hidden is covered, where the kernel lets us: `also` or `instead`. Unless it is
+            covered `instead`, the entries of each folder above a hidden path are given one by one, as
+            they are now: what appears there later is neither read nor written.
         connect: TCP ports that it may connect to; None for any.
         listen: whether it may listen on TCP ports.
     """
@@ -62,7 +63,7 @@ class Rules(typing.NamedTuple):
     read: "tuple[str, ...]" = ()
     write: "tuple[str, ...]" = ()
     hide: "tuple[str, ...]" = ()
-    mask: bool = False
+    cover: str = ""
     connect: "tuple[int, ...] | None" = None
     listen: bool = True
 
@@ -76,7 +77,7 @@ def from_json(text: str) -> Rules:
     raw = json.loads(text)
     lists = {name: tuple(raw[name]) for name in ("read", "write", "hide")}
     ports = None if raw["connect"] is None else tuple(raw["connect"])
-    return Rules(mask=raw["mask"], connect=ports, listen=raw["listen"], **lists)
+    return Rules(cover=raw["cover"], connect=ports, listen=raw["listen"], **lists)
 
 
 def abi() -> int:
@@ -95,12 +96,12 @@ def confine(rules: Rules) -> bool:
     if not version:
         raise NotConfined("this kernel has no Landlock")
     libc = _libc()
-    masked = rules.mask and _mask(libc, rules)
+    covered = rules.cover != "" and _mask(libc, rules)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _must(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-    _landlock(libc, rules, version, hide=() if masked else rules.hide)
+    _landlock(libc, rules, version, hide=() if covered and rules.cover == INSTEAD else rules.hide)
     _drop_capabilities(libc)
-    return masked
+    return covered
 
 
 def described(rules: Rules) -> str:
@@ -272,8 +273,7 @@ def _own_mounts(libc: ctypes.CDLL) -> bool:
                 ("uid_map", f"{uid} {uid} 1"),
                 ("gid_map", f"{gid} {gid} 1"),
             ):
-                with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
-                    file.write(text)
+                Path(f"/proc/self/{name}").write_text(text, encoding="ascii")
         except OSError:
             return False
     return bool(_mount(libc, None, "/", None, MS_REC | MS_SLAVE) == 0)
