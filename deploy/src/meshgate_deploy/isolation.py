@@ -103,7 +103,7 @@ def examine(manifest: Manifest, state: State, envs: Mapping[str, Mapping[str, st
         require(manifest, state)
     except (DependencyUnavailable, UsageError) as error:
         return [Check("isolation", ok=False, detail=f"{error.what} {error.why}".strip(), fix=error.next_step)]
-    covers = confine.can_mask()
+    covers = confine.can_cover()
     return [
         Check(f"isolation of {app}", ok=True, detail=_told(manifest, state, app, envs[app], covers=covers))
         for app in manifest.agents

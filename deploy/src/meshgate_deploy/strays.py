@@ -26,11 +26,11 @@ def end_adopted(sockets: Path, known: Callable[[], Collection[int]] = tuple) -> 
     """
     children = children_of(os.getpid())
     ours = known()
-    marked = not _has_no_new_privs(os.getpid())  # where everything has it, it marks nothing
+    marked = not has_no_new_privs(os.getpid())  # where everything has it, it marks nothing
     return sum(
         _ended(pid)
         for pid in children
-        if pid not in ours and (_is_program(pid, sockets) or (marked and _has_no_new_privs(pid)))
+        if pid not in ours and (_is_program(pid, sockets) or (marked and has_no_new_privs(pid)))
     )
 
 
@@ -48,7 +48,8 @@ def _is_program(pid: int, sockets: Path) -> bool:
     return any(item.startswith(SOCKET + bytes(sockets) + b"/") for item in variables)
 
 
-def _has_no_new_privs(pid: int) -> bool:
+def has_no_new_privs(pid: int) -> bool:
+    """Whether a process, or one above it, gave up every way to privileges: each program of an agent did."""
     try:
         return NO_NEW_PRIVS in (PROC / str(pid) / "status").read_bytes().splitlines()
     except OSError:  # gone

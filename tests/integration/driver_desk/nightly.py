@@ -1,7 +1,7 @@
 """An ordinary program: uses the tools that its input names, in turn. Or its arguments, without an input.
 
-`wait:NAME` is no tool: it waits itself, outside of any step, while a test holds the name. `fell:` asks the test
-to kill the process above it, which is its worker: it may not do that itself.
+`wait:NAME` is no tool: it waits itself, outside of any step, while a test holds the name. `fell:` asks for
+the end of the process above it, which is its worker: it may not end that itself.
 """
 # ruff: noqa: T201 - a program that prints
 

@@ -1,4 +1,4 @@
-"""Everything that an agent must not be able to do to its neighbours, tried. Tells what came of each attempt."""
+"""Everything that an agent must not be able to do to its neighbours, tried; and what came of it."""
 # ruff: noqa: T201 - a program that prints
 
 import ctypes
@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -16,12 +17,29 @@ PTRACE_ATTACH, PTRACE_DETACH = 16, 17
 SECONDS = 5
 
 
-def tried(attempt):
+def tried(attempt, *given):
     """What came of it, in one word."""
     try:
-        return attempt() or "done"
+        return attempt(*given) or "done"
     except OSError as error:
         return type(error).__name__ if type(error) is not OSError else f"OSError {error.errno}"
+
+
+def each(attempt, targets):
+    """The same on each of them."""
+    return {what: tried(attempt, target) for what, target in targets.items()}
+
+
+def environ(pid):
+    return read(f"/proc/{pid}/environ")
+
+
+def root_of(pid):
+    return "done" if any(Path(f"/proc/{pid}/root/").iterdir()) else "empty"
+
+
+def touch(pid):
+    os.kill(pid, 0)
 
 
 def read(path):
@@ -29,15 +47,15 @@ def read(path):
 
 
 def write(path):
-    before = os.stat(path).st_size
-    with open(path, "ab") as file:
+    before = Path(path).stat().st_size
+    with Path(path).open("ab") as file:
         file.write(b"x")
-    return "done" if os.stat(path).st_size > before else "no effect"
+    return "done" if Path(path).stat().st_size > before else "no effect"
 
 
 def remove(path):
-    os.rename(path, path + ".moved")
-    os.rename(path + ".moved", path)
+    moved = Path(path).rename(path + ".moved")
+    moved.rename(path)
 
 
 def ptrace(pid):
@@ -94,7 +112,7 @@ def create(folder):
 def outlive(mark):
     """A process in a session of its own, without a parent, an environment, or an ear for signals."""
     if os.fork():
-        while not (os.path.exists(mark) and os.path.getsize(mark)):
+        while not Path(mark).exists():
             time.sleep(0.01)
         return
     os.setsid()
@@ -121,31 +139,25 @@ def attack(told, name):
     status = dict(line.split(":\t") for line in lines if line.startswith(("Cap", "NoNewPrivs")))
     processes = told["processes"]
     return {
-        "read": {what: tried(lambda: read(path)) for what, path in told["files"].items()},
-        "write": {what: tried(lambda: write(path)) for what, path in told["files"].items()},
-        "remove": {what: tried(lambda: remove(path)) for what, path in told["files"].items()},
-        "environ": {what: tried(lambda: read(f"/proc/{pid}/environ")) for what, pid in processes.items()},
-        "root of": {
-            what: tried(lambda: os.listdir(f"/proc/{pid}/root/") and "done")
-            for what, pid in processes.items()
-        },
-        "ptrace": {what: ptrace(pid) for what, pid in processes.items()},
-        "signal": {what: tried(lambda: os.kill(pid, 0)) for what, pid in processes.items()},
-        "socket": {what: tried(lambda: ask(path)) for what, path in told["sockets"].items()},
-        "connect": {
-            what: tried(lambda: connect(port))
-            for what, port in {**told["ports"], "model": told["model"]}.items()
-        },
+        "read": each(read, told["files"]),
+        "write": each(write, told["files"]),
+        "remove": each(remove, told["files"]),
+        "environ": each(environ, processes),
+        "root of": each(root_of, processes),
+        "ptrace": each(ptrace, processes),
+        "signal": each(touch, processes),
+        "socket": each(ask, told["sockets"]),
+        "connect": each(connect, {**told["ports"], "model": told["model"]}),
         "listen": tried(listen),
         "abstract": tried(abstract),
         "umount": umount(root),
         "status": status,
         "core": list(resource.getrlimit(resource.RLIMIT_CORE)),
         "writes": {
-            "home": tried(lambda: create(os.environ["HOME"])),
-            "tmp": tried(lambda: create(os.environ.get("TMPDIR", "/tmp"))),
-            "out": tried(lambda: create(f"{root}/out")),
-            "project": tried(lambda: create(root)),
+            "home": tried(create, os.environ["HOME"]),
+            "tmp": tried(create, tempfile.gettempdir()),
+            "out": tried(create, f"{root}/out"),
+            "project": tried(create, root),
         },
     }
 

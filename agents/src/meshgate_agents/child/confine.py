@@ -96,7 +96,7 @@ def confine(rules: Rules) -> bool:
     if not version:
         raise NotConfined("this kernel has no Landlock")
     libc = _libc()
-    covered = rules.cover != "" and _mask(libc, rules)
+    covered = rules.cover != "" and _cover_all(libc, rules)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _must(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     _landlock(libc, rules, version, hide=() if covered and rules.cover == INSTEAD else rules.hide)
@@ -118,7 +118,7 @@ def described(rules: Rules) -> str:
     return f"Landlock ABI {version}, {scoped}, {ports}, no_new_privs, no capabilities"
 
 
-def can_mask() -> bool:
+def can_cover() -> bool:
     """Whether a process like this one can cover paths: tried out in a child."""
     pid = os.fork()
     if not pid:
@@ -241,7 +241,7 @@ def _drop_capabilities(libc: ctypes.CDLL) -> None:
 # ---- covering
 
 
-def _mask(libc: ctypes.CDLL, rules: Rules) -> bool:
+def _cover_all(libc: ctypes.CDLL, rules: Rules) -> bool:
     """Covers what is hidden, in a mount namespace of this process; False where the kernel does not let us."""
     outermost = [path for path in rules.hide if not any(_below(path, other) for other in rules.hide)]
     hidden = [path for path in outermost if Path(path).exists()]
