@@ -56,22 +56,15 @@ def rules(project: Path, **more) -> Rules:
     return base._replace(**more)
 
 
+def shim(given: Rules | str) -> list[str]:
+    """What every program is started by."""
+    text = given if isinstance(given, str) else given.as_json()
+    return [sys.executable, "-I", "-S", str(ADOPT), "1024", text]
+
+
 def started(given: Rules | str, code: str, *arguments: str, **options) -> "subprocess.Popen[str]":
     """A confined program."""
-    text = given if isinstance(given, str) else given.as_json()
-    argv = [
-        sys.executable,
-        "-I",
-        "-S",
-        str(ADOPT),
-        "1024",
-        text,
-        sys.executable,
-        "-I",
-        "-c",
-        LOOK + code,
-        *arguments,
-    ]
+    argv = [*shim(given), sys.executable, "-I", "-c", LOOK + code, *arguments]
     return subprocess.Popen(
         argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, **options
     )
@@ -124,7 +117,10 @@ def test_who_may_write_everything_gets_nothing_of_what_is_covered(project) -> No
 
 def test_where_nothing_can_be_covered_it_is_left_out(project) -> None:
     """Then nothing new is made beside what is hidden: Landlock only allows."""
-    found = told(rules(project, write=("/",), cover=""), FILES, str(project))
+    given = rules(project, write=("/",), cover=confine.INSTEAD)
+    code = "os.execv(sys.executable, json.loads(sys.argv[1]))"
+    inner = [*shim(given), sys.executable, "-I", "-c", LOOK + FILES, str(project)]
+    found = told(Rules(write=("/",)), code, json.dumps(inner))
     assert {found[name] for name in ("own", "main", "below", "out", "cut")} == {"done"}
     assert {found[name] for name in ("env", "key", "new", "away", "under")} == {"EACCES"}
 
@@ -244,7 +240,7 @@ def test_a_covered_program_dies_with_who_started_it(project) -> None:
         "print(child.pid, flush=True)\n"
         "time.sleep(600)\n"
     )
-    command = [sys.executable, "-I", "-S", str(ADOPT), "1024", rules(project, cover=confine.ALSO).as_json()]
+    command = shim(rules(project, cover=confine.ALSO))
     program = [sys.executable, "-c", "print('ready', flush=True); import time; time.sleep(600)"]
     with subprocess.Popen(
         [sys.executable, "-c", keeper, *command, *program], stdout=subprocess.PIPE, text=True

@@ -2,7 +2,8 @@
 
 Admitted are processes of the same user that the supervisor did not start, directly or indirectly:
 every process of an agent is a descendant of the supervisor, which adopts orphans,
-or was of an earlier one and bears its mark. A run request may carry the caller's standard streams, so that a terminal passes through.
+or was of an earlier one and bears its mark. A run request may carry the caller's standard streams, so
+that a terminal passes through.
 """
 
 import contextlib
