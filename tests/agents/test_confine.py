@@ -207,6 +207,22 @@ def test_no_privilege_is_left_or_gained(project, cover: str) -> None:
     assert (len(found), set(found.values())) == (5, {"0" * 16})
 
 
+def test_a_process_that_becomes_nothing_else_keeps_no_privilege(project) -> None:
+    """It is confined where it is, as a forked program is: no exec takes anything from it."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        with contextlib.suppress(BaseException):
+            confine.confine(rules(project))
+            os.write(writer, Path("/proc/self/status").read_bytes())
+            os._exit(0)
+        os._exit(2)
+    os.close(writer)
+    with os.fdopen(reader) as status:
+        kept = {line.split()[1] for line in status if line.startswith("Cap")}
+    assert (os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), kept) == (0, {"0" * 16})
+
+
 def test_an_ordinary_user_s_program_is_covered_too(project) -> None:
     """In a user namespace of its own, where the kernel lets it have one."""
     with tempfile.TemporaryDirectory() as folder:
