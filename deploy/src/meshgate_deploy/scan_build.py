@@ -1,9 +1,10 @@
 """Makes findings of what the source says and what the import gave."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from meshgate_deploy import scan_variables
@@ -50,7 +51,7 @@ class Builder:
         shared = scan_variables.Sharing(self._project, self._modules, tuple(self._tools.values()))
         variables, env = shared.share(dict(zip([app.name for app in apps], modules, strict=True)))
         self._notes += shared.notes(variables)
-        apps = [App(app.name, app.crew, app.run, app.agents, env.get(app.name, ())) for app in apps]
+        apps = [dataclasses.replace(app, env=env.get(app.name, ())) for app in apps]
         self._source_notes()
         mesh = slug(self._project.name)
         return Findings(
@@ -95,12 +96,19 @@ class Builder:
         agents = [self._agent(agent, found) for agent in found["agents"]]
         if "name" in found:
             crew = module.reference(found["name"]) if module else f"{found['module']}:{found['name']}"
-            return App(name, crew, (), tuple(self._distinct(agents)))
+            writable = tuple(sorted({self._folder(path) for path in found["files"]}))
+            return App(name, crew, (), tuple(self._distinct(agents)), writable=writable)
         loose = [self._tool(tool) for tool in found["tools"] if not tool["reserved"]]
         if loose:
             agents.append(Agent("program", "", tuple(loose)))
         path = module.path if module else found["module"]
         return App(name, "", ("python", path), tuple(self._distinct(agents)))
+
+    def _folder(self, path: str) -> str:
+        """The folder of the project that a task's file is written to; all of it where there is none yet."""
+        folder = PurePosixPath(path).parent
+        inside = not folder.is_absolute() and ".." not in folder.parts
+        return str(folder) if inside and (self._project / folder).is_dir() else "."
 
     def _distinct(self, agents: Sequence[Agent]) -> list[Agent]:
         seen: dict[str, int] = {}

@@ -65,13 +65,18 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """A crew, or a program without one."""
+    """A crew, or a program without one.
+
+    Attributes:
+        writable: folders of the project that its tasks' files go to.
+    """
 
     name: str
     crew: str
     run: tuple[str, ...]
     agents: tuple[Agent, ...]
     env: tuple[str, ...] = ()
+    writable: tuple[str, ...] = ()
 
     @property
     def tools(self) -> tuple[str, ...]:

@@ -65,6 +65,8 @@ class Scanner:
             if not hasattr(crew, "kickoff"):
                 crew = holder.crew() if hasattr(holder, "crew") else holder()
             found["agents"] = self._agents(crew, holder, sys.modules[module])
+            files = [getattr(task, "output_file", None) for task in crew.tasks]
+            found["files"] = [str(path) for path in files if path]
             found["memory"] = bool(getattr(crew, "memory", False))
         except (Exception, SystemExit) as error:  # noqa: BLE001 (reported, whatever it is)
             found["error"] = _why(error)
