@@ -8,6 +8,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -221,6 +223,37 @@ def test_nothing_outlives_a_killed_worker(mesh) -> None:
     os.kill(mesh.pids["leaver"], signal.SIGKILL)
     eventually(lambda: not Path(f"/proc/{pid}").exists(), "it is ended")
     mesh.command("runs", "cancel", "leaver")
+
+
+def test_up_refuses_where_agents_cannot_be_kept_apart(tmp_path) -> None:
+    """Before anything is started, and says what to do."""
+    for path in HERE.iterdir():
+        if path.is_file():
+            (tmp_path / path.name).write_text(path.read_text())
+    for name in ("out", "policies"):
+        (tmp_path / name).mkdir()
+    script = Path(__file__).parents[1] / "fakes/up_without_landlock.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "up"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
+    assert done.returncode == 5, done.stderr
+    assert "this kernel has no Landlock" in done.stderr
+    assert "isolation: none" in done.stderr
+    assert "ready" not in done.stderr
+
+
+def test_a_crew_that_is_refused_is_told_what_to_write(mesh) -> None:
+    """In the app's log, under its own traceback."""
+    given = json.dumps({"write": str(mesh.root / "report.md")})
+    assert mesh.command("runs", "start", "attacker", "--run-id", "writes", "--input", given).returncode == 0
+    eventually(lambda: mesh.asked("runs", "show", "writes")["state"] == "failed", "it fails")
+    assert "writable: and ports: in the manifest" in (mesh.root / ".meshgate/logs/attacker.log").read_text()
+    assert not (mesh.root / "report.md").exists()
 
 
 def test_doctor_and_the_log_say_what_is_in_force(mesh) -> None:

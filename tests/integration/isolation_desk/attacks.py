@@ -169,6 +169,8 @@ class Attacker:
         """Tries everything."""
         import crewai  # noqa: F401 - so that it is known to be brokered
 
+        if "write" in inputs:
+            Path(inputs["write"]).write_text("x")
         return attack(inputs, "crew")
 
 

@@ -48,6 +48,7 @@ MAX_ATTEMPTS = 1000  # of any kind: a run that loses its worker after each new s
 OVER = ("cancelled", "failed", "completed")
 HOLDS = ("waiting", "cancelling")
 NONE = Begun(0)
+REFUSED = "what a program may write and connect to: writable: and ports: in the manifest; meshgate doctor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +212,8 @@ class Launch:
             session.close()
         if entries:
             self._say(f"attempt {attempt.number}: {session.told}")
+        if self._settings.isolation and session.crash[0].endswith("PermissionError"):
+            self._say(REFUSED)
         return _Played(attempt, ending, session.reports, session.steps, *session.crash, session.result)
 
     def _journal(self, attempt: Attempt) -> list[Entry]:
