@@ -76,6 +76,7 @@ class Desk:
             },
             "run_id": None,
             "step_deadline_seconds": 60,
+            "isolation": None,
             **settings,
         }
         path = self.tmp / name

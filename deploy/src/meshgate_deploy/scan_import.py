@@ -80,6 +80,8 @@ class Scanner:
             ]
             found["manages"] = hierarchical and manager is None
             found["not_carried"] = _not_carried(crew, found["agents"])
+            files = [getattr(task, "output_file", None) for task in crew.tasks]
+            found["files"] = [str(path) for path in files if path]
             found["memory"] = bool(getattr(crew, "memory", False))
         except (Exception, SystemExit) as error:  # noqa: BLE001 (reported, whatever it is)
             found["error"] = _why(error)

@@ -32,6 +32,7 @@ def install() -> None:
             "crewai.agent.core": _agent,
             "crewai.memory.unified_memory": _memory,
             "crewai.memory.encoding_flow": _encoding_flow,
+            "dotenv.main": _dotenv,
         }
     )
 
@@ -75,6 +76,12 @@ def _report(channel: "Channel") -> None:
     progress.begun(number)
     colleagues.learn(answer)
     vitals.begin(channel)
+
+
+def _dotenv(module: Any) -> None:
+    from . import withheld
+
+    withheld.intercept(module)
 
 
 def _structured_tool(module: Any) -> None:

@@ -33,6 +33,7 @@ class Program:
     Attributes:
         env: over the environment that the app's config gives.
         given: the run's input, one JSON value; the program finds it in the file MESHGATE_INPUT.
+        rules: what it may do on this host, as `child.confine` reads it; empty where it may do what we may.
     """
 
     command: tuple[str, ...]
@@ -40,6 +41,7 @@ class Program:
     env: Mapping[str, str] | None = None
     given: bytes | None = None
     stdin: int | None = None
+    rules: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Children:
         command = program.command
         if _found(command[0], program.cwd, env) is None:
             raise LauncherError(f"cannot start {command[0]!r}: No such file or directory")
-        argv = [sys.executable, "-I", "-S", str(ADOPT), str(SOFT_DESCRIPTORS), *command]
+        argv = [sys.executable, "-I", "-S", str(ADOPT), str(SOFT_DESCRIPTORS), program.rules, *command]
         with self._lock:  # a sweep must not take it for a stray before it is known
             try:
                 popen = subprocess.Popen(
