@@ -34,6 +34,8 @@ class Channel:
 
         Ends the process when the launcher is gone or refuses this process.
         """
+        if not self._path:
+            end_process("this process is not connected to a launcher")
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.connect(self._path)
@@ -47,7 +49,30 @@ class Channel:
             end_process(str(answer.get("text", "the launcher ended this run")))
         return answer
 
+    def lead_to(self, socket_path: str) -> None:
+        """Where requests go from now on."""
+        self._path = socket_path
+
+
+class _Later:
+    """In a fork server: the one channel of all that are handed out before there is a launcher."""
+
+    channel: "Channel | None" = None
+
+
+def postpone() -> None:
+    """This process has no launcher; until it is connected, every request ends it."""
+    _Later.channel = Channel(socket_path="")
+
+
+def connect() -> None:
+    """Now it has one."""
+    if _Later.channel is not None:
+        _Later.channel.lead_to(os.environ.get(SOCKET_VARIABLE, ""))
+
 
 def from_environment() -> Channel:
     """The channel named by MESHGATE_SOCKET; without the variable every request ends the process."""
+    if _Later.channel is not None:
+        return _Later.channel
     return Channel(socket_path=os.environ.get(SOCKET_VARIABLE, ""))

@@ -4,7 +4,8 @@
 
 It makes itself a subreaper, and one that dies with the process above it, which both outlive exec, and
 becomes the command. So whoever descends from the
-program stays below it until it ends, and can be told from the processes of another run.
+program stays below it until it ends, and can be told from the processes of another run. A program that is
+forked and not executed calls `prepare` itself.
 """
 
 import contextlib
@@ -21,17 +22,24 @@ OUT_OF_MEMORY_FIRST = "500"  # of 1000: the kernel ends the program then, not th
 FAILED = 125
 
 
-def main(descriptors: str, command: list[str]) -> None:
-    """Becomes the command; returns only when that is not possible."""
+def prepare(descriptors: int) -> bool:
+    """What holds for a program, however it begins; False when the kernel refuses, and nothing may begin."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (int(descriptors), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
     libc = ctypes.CDLL(None)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        return
+        return False
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        return
+        return False
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OUT_OF_MEMORY_FIRST)
+    return True
+
+
+def main(descriptors: str, command: list[str]) -> None:
+    """Becomes the command; returns only when that is not possible."""
+    if not prepare(int(descriptors)):
+        return
     for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(ignored_by_python, signal.SIG_DFL)
     # As it was given: an interpreter that starts in the C locale adds a variable of its own.

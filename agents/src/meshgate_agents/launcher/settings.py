@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,11 @@ class GatewayAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """See `docs/reference`; `env` is the child's exact environment before our switches."""
+    """See `docs/reference`; `env` is the child's exact environment before our switches.
+
+    Attributes:
+        fork_servers: by interpreter, the socket of the process from which programs that it runs are forked.
+    """
 
     app: str
     kind: str
@@ -57,6 +61,7 @@ class Settings:
     backoff_seconds: float
     stall_seconds: float
     replay: bool
+    fork_servers: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def spiffe_id(self) -> str:
@@ -104,6 +109,7 @@ def _settings(raw: Mapping[str, Any]) -> Settings:
         backoff_seconds=float(raw.get("backoff_seconds") or BACKOFF_SECONDS),
         stall_seconds=float(raw.get("stall_seconds") or STALL_SECONDS),
         replay=bool(raw.get("replay", False)),
+        fork_servers={str(k): Path(v) for k, v in raw.get("fork_servers", {}).items()},
     )
 
 
