@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from meshgate_identities.tls import gateway_dns_name
@@ -118,6 +119,7 @@ def launcher(  # noqa: PLR0913 - what one run is made of
     env: Mapping[str, str],
     run_id: str | None,
     replay: bool = False,
+    fork_servers: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """An agent launcher's, for one run."""
     kind = manifest.agents[app]
@@ -145,6 +147,7 @@ def launcher(  # noqa: PLR0913 - what one run is made of
         "attempts": runner.attempts,
         "stall_seconds": runner.stall_seconds,
         "replay": replay,
+        "fork_servers": dict(fork_servers),
     }
 
 
@@ -158,10 +161,20 @@ def worker(  # noqa: PLR0913 - what one worker is made of
     sidecar: str,
     definitions: Mapping[str, Mapping[str, Any]],
     env: Mapping[str, str],
+    fork_servers: Mapping[str, str],
 ) -> dict[str, Any]:
     """One of an app's workers: a launcher's for any run, what the app runs by itself, and its own sidecar."""
     return {
-        **launcher(manifest, state, app, target=target, definitions=definitions, env=env, run_id=None),
+        **launcher(
+            manifest,
+            state,
+            app,
+            target=target,
+            definitions=definitions,
+            env=env,
+            run_id=None,
+            fork_servers=fork_servers,
+        ),
         "command": own_command(manifest, app, env),
         "runs_at_once": (manifest.crews.get(app) or manifest.programs[app]).runs_at_once,
         "dapr": _sidecar(state, name, sidecar),

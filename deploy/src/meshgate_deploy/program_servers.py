@@ -1,8 +1,8 @@
 """The fork servers of programs: one per interpreter that an app of the mesh is started with.
 
-Each runs in that interpreter, has imported CrewAI there, and is asked by launchers and workers. The supervisor
-starts it, opens the socket where it is asked, and tells it which processes may ask: each by pid and start time,
-before that process begins. No mesh depends on them.
+Each runs in that interpreter, has imported CrewAI there, and is asked by launchers and workers. The
+supervisor starts it, opens the socket where it is asked, and tells it which processes may ask: each by pid
+and start time, before that process begins. No mesh depends on them.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from meshgate_agents.child.forking import READY
+from meshgate_agents.child.keeper import READY
 from meshgate_agents.launcher.environment import OFF, ON, SITE_FOLDER
 from meshgate_identities import attestation
 

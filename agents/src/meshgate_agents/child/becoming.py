@@ -1,4 +1,4 @@
-"""A process that was forked becomes the program: what it finds is what it would have found, had it been executed.
+"""A process that was forked becomes the program, and finds what it would have found had it been executed.
 
 Whatever cannot be made so is executed after all, here and now, and the launcher is told why.
 """
@@ -26,7 +26,7 @@ ADOPT = Path(__file__).resolve().parent.parent / "launcher" / "adopt.py"
 SITE = str(Path(__file__).resolve().parent / "sitecustomize")
 
 
-def become(asked: Asked, preloaded: Preloaded) -> "Callable[[], None]":
+def become(asked: Asked, preloaded: Preloaded) -> Callable[[], None]:
     """What begins the program; does not return where it is executed."""
     os.setpgid(0, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -60,13 +60,13 @@ def become(asked: Asked, preloaded: Preloaded) -> "Callable[[], None]":
     return program.begin()
 
 
-def _read(descriptor: int) -> "dict[str, Any]":
+def _read(descriptor: int) -> dict[str, Any]:
     with os.fdopen(descriptor, "rb") as file:
         return dict(json.load(file))
 
 
 def _adopt() -> Any:
-    """What runs in front of every program that is executed; of the standard library only, so loaded by its path."""
+    """What runs in front of every program that is executed, loaded by its path as it is run there."""
     spec = importlib.util.spec_from_file_location("_meshgate_adopt", ADOPT)
     if spec is None or spec.loader is None:
         raise ImportError(f"{ADOPT} is not there")
@@ -75,7 +75,7 @@ def _adopt() -> Any:
     return module
 
 
-def _execute(connection: socket.socket, why: str, request: "dict[str, Any]") -> NoReturn:
+def _execute(connection: socket.socket, why: str, request: dict[str, Any]) -> NoReturn:
     connection.sendall(json.dumps({"executed": why}).encode())
     connection.close()
     for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
@@ -84,7 +84,7 @@ def _execute(connection: socket.socket, why: str, request: "dict[str, Any]") -> 
 
 
 def _draw_anew() -> None:
-    """What was drawn before the fork would be the same in all; Python's own generator starts anew by itself."""
+    """What was drawn before the fork is the same in all; Python's own generator starts anew by itself."""
     random = sys.modules.get("numpy.random")
     if random is not None:
         random.seed()

@@ -3,13 +3,13 @@
     python -m meshgate_forks CONTROL LISTENER FOLDER MODULE…
 
 Run by the program's own interpreter, as a program is: with our interception, but not connected to any
-launcher, so that a call of a tool or a model ends it. It reads no file of the project, holds no secret, and is
-undumpable, for whoever could look into it could change what programs are.
+launcher, so that a call of a tool or a model ends it. It reads no file of the project, holds no secret, and
+is undumpable, for whoever could look into it could change what programs are.
 
 CONTROL is a socket to the supervisor, which says who may ask: `PID START`, one message each. LISTENER is
 where they ask; the supervisor opened it, so that the kernel names the supervisor to whoever connects.
-Each that may ask gets a keeper (see there), forked from here, and that a program. FOLDER is the project's: it stands
-on the command line so that `ps` shows whose process this is.
+Each that may ask gets a keeper (see there), forked from here, and that a program. FOLDER is the project's: it
+stands on the command line so that `ps` shows whose process this is.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ MAX_WORD_BYTES = 64
 READY = b"ready"
 
 
-def main(words: list[str]) -> "Callable[[], None] | None":
+def main(words: list[str]) -> Callable[[], None] | None:
     """Imports, then serves until the supervisor is gone.
 
     Returns:
@@ -56,11 +56,11 @@ def main(words: list[str]) -> "Callable[[], None] | None":
     return None if connection is None else _program(connection, preloaded)
 
 
-def _program(connection: socket.socket, preloaded: Preloaded) -> "Callable[[], None]":
+def _program(connection: socket.socket, preloaded: Preloaded) -> Callable[[], None]:
     return become(keeper.keep(connection), preloaded)
 
 
-def _serve(control: socket.socket, listener: socket.socket) -> "socket.socket | None":
+def _serve(control: socket.socket, listener: socket.socket) -> socket.socket | None:
     """Forks keepers; returns in each of them with its connection, and when the supervisor is gone."""
     admitted: dict[int, int] = {}
     threads = _threads()
@@ -89,7 +89,7 @@ def _serve(control: socket.socket, listener: socket.socket) -> "socket.socket | 
         connection.close()
 
 
-def _admits(connection: socket.socket, admitted: "dict[int, int]") -> bool:
+def _admits(connection: socket.socket, admitted: dict[int, int]) -> bool:
     """Whether the supervisor told of just the process that connected. A descendant of it is another one."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, uid, _gid = struct.unpack("3i", credentials)
@@ -105,7 +105,7 @@ def _admits(connection: socket.socket, admitted: "dict[int, int]") -> bool:
         os.close(pidfd)
 
 
-def _pidfd(connection: socket.socket, pid: int) -> "int | None":
+def _pidfd(connection: socket.socket, pid: int) -> int | None:
     try:
         data = connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, 4)
         return int.from_bytes(data, sys.byteorder, signed=True)

@@ -1,8 +1,8 @@
 """Puts everything of the child's side in place; called once, at interpreter start.
 
 Every interpreter below a launcher passes here, most of them never import CrewAI: so nothing is
-imported before one of CrewAI's modules was executed. A process that imports CrewAI tells its launcher so then. In
-a fork server that is put off: `postpone` before the import, `begin` in each process that it becomes.
+imported before one of CrewAI's modules was executed. A process that imports CrewAI tells its launcher so
+then. In a fork server that is put off: `postpone` before the import, `begin` in each process that it becomes.
 """
 
 import os

@@ -1,8 +1,8 @@
 """Between a fork server and a program: keeps one program for one launcher.
 
 A program that is forked is no child of its launcher. Its keeper stands in: it is the program's parent, it
-says how the program ended, kills what the program left behind, and when the launcher closes the connection, or dies,
-it kills all that is below it. When the keeper dies the kernel kills the program.
+says how the program ended, kills what the program left behind, and when the launcher closes the connection,
+or dies, it kills all that is below it. When the keeper dies the kernel kills the program.
 
 A conversation: the keeper says READY; the launcher sends a byte with four descriptors (the three standard
 streams, and a file in memory that says what to run, which the program alone reads); the keeper answers with
@@ -36,7 +36,7 @@ class Asked(NamedTuple):
         keeper: the pid of its keeper.
     """
 
-    streams: "tuple[int, ...]"
+    streams: tuple[int, ...]
     request: int
     connection: socket.socket
     keeper: int
@@ -53,7 +53,7 @@ def keep(connection: socket.socket) -> Asked:
     return asked
 
 
-def _kept(connection: socket.socket) -> "Asked | None":
+def _kept(connection: socket.socket) -> Asked | None:
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     libc = ctypes.CDLL(None)
@@ -121,7 +121,7 @@ def _kill(pid: int) -> None:
     os.waitpid(pid, os.WNOHANG)
 
 
-def _children() -> "list[int]":
+def _children() -> list[int]:
     found, own = [], str(os.getpid())
     for name in os.listdir("/proc"):  # noqa: PTH208 - as light as can be
         if name.isdigit():

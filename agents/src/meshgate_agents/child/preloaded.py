@@ -1,7 +1,7 @@
 """What a fork server imports for programs, and what of it depends on where it was imported.
 
-A program that is forked finds these modules imported. That must make no difference to it: so it is noted which
-variables the imports read, and CrewAI stays out of `sys.modules` until the program imports it.
+A program that is forked finds these modules imported. That must make no difference to it: so it is noted
+which variables the imports read, and CrewAI stays out of `sys.modules` until the program imports it.
 """
 
 import contextlib
@@ -26,13 +26,14 @@ USER_FILE = ".crewai_user.json"
 # Where programs and our own things are: no import keeps them.
 ELSEWHERE = (
     "PATH", "VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "UV_NO_SYNC", "UV_OFFLINE", "UV_CACHE_DIR", "UV_PYTHON",
-    "PYTHONPATH", STORAGE, "PWD", "OLDPWD", "SHLVL", "_", "MESHGATE_APP", "MESHGATE_SOCKET", "MESHGATE_PROJECT_ROOT",
-    "MESHGATE_INPUT", "MESHGATE_RUNNER",
+    "PYTHONPATH", STORAGE, "PWD", "OLDPWD", "SHLVL", "_", "MESHGATE_APP", "MESHGATE_SOCKET",
+    "MESHGATE_INPUT", "MESHGATE_PROJECT_ROOT", "MESHGATE_RUNNER",
 )  # fmt: skip
 # Read where Python does not see it, or by a look at all variables.
 PREFIXES = (
-    "PYTHON", "CREWAI_", "OTEL_", "GRPC_", "OPENSSL_", "SSL_", "LITELLM_", "OPENBLAS_", "OMP_", "MKL_", "LANG", "LC_",
-    "TZ", "HF_", "TOKENIZERS_", "RUST_", "ARROW_", "LANCE", "MALLOC_", "GLIBC_", "LD_", "COVERAGE_", "COV_",
+    "PYTHON", "CREWAI_", "OTEL_", "GRPC_", "OPENSSL_", "SSL_", "LITELLM_", "OPENBLAS_", "OMP_", "MKL_",
+    "LANG", "LC_", "TZ", "HF_", "TOKENIZERS_", "RUST_", "ARROW_", "LANCE", "MALLOC_", "GLIBC_", "LD_",
+    "COVERAGE_", "COV_",
 )  # fmt: skip
 SUFFIXES = ("_PROXY",)
 
@@ -70,7 +71,7 @@ class Preloaded:
         self._read |= _settings()
         self._storage_names = _where_kept(self._storage)
 
-    def differs(self, environ: "dict[str, str]") -> str:
+    def differs(self, environ: dict[str, str]) -> str:
         """The variable by which an import would have gone another way in a program's environment."""
         for name in sorted({*environ, *self._environ}):
             upper = name.upper()
@@ -113,8 +114,8 @@ class Hidden:
         self._specs = {name: module.__spec__ for name, module in self._modules.items()}
 
     def find_spec(
-        self, fullname: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
-    ) -> "importlib.machinery.ModuleSpec | None":
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
         """Python's import protocol."""
         del path, target
         spec = self._specs.get(fullname) if fullname in self._modules else None
@@ -126,16 +127,16 @@ class Hidden:
         found.cached = spec.cached
         return found
 
-    def create_module(self, spec: "importlib.machinery.ModuleSpec") -> ModuleType:
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         """The module as it was imported."""
         return self._modules[spec.name]
 
     def exec_module(self, module: ModuleType) -> None:
-        """All of CrewAI is there at once, as after an import of it; but nobody calls it before we have begun."""
+        """All of CrewAI is there at once, as after an import of it; nobody calls it before we have begun."""
         with self._lock:
             module.__spec__ = self._specs[module.__name__]
             if self in sys.meta_path:
-                sys.meta_path.remove(self)  # type: ignore[arg-type]
+                sys.meta_path.remove(self)
                 before = {name: sys.modules[name] for name in self._modules if name in sys.modules}
                 self._begin()
                 sys.modules.update(self._modules)
@@ -144,7 +145,7 @@ class Hidden:
 
 
 @contextlib.contextmanager
-def _noted(names: "set[str]") -> "Iterator[None]":
+def _noted(names: set[str]) -> Iterator[None]:
     """Notes which variables are read, also those that are not there."""
     environ = type(os.environ)
     get = environ.__getitem__
@@ -153,14 +154,14 @@ def _noted(names: "set[str]") -> "Iterator[None]":
         names.add(name)
         return get(self, name)
 
-    environ.__getitem__ = noted  # type: ignore[method-assign, assignment]
+    environ.__getitem__ = noted  # type: ignore[method-assign]
     try:
         yield
     finally:
         environ.__getitem__ = get  # type: ignore[method-assign]
 
 
-def _settings() -> "set[str]":
+def _settings() -> set[str]:
     """The variables of classes that take their values from all that are there, in either case."""
     module = sys.modules.get("pydantic_settings")
     classes: list[Any] = [] if module is None else [module.BaseSettings]
@@ -173,7 +174,7 @@ def _settings() -> "set[str]":
     return names | {name.upper() for name in names} | {name.lower() for name in names}
 
 
-def _where_kept(text: str) -> "list[tuple[dict[str, Any], str]]":
+def _where_kept(text: str) -> list[tuple[dict[str, Any], str]]:
     """The globals of modules that hold a text. Anywhere else it could not be changed."""
     found: list[tuple[dict[str, Any], str]] = []
     globals_of = {id(vars(module)) for module in list(sys.modules.values()) if isinstance(module, ModuleType)}

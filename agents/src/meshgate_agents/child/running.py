@@ -1,4 +1,5 @@
 """Runs a file, a module or a text as the interpreter does with `python FILE`, `-m MODULE` and `-c TEXT`."""
+# ruff: noqa: PTH100, PTH109, PTH113, PTH117, PTH118, PTH120, PTH123, PTH208 - text, as the interpreter has it
 
 import builtins
 import importlib.machinery
@@ -6,7 +7,7 @@ import os
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType, TracebackType
+from types import CodeType, ModuleType, TracebackType
 
 SUFFIXES = tuple(importlib.machinery.all_suffixes())
 CUSTOM = ("sitecustomize", "usercustomize")
@@ -23,7 +24,7 @@ class Program:
     """
 
     def __init__(
-        self, argv: "Sequence[str]", *, python: str, environ: "dict[str, str]", base: "Sequence[str]"
+        self, argv: Sequence[str], *, python: str, environ: dict[str, str], base: "Sequence[str]"
     ) -> None:
         self._argv, self._python, self._base = list(argv), python, list(base)
         self._environ = environ
@@ -36,7 +37,7 @@ class Program:
         Args:
             site: the folder of ours on PYTHONPATH.
         """
-        if not self._how and not os.path.isfile(self._what):  # noqa: PTH113 - given as text
+        if not self._how and not os.path.isfile(self._what):
             return f"{self._what} is no file"
         if site not in self._own_path():
             return "PYTHONPATH does not lead to the interception"
@@ -46,10 +47,10 @@ class Program:
                 return f"{folder} has a module {name}, which is imported already"
         return ""
 
-    def begin(self) -> "Callable[[], None]":
+    def begin(self) -> Callable[[], None]:
         """Sets the interpreter up; what it gives runs the program."""
         self._set_up()
-        return self._run
+        return self.run
 
     def _set_up(self) -> None:
         arguments = self._argv[3:] if self._how else self._argv[2:]
@@ -61,7 +62,8 @@ class Program:
         main.__dict__.update(__builtins__=builtins, __annotations__={}, __loader__=None)
         sys.modules["__main__"] = main
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """The program, to its end."""
         try:
             if self._how == "-m":
                 runpy._run_module_as_main(self._what)  # type: ignore[attr-defined]  # noqa: SLF001 - as `-m` does
@@ -73,41 +75,41 @@ class Program:
             _tell_without_us(error)
             raise
 
-    def _code(self) -> object:
+    def _code(self) -> CodeType:
         main = sys.modules["__main__"]
         if self._how == "-c":
-            main.__loader__ = importlib.machinery.BuiltinImporter  # type: ignore[assignment]
+            main.__loader__ = importlib.machinery.BuiltinImporter
             return compile(self._what, "<string>", "exec", dont_inherit=True)
         path = (
             self._what
             if os.path.isabs(self._what)
             else os.path.join(os.getcwd(), self._what.removeprefix("./"))
-        )  # noqa: PTH117, PTH118, PTH109, E501
+        )
         main.__file__ = path
         main.__dict__["__cached__"] = None
         main.__loader__ = importlib.machinery.SourceFileLoader("__main__", path)
-        with open(path, "rb") as file:  # noqa: PTH123 - as light as can be
+        with open(path, "rb") as file:
             return compile(file.read(), path, "exec", dont_inherit=True)
 
     def _first(self) -> str:
         if self._how == "-m":
-            return os.getcwd()  # noqa: PTH109 - as the interpreter has it
-        return "" if self._how else os.path.dirname(os.path.realpath(self._what))  # noqa: PTH120
+            return os.getcwd()
+        return "" if self._how else os.path.dirname(os.path.realpath(self._what))
 
-    def _own_path(self) -> "list[str]":
+    def _own_path(self) -> list[str]:
         entries = self._environ.get("PYTHONPATH", "").split(os.pathsep)
-        return [os.path.abspath(entry) for entry in entries if entry]  # noqa: PTH100 - as `site` does
+        return [os.path.abspath(entry) for entry in entries if entry]
 
-    def _folders(self) -> "list[str]":
+    def _folders(self) -> list[str]:
         """Where its own modules are, in front of all others."""
-        folders = [self._first() or os.getcwd(), *self._own_path()]  # noqa: PTH109
+        folders = [self._first() or os.getcwd(), *self._own_path()]
         if self._what.startswith("meshgate_"):  # a command of ours, which puts these in front
             root = self._environ.get("MESHGATE_PROJECT_ROOT", ".")
-            folders += [root, os.path.join(root, "src")]  # noqa: PTH118
+            folders += [root, os.path.join(root, "src")]
         return folders
 
 
-def _without_doubles(entries: "Sequence[str]") -> "list[str]":
+def _without_doubles(entries: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(entries))
 
 
@@ -126,26 +128,26 @@ def _shadowed(folder: str, site: str) -> str:
     return ""
 
 
-def _modules(folder: str) -> "Iterator[tuple[str, str]]":
+def _modules(folder: str) -> Iterator[tuple[str, str]]:
     """Names that can be imported from a folder, and the files that would be."""
     try:
-        entries = sorted(os.listdir(folder))  # noqa: PTH208
+        entries = sorted(os.listdir(folder))
     except OSError:
         return
     for entry in entries:
-        path = os.path.join(folder, entry)  # noqa: PTH118
+        path = os.path.join(folder, entry)
         suffix = next((suffix for suffix in SUFFIXES if entry.endswith(suffix)), "")
         if suffix:
             yield entry[: -len(suffix)], path
-        elif os.path.isfile(inside := os.path.join(path, "__init__.py")):  # noqa: PTH113, PTH118
+        elif os.path.isfile(inside := os.path.join(path, "__init__.py")):
             yield entry, inside
 
 
 def _tell_without_us(error: BaseException) -> None:
     """Has an uncaught exception told as if nothing of ours were below it; the interpreter does the rest."""
-    hook, own = sys.excepthook, Program._run.__code__
+    hook, own = sys.excepthook, Program.run.__code__
 
-    def once(kind: "type[BaseException]", value: BaseException, where: "TracebackType | None") -> None:
+    def once(kind: type[BaseException], value: BaseException, where: TracebackType | None) -> None:
         sys.excepthook = hook
         while where is not None and where.tb_frame.f_code is not own:
             where = where.tb_next

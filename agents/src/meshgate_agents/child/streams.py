@@ -23,7 +23,7 @@ def renew() -> None:
 
 def _made(number: int, name: str, before: io.TextIOWrapper) -> io.TextIOWrapper:
     raw = io.FileIO(number, "r" if number == 0 else "w", closefd=False)
-    raw.name = name  # type: ignore[misc]
+    raw.name = name
     buffer = io.BufferedReader(raw) if number == 0 else io.BufferedWriter(raw)
     made = io.TextIOWrapper(
         buffer,

@@ -48,7 +48,7 @@ class Child:
     """A program that was started.
 
     Attributes:
-        popen: it is our child, or was forked from elsewhere; either way its pid is its own until `poll` tells.
+        popen: our child, or forked from elsewhere; either way its pid is its own until `poll` tells.
     """
 
     popen: "subprocess.Popen[bytes] | Forked"

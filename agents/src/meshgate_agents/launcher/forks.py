@@ -29,7 +29,7 @@ LOST = -int(signal.SIGKILL)  # the kernel kills the program when its keeper dies
 _UCRED = struct.Struct("3i")
 
 
-class NotForked(Exception):  # noqa: N818 - it is no error
+class NotForked(Exception):
     """Why a program is executed."""
 
 
