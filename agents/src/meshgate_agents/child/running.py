@@ -83,7 +83,7 @@ class Program:
         path = (
             self._what
             if os.path.isabs(self._what)
-            else os.path.join(os.getcwd(), self._what.removeprefix("./"))
+            else os.path.join(os.getcwd(), self._what)
         )
         main.__file__ = path
         main.__dict__["__cached__"] = None
@@ -151,7 +151,8 @@ def _tell_without_us(error: BaseException) -> None:
         sys.excepthook = hook
         while where is not None and where.tb_frame.f_code is not own:
             where = where.tb_next
-        where = where.tb_next if where is not None else None
+        while where is not None and where.tb_frame.f_globals is globals():  # that of `compile` too
+            where = where.tb_next
         hook(kind, value.with_traceback(where), where)
 
     sys.excepthook = once
