@@ -24,23 +24,23 @@ from meshgate_identities import attestation
 HOME = tempfile.gettempdir()  # as the launchers of these tests have it
 EXECUTED = "executed, not forked"
 LOOK = """
-import json, os, resource, signal, sys
+import ctypes, json, os, resource, signal, sys
 lines = open("/proc/self/status").read().splitlines()
 status = dict(line.split(":\\t", 1) for line in lines if ":\\t" in line)
 main = sys.modules["__main__"]
 attributes = ("__name__", "__file__", "__package__", "__cached__", "__doc__")
 seen = {
     "argv": sys.argv, "orig": sys.orig_argv, "path": sys.path, "cwd": os.getcwd(), "python": sys.executable,
-    "environ": {k: v for k, v in sorted(os.environ.items()) if k != "MESHGATE_SOCKET"}, "name": status["Name"],
+    "environ": {k: v for k, v in sorted(os.environ.items()) if k != "MESHGATE_SOCKET"},
     "main": {name: str(getattr(main, name, "-")) for name in attributes},
     "spec": getattr(main.__spec__, "name", None), "same": main.__dict__ is globals(), "flags": str(sys.flags),
     "loader": getattr(main.__loader__, "__name__", type(main.__loader__).__name__),
     "names": sorted(k for k in globals() if k.startswith("__")),
     "ignored": status["SigIgn"], "caught": hex(int(status["SigCgt"], 16) & 0x7fffffff),
-    "blocked": status["SigBlk"], "threads": status["Threads"],
+    "blocked": status["SigBlk"], "name": status["Name"], "threads": status["Threads"],
     "fds": sorted(map(int, os.listdir("/proc/self/fd"))), "limit": resource.getrlimit(resource.RLIMIT_NOFILE),
     "leads its group": os.getpgrp() == os.getpid(), "leads its session": os.getsid(0) == os.getpid(),
-    "umask": os.umask(0o22), "nice": os.nice(0), "dumpable": os.stat("/proc/self").st_uid,
+    "umask": os.umask(0o22), "nice": os.nice(0), "dumpable": ctypes.CDLL(None).prctl(3, 0, 0, 0, 0),
     "oom": open("/proc/self/oom_score_adj").read(),
     "crewai": sorted(name for name in sys.modules if name.startswith("crewai")),
     "streams": [(s.name, s.encoding, s.errors, s.line_buffering, s.mode, s.newlines, s.seekable())
@@ -105,17 +105,17 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "an abort": ("-c", "import os; os.abort()"),
     "an interrupt": ("-c", "import os, signal; os.kill(os.getpid(), signal.SIGINT); signal.pause()"),
     "a broken pipe": ("-c", "import os; r, w = os.pipe(); os.close(r); os.write(w, b'x')"),
-    "at exit": ("-c", "import atexit, sys; atexit.register(print, 'bye'); print('unflushed', end=''); sys.exit(3)"),
-    "threads": ("-c", "import threading, time; threading.Thread(target=lambda: (time.sleep(.2), print(2))).start()"),
-    "a thread's exception": ("-c", "import threading; threading.Thread(target=lambda: 1 / 0, name='t').start()"),
+    "at exit": ("-c", "import atexit, sys; atexit.register(print, 'bye'); print('x', end=''); sys.exit(3)"),
+    "threads": ("-c", "import threading as t, time; t.Thread(target=lambda: time.sleep(.2)).start()"),
+    "a thread's exception": ("-c", "import threading as t; t.Thread(target=lambda: 1 / 0).start()"),
     "input": ("-c", "print(repr(input('? ')))"),
     "several processes": ("multi.py",),
-    "a subprocess": ("-c", "import subprocess as s, sys; print(s.run([sys.executable, 'look.py']).returncode)"),
+    "a subprocess": ("-c", "import subprocess, sys; subprocess.run([sys.executable, 'look.py'])"),
     "CrewAI": ("crew.py",),
     "warnings": ("-c", "import warnings; warnings.warn('w', DeprecationWarning)"),
     "a log": ("-c", "import logging; logging.warning('w'); logging.getLogger('a').info('i')"),
     "a flag": ("-O", "-c", "print(__debug__)"),
-    "standard error in bytes": ("-c", "import sys; sys.stderr.buffer.write(b'\\xc3\\xa4'); sys.stdout.buffer.write(b'x')"),
+    "standard error in bytes": ("-c", "import sys; sys.stderr.buffer.write(b'\\xc3\\xa4')"),
 }  # fmt: skip
 
 
@@ -261,7 +261,7 @@ def test_a_forked_program_has_nothing_open_but_its_streams(desk) -> None:
 
 
 def test_who_may_ask_is_whom_the_supervisor_named(desk, tmp_path) -> None:
-    """This process, until it is named, and what descends from it, are refused; it itself is not, once named."""
+    """This process is refused until it is named, and what descends from it always."""
     with program_server(tmp_path) as server:
         assert not _taken(server.path)
         server.admit(attestation.process(os.getpid()))
@@ -356,8 +356,12 @@ def test_a_program_outlives_the_server(desk, tmp_path) -> None:
         assert EXECUTED not in desk.python("print(1)", **PROGRAM).err
 
 
-def test_a_process_that_does_not_import_crewai_does_not_say_so(desk) -> None:
-    """CrewAI is in its memory, but to its launcher it is what it does that counts."""
+def test_a_forked_program_says_when_it_imports_crewai(desk) -> None:
+    """CrewAI is in its memory from the start, but what counts is what the program does."""
+    text = "import threading; print(threading.active_count()); import crewai; print(threading.active_count())"
+    ended = desk.python(text)
+    assert (ended.status, ended.out.split()) == (0, ["1", "2"])  # from then on it gives signs of life
+    assert "imports CrewAI" in ended.err
     ended = desk.python("print('no crew')")
     assert ended.status == 125
     assert "no process of it imported CrewAI" in ended.err
@@ -404,23 +408,39 @@ def test_modules_of_the_program_may_start_threads(desk, tmp_path) -> None:
 
 def test_a_server_whose_imports_start_threads_serves_nobody(tmp_path) -> None:
     """A thread would be missing in every program: the log says so, and programs are executed."""
-    (tmp_path / "crewai").mkdir()
-    (tmp_path / "crewai" / "__init__.py").write_text(
-        "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
-    )
+    text = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+    done = _served(tmp_path, text)
+    assert done.returncode == 1
+    assert "an import started threads" in done.stderr
+
+
+def test_a_server_refuses_inspection_before_it_imports(tmp_path) -> None:
+    """Who could look into it could change what programs are; its keepers have that from it."""
+    done = _served(tmp_path, "import ctypes\nraise SystemExit(str(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)))\n")
+    assert done.stderr == "0\n"
+
+
+def test_a_server_that_cannot_change_the_storage_folder_serves_nobody(tmp_path) -> None:
+    """Were it kept where we cannot reach, all programs would have one folder."""
+    done = _served(tmp_path, "import os\nkept = [[os.environ['CREWAI_STORAGE_DIR']]]\n")
+    assert (done.returncode, done.stderr[:46]) == (1, "this CrewAI keeps its storage folder in a list")
+
+
+def _served(folder: Path, crewai: str) -> subprocess.CompletedProcess[str]:
+    """A fork server with a CrewAI of the test's, which nobody asks."""
+    (folder / "crewai").mkdir()
+    (folder / "crewai" / "__init__.py").write_text(crewai)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         fd = str(theirs.fileno())
-        done = subprocess.run(
-            [sys.executable, "-m", "meshgate_forks", fd, fd, str(tmp_path), "crewai"],
+        return subprocess.run(
+            [sys.executable, "-m", "meshgate_forks", fd, fd, str(folder), "crewai"],
             env={
-                "PATH": os.defpath, "CREWAI_STORAGE_DIR": str(tmp_path / "none"),
-                "PYTHONPATH": os.pathsep.join((str(SITE_FOLDER), str(tmp_path))),
+                "PATH": os.defpath, "CREWAI_STORAGE_DIR": str(folder / "none"),
+                "PYTHONPATH": os.pathsep.join((str(SITE_FOLDER), str(folder))),
             },
             pass_fds=[theirs.fileno()], capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
-    assert done.returncode == 1
-    assert "an import started threads" in done.stderr
 
 
 BEFORE = """
@@ -435,7 +455,7 @@ def leak(x: str) -> str:
     print("the body ran", flush=True)
     return x
 
-asked = {"tool": lambda: leak.run(x="1"), "model": lambda: LLM(model="openai/gpt-4o", api_key="k").call("hello")}
+asked = {"tool": lambda: leak.run(x="1"), "model": lambda: LLM(model="openai/gpt-4o", api_key="k").call("hi")}
 asked[sys.argv[1]]()
 print("came back", flush=True)
 """

@@ -80,11 +80,7 @@ class Program:
         if self._how == "-c":
             main.__loader__ = importlib.machinery.BuiltinImporter
             return compile(self._what, "<string>", "exec", dont_inherit=True)
-        path = (
-            self._what
-            if os.path.isabs(self._what)
-            else os.path.join(os.getcwd(), self._what)
-        )
+        path = self._what if os.path.isabs(self._what) else os.path.join(os.getcwd(), self._what)
         main.__file__ = path
         main.__dict__["__cached__"] = None
         main.__loader__ = importlib.machinery.SourceFileLoader("__main__", path)
