@@ -11,8 +11,7 @@ import threading
 import pytest
 from agents.test_launcher_bounds import Remembering, eventually, made
 from meshgate_agents.child.framing import receive, send
-from meshgate_agents.launcher import budget
-from meshgate_agents.launcher import session as sessions
+from meshgate_agents.launcher import budget, conversations
 from meshgate_agents.launcher.budget import Budget
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import AttemptEnded
@@ -51,7 +50,7 @@ def test_a_program_that_holds_too_much_ends_its_attempt(tmp_path, monkeypatch) -
     """With the reason, before the bytes are read; its signs of life are answered all the while."""
     monkeypatch.setattr(budget, "SESSION_BYTES", 200_000)
     monkeypatch.setattr(budget, "WAIT_SECONDS", 0.1)
-    monkeypatch.setattr(sessions, "admit", lambda *_: os.getpid())
+    monkeypatch.setattr(conversations, "admit", lambda *_: os.getpid())
     session = made(Remembering())
     reasons: list[AttemptEnded] = []
     session._on_end = reasons.append
@@ -66,7 +65,7 @@ def test_a_program_that_holds_too_much_ends_its_attempt(tmp_path, monkeypatch) -
         assert "requests are under way, 200000 at most" in str(reasons[0])
         send(peers[2], {"op": "alive"})
         peers[2].settimeout(20)
-        assert receive(peers[2]) == {"state": "ok"}
+        assert receive(peers[2])["state"] == "ok"
     finally:
         for peer in peers:
             peer.close()

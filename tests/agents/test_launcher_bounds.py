@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from meshgate_agents.child.framing import receive, send
-from meshgate_agents.launcher import recorded, supervise
+from meshgate_agents.launcher import conversations, recorded, supervise
 from meshgate_agents.launcher import session as sessions
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import Differs, RunHeld
@@ -54,20 +54,20 @@ def eventually(check: Any, seconds: float = 20.0) -> None:
 def test_a_session_holds_so_many_conversations(tmp_path, monkeypatch) -> None:
     """A child that connects without end gets no further thread; one that ends makes room."""
     admitted: list[int] = []
-    monkeypatch.setattr(sessions, "MAX_CONVERSATIONS", 2)
-    monkeypatch.setattr(sessions, "admit", lambda *_: admitted.append(1) or os.getpid())
+    monkeypatch.setattr(conversations, "MAX_CONVERSATIONS", 2)
+    monkeypatch.setattr(conversations, "admit", lambda *_: admitted.append(1) or os.getpid())
     session = made(Remembering())
     path = str(session.listen(tmp_path))
     peers = [socket.socket(socket.AF_UNIX) for _ in range(6)]
     try:
         for peer in peers:
             peer.connect(path)
-        eventually(lambda: len(admitted) == 2 and session._conversations._value == 0)
+        eventually(lambda: len(admitted) == 2 and session._conversations._room._value == 0)
         send(peers[5], {"op": "alive"})
         for silent in peers[:4]:
             silent.close()
         peers[5].settimeout(20)
-        assert receive(peers[5]) == {"state": "ok"}
+        assert receive(peers[5]) == {"state": "ok", "keep": True}
     finally:
         for peer in peers:
             peer.close()
@@ -218,7 +218,7 @@ def test_a_socket_that_cannot_be_opened_leaves_nothing(tmp_path, monkeypatch, st
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Broken, step, fail)
-    monkeypatch.setattr(sessions.socket, "socket", Broken)
+    monkeypatch.setattr(conversations.socket, "socket", Broken)
     session = made(Remembering())
     with pytest.raises(OSError, match="No space left"):
         session.listen(tmp_path)

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import progress
 from .call_ids import without_addresses
-from .channel import Channel, end_process
+from .channel import Begun, Channel, end_process
 from .framing import Message
 from .replies import NoForm, decode, encode
 from .scopes import Scope, model_step
@@ -67,6 +67,7 @@ class ModelCall:
         self._last: Any = listed[-1] if listed else ""
         self.messages = without_addresses([_json(message) for message in listed])
         self._digest = self._content()
+        self.begun: Begun | None = None  # where its reply is told, when it was begun without a question
         self.step = model_step(scope=scope, content=self._digest)
 
     def _content(self) -> str:
@@ -112,11 +113,18 @@ class ModelJournal:
 
     def __init__(self, *, channel: Channel) -> None:
         self._channel = channel
+        self._fresh = False  # whether the launcher says that nothing is recorded of what comes now
 
     def recorded(self, call: ModelCall) -> "tuple[Any] | None":
         """The reply that an earlier attempt got, in a tuple of one; None when the call goes live."""
-        answer = self._channel.ask({"op": "model", "step": call.step, "about": call.about})
+        begin = {"op": "model", "step": call.step, "about": call.about}
+        if self._fresh:
+            call.begun = self._channel.begin({**begin, "wait": False})
+            if call.begun is not None:
+                return None
+        answer = self._channel.ask(begin)
         if answer.get("state") == "live":
+            self._fresh = answer.get("fresh") is True
             return None
         try:
             entry = json.loads(answer["reply"])
@@ -130,7 +138,7 @@ class ModelJournal:
 
     def gave_up(self, call: ModelCall) -> None:
         """The model gave no reply; the step is not under way any more."""
-        self._channel.ask({"op": "gave_up", "step": call.step})
+        (call.begun or self._channel).ask({"op": "gave_up", "step": call.step})
 
     def record(self, call: ModelCall, reply: Any, trace: Trace, milliseconds: int) -> None:
         """Records a reply; durable when this returns."""
@@ -141,15 +149,9 @@ class ModelJournal:
             self._channel.ask({"op": "unfit", "reply": type(reply).__qualname__})
             end_process(f"a reply cannot be journaled, so the run could not be resumed: {error}")
         request = json.dumps(call.request(), ensure_ascii=False)
-        self._channel.ask(
-            {
-                "op": "reply",
-                "step": call.step,
-                "request": request,
-                "reply": text,
-                "milliseconds": milliseconds,
-            }
-        )
+        told = {"op": "reply", "step": call.step, "request": request, "reply": text}
+        answer = (call.begun or self._channel).ask({**told, "milliseconds": milliseconds})
+        self._fresh = answer.get("fresh") is True
         progress.step(kind="model", what=call.name, replayed=False)
 
 

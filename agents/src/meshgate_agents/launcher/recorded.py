@@ -30,7 +30,7 @@ class Recorded:
     def unasked(self) -> int:
         """Steps that nobody has asked for."""
         with self._lock:
-            return len(self._entries.keys() - self._asked)
+            return len(self._entries) - len(self._asked)
 
     @property
     def expected(self) -> int:

@@ -1,8 +1,5 @@
-"""The private socket of one run: admits its processes, answers their requests, stamps run and attempt."""
+"""What the processes of one run ask for: answered from its journal, or stamped with run and attempt."""
 
-import contextlib
-import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -10,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from meshgate_agents.child.framing import BadFrame, Message, receive, send
-from meshgate_agents.launcher import budget, requests
+from meshgate_agents.child.framing import BadFrame, Message
+from meshgate_agents.launcher import requests
 from meshgate_agents.launcher.children import Child
-from meshgate_agents.launcher.errors import AttemptEnded, Differs, LauncherError, PeerRefused, RunFull
+from meshgate_agents.launcher.conversations import FIRST_FRAME_SECONDS, PAUSED_POLL_SECONDS, Conversations
+from meshgate_agents.launcher.errors import AttemptEnded, Differs, RunFull
 from meshgate_agents.launcher.gateway import (
     Answer,
     Call,
@@ -24,7 +22,6 @@ from meshgate_agents.launcher.gateway import (
     until_available,
 )
 from meshgate_agents.launcher.own_tools import OwnTools
-from meshgate_agents.launcher.peers import admit
 from meshgate_agents.launcher.recorded import Recorded
 from meshgate_agents.launcher.tools import Refusal, ToolMap
 from meshgate_agents.launcher.turns import Turns
@@ -32,14 +29,10 @@ from meshgate_agents.launcher.vitals import Vitals
 
 T = TypeVar("T")
 
-MAX_SOCKET_PATH_BYTES = 107  # sun_path holds 108 with its final zero
-FIRST_FRAME_SECONDS = 10.0  # a peer that connects and stays silent is dropped
-PAUSED_POLL_SECONDS = 0.2
 MAX_STEP_BYTES = (
     3_145_728  # the gateway's own bound, which a test compares: a larger message is not even read
 )
 MAX_RESULT_BYTES = 1_048_576  # as much as a run's input
-MAX_CONVERSATIONS = 128  # at once; each is a thread. A crew's worst is a call per item of kickoff_for_each
 MAX_MILLISECONDS = 2**31 - 1
 
 
@@ -88,9 +81,9 @@ class Session:
         self._child: Child | None = None
         self._child_known = threading.Event()
         self.vitals = Vitals()
-        self._listener: socket.socket | None = None
-        self._budget = budget.Budget(budget.SESSION_BYTES, above=budget.PROCESS)
-        self._conversations = threading.BoundedSemaphore(MAX_CONVERSATIONS)
+        self._conversations = Conversations(
+            belongs=self._belongs, answer=self._answer, on_end=self._give_up, stopped=self._stopped, note=note
+        )
         self.recall(journal)
 
     def recall(self, journal: Iterable[Entry]) -> None:
@@ -150,36 +143,8 @@ class Session:
             self._paused_at = 0.0
 
     def listen(self, directory: Path) -> Path:
-        """Opens the socket in a new private folder and serves it.
-
-        Returns:
-            The socket's path.
-
-        Raises:
-            LauncherError: the path would be longer than the kernel takes.
-        """
-        folder = Path(tempfile.mkdtemp(prefix="a", dir=directory))  # mkdtemp makes it 0700
-        path = folder / "s"
-        if len(bytes(path)) > MAX_SOCKET_PATH_BYTES:
-            folder.rmdir()
-            raise LauncherError(f"{path} is too long for a socket; choose a shorter socket_dir")
-        try:
-            self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self._listener.bind(str(path))
-            self._listener.listen(128)
-        except OSError:
-            self._abandon(folder)
-            raise
-        threading.Thread(target=self._serve, args=(self._listener,), name="session", daemon=True).start()
-        return path
-
-    def _abandon(self, folder: Path) -> None:
-        """Leaves nothing of a socket that could not be opened."""
-        if self._listener:
-            self._listener.close()
-            self._listener = None
-        (folder / "s").unlink(missing_ok=True)
-        folder.rmdir()
+        """Opens the socket in a new private folder and serves it; see there."""
+        return self._conversations.listen(directory)
 
     def serve_only(self, child: Child) -> None:
         """Admits this program and what descends from it. Nobody is admitted before."""
@@ -194,59 +159,7 @@ class Session:
         """Stops serving; calls that are being asked again give up, and nothing ends an attempt any more."""
         with self._lock:
             self._stopped.set()
-        if self._listener:
-            path = Path(self._listener.getsockname())
-            with contextlib.suppress(OSError):
-                self._listener.shutdown(
-                    socket.SHUT_RDWR
-                )  # `close` alone leaves `accept` waiting, and us in memory
-            self._listener.close()
-            with contextlib.suppress(OSError):  # a program may have put something beside it
-                path.unlink(missing_ok=True)
-                path.parent.rmdir()
-
-    def _serve(self, listener: socket.socket) -> None:
-        """Takes connections while there is room; who comes later waits in the kernel's queue."""
-        while True:
-            self._conversations.acquire()
-            try:
-                connection, _ = listener.accept()
-            except OSError as error:
-                self._conversations.release()
-                if self._stopped.wait(PAUSED_POLL_SECONDS):
-                    return  # closed
-                self._note(f"a connection on the private socket was not taken: {error}")
-                continue
-            try:
-                threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
-            except RuntimeError as error:  # the asker sees its connection closed
-                self._conversations.release()
-                connection.close()
-                self._note(f"a connection on the private socket was not served: {error}")
-
-    def _converse(self, connection: socket.socket) -> None:
-        """One request, one answer."""
-        try:
-            self._conversed(connection)
-        finally:
-            self._conversations.release()
-
-    def _conversed(self, connection: socket.socket) -> None:
-        with connection, self._budget.loan() as loan:
-            try:
-                pid = admit(connection, self._belongs)
-                connection.settimeout(FIRST_FRAME_SECONDS)
-                request = receive(connection, loan.take)
-                connection.settimeout(None)
-                if request is not None:
-                    send(connection, self._answer(request, pid))
-            except PeerRefused as error:
-                self._note(f"refused a process on the private socket: {error}")
-            except (OSError, BadFrame) as error:
-                self._note(f"a conversation with a child broke: {type(error).__name__}: {error}")
-            except AttemptEnded as error:
-                self._give_up(error)
-                self._stopped.wait()  # the child waits until it is killed
+        self._conversations.close()
 
     def _give_up(self, error: AttemptEnded) -> None:
         """Ends the attempt; once this session is closed, another one may be under way."""
@@ -254,7 +167,7 @@ class Session:
             if not self._stopped.is_set():
                 self._on_end(error)
 
-    def _answer(self, request: Message, pid: int) -> Message:
+    def _answer(self, request: Message, pid: int) -> Message | None:
         operation = request.get("op")
         if operation == "alive":
             self.vitals.beat(pid)
@@ -284,8 +197,11 @@ class Session:
             self.result = data
         return {"state": "ok"}
 
-    def _step(self, operation: str, request: Message, step: Step) -> Message:
-        """Answers from the journal, or does it. A live model call is under way until its reply is told."""
+    def _step(self, operation: str, request: Message, step: Step) -> Message | None:
+        """Answers from the journal, or does it. A live model call is under way until its reply is told.
+
+        None for the begin of a model call that said beforehand that it waits for no answer, see `_fresh`.
+        """
         if operation in ("reply", "gave_up") and self._live_steps:
             return self._model_ended(operation, request, step)
         if operation == "ran":
@@ -299,7 +215,7 @@ class Session:
             return {"state": "live"}  # a step that has steps of its own within; it begins when it is told
         self._begun(step)
         if operation == "model":
-            return {"state": "live"}
+            return {"state": "live", "fresh": self._fresh()} if request.get("wait", True) else None
         try:
             return self._call(request, step)
         finally:
@@ -325,6 +241,10 @@ class Session:
             return self._reply(request, step) if operation == "reply" else {"state": "ok"}
         finally:
             self._ended(step)
+
+    def _fresh(self) -> bool:
+        """Whether the next model call need not ask first: nothing is recorded of it, and nobody pauses."""
+        return self._live_steps and not self._paused_at and not self._journal.unasked
 
     def _begun(self, step: Step) -> None:
         """Takes a step up; while the run is being paused it waits for the end, or until that is lifted."""
@@ -377,7 +297,7 @@ class Session:
         run_id, attempt = self._attempt.run_id, self._attempt.number
         self._ask(lambda: self._gateway.append(run_id=run_id, attempt=attempt, step=step, given=given))
         self._finished(replayed=False)
-        return {"state": "ok"}
+        return {"state": "ok", "fresh": self._fresh()}
 
     def _left_out(self, key: str, tool: str) -> str:
         self._journal.asked_live(key, tool)
