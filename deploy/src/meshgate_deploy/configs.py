@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from meshgate_identities.tls import gateway_dns_name
@@ -120,6 +121,7 @@ def launcher(  # noqa: PLR0913 - what one run is made of
     env: Mapping[str, str],
     run_id: str | None,
     replay: bool = False,
+    fork_servers: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """An agent launcher's, for one run."""
     kind = manifest.runners[app]
@@ -150,6 +152,7 @@ def launcher(  # noqa: PLR0913 - what one run is made of
         "stall_seconds": runner.stall_seconds,
         "replay": replay,
         "isolation": _isolation(manifest, state, app, env),
+        "fork_servers": dict(fork_servers),
     }
 
 
@@ -163,11 +166,21 @@ def worker(  # noqa: PLR0913 - what one worker is made of
     sidecar: str,
     definitions: Mapping[str, Mapping[str, Any]],
     env: Mapping[str, str],
+    fork_servers: Mapping[str, str],
 ) -> dict[str, Any]:
     """One of an app's workers: a launcher's for any run, what the app runs by itself, and its own sidecar."""
     return {
-        **launcher(manifest, state, app, target=target, definitions=definitions, env=env, run_id=None),
-        "command": _resolved(manifest, app, env),
+        **launcher(
+            manifest,
+            state,
+            app,
+            target=target,
+            definitions=definitions,
+            env=env,
+            run_id=None,
+            fork_servers=fork_servers,
+        ),
+        "command": resolved_command(manifest, app, env),
         "runs_at_once": manifest.runner(app).runs_at_once,
         "dapr": _sidecar(state, name, sidecar),
         "ready_file": str(ready_file(state, name)),
@@ -190,7 +203,7 @@ def crews_of(manifest: Manifest, app: str) -> dict[str, str]:
     return {one.crew: manifest.crews[one.crew].crew for one in manifest.isolated if one.app == app}
 
 
-def _resolved(manifest: Manifest, app: str, env: Mapping[str, str]) -> list[str]:
+def resolved_command(manifest: Manifest, app: str, env: Mapping[str, str]) -> list[str]:
     """The same by its interpreter itself: what leads there, as a shim does, needs more than it may read."""
     command = own_command(manifest, app, env)
     if app in manifest.programs or manifest.isolation == "none":

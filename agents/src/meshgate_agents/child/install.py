@@ -1,7 +1,8 @@
 """Puts everything of the child's side in place; called once, at interpreter start.
 
 Every interpreter below a launcher passes here, most of them never import CrewAI: so nothing is
-imported before one of CrewAI's modules was executed.
+imported before one of CrewAI's modules was executed. A process that imports CrewAI tells its launcher so
+then. In a fork server that is put off: `postpone` before the import, `begin` in each process that it becomes.
 """
 
 import os
@@ -37,13 +38,35 @@ def install() -> None:
     )
 
 
+class _Reports:
+    """Whether an import is told to the launcher."""
+
+    at_import = True
+
+
+def postpone() -> None:
+    """CrewAI is imported here for other processes, before any of them has a launcher."""
+    from . import channel
+
+    _Reports.at_import = False
+    channel.postpone()
+
+
+def begin() -> None:
+    """The process that this one has become imports CrewAI now."""
+    from .channel import from_environment
+
+    _report(from_environment())
+
+
 def _base_tool(module: Any) -> None:
     from . import interception, restored_tools
     from .brokering import Broker
     from .channel import from_environment
 
     channel = from_environment()
-    _report(channel)
+    if _Reports.at_import:
+        _report(channel)
     broker = Broker(channel=channel)
     interception.intercept(module.BaseTool, broker)
     restored_tools.intercept(module, broker)

@@ -14,6 +14,7 @@ from meshgate_identities.hardening import refuse_inspection
 from meshgate_agents.launcher import budget, inputs, peers
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import LauncherError
+from meshgate_agents.launcher.forks import Forks
 from meshgate_agents.launcher.gateway import Gateway
 from meshgate_agents.launcher.identity import connect
 from meshgate_agents.launcher.launch import Launch, say
@@ -55,7 +56,8 @@ def run(arguments: Sequence[str], *, connect: Connect) -> int:
         with connect(settings) as gateway:
             kind = Replay if settings.replay else Launch
             program = Program(command=tuple(command))
-            return kind(settings=settings, gateway=gateway, program=program, children=Children()).run()
+            children = Children(Forks(settings.fork_servers, say))
+            return kind(settings=settings, gateway=gateway, program=program, children=children).run()
     except (LauncherError, OSError) as error:
         following = getattr(error, "next_step", "")
         say(str(error) + (f"\n  next: {following}" if following else ""))

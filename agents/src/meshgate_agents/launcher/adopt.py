@@ -4,7 +4,8 @@
 
 It makes itself a subreaper, and one that dies with the process above it, which both outlive exec, and
 becomes the command. So whoever descends from the
-program stays below it until it ends, and can be told from the processes of another run.
+program stays below it until it ends, and can be told from the processes of another run. A program that is
+forked and not executed calls `prepare` itself.
 
 RULES is what `child/confine.py` reads, or nothing where the manifest says `isolation: none`.
 """
@@ -25,26 +26,31 @@ FAILED = 125
 CONFINE = Path(__file__).resolve().parent.parent / "child" / "confine.py"
 
 
-def main(descriptors: str, rules: str, command: list[str]) -> None:
-    """Becomes the command; returns only when that is not possible."""
+def prepare(descriptors: int, rules: str) -> bool:
+    """What holds for a program, however it begins; False when the kernel refuses, and nothing may begin."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (int(descriptors), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
     libc = ctypes.CDLL(None)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        return
-    above = os.getppid()
+        return False
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OUT_OF_MEMORY_FIRST)
+    if rules and not _confined(rules):
+        return False
+    # After that: a user namespace of its own takes the wish away.
+    return bool(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0)
+
+
+def main(descriptors: str, rules: str, command: list[str]) -> None:
+    """Becomes the command; returns only when that is not possible."""
+    above = os.getppid()
+    if not prepare(int(descriptors), rules) or os.getppid() != above:
+        return
     for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(ignored_by_python, signal.SIG_DFL)
     # As it was given: an interpreter that starts in the C locale adds a variable of its own.
     given = (item.partition(b"=") for item in Path("/proc/self/environ").read_bytes().split(b"\0") if item)
     environment = {name: value for name, _, value in given}
-    if rules and not _confined(rules):
-        return
-    # After that: a user namespace of its own takes the wish away.
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0 or os.getppid() != above:
-        return
     try:
         os.execvpe(command[0], command, environment)  # noqa: S606 - the program itself
     except OSError as error:

@@ -80,6 +80,7 @@ class Settings:
     Attributes:
         colleagues: the agents of the app's crews that are apps, itself among them.
         crews: of an agent's app: where each of its crews is built.
+        fork_servers: by interpreter, the socket of the process from which programs that it runs are forked.
     """
 
     app: str
@@ -102,6 +103,7 @@ class Settings:
     isolation: Isolation | None
     colleagues: tuple[Colleague, ...] = ()
     crews: Mapping[str, str] = field(default_factory=dict)
+    fork_servers: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def spiffe_id(self) -> str:
@@ -152,6 +154,7 @@ def _settings(raw: Mapping[str, Any]) -> Settings:
         colleagues=tuple(_colleague(item) for item in raw.get("colleagues") or ()),
         crews={str(name): str(reference) for name, reference in (raw.get("crews") or {}).items()},
         isolation=_isolation(raw["isolation"]),
+        fork_servers={str(k): Path(v) for k, v in raw.get("fork_servers", {}).items()},
     )
 
 

@@ -19,6 +19,7 @@ from meshgate_identities.hardening import refuse_inspection
 from meshgate_agents.launcher import budget, inputs, peers
 from meshgate_agents.launcher.children import Children
 from meshgate_agents.launcher.errors import LauncherError
+from meshgate_agents.launcher.forks import Forks
 from meshgate_agents.launcher.identity import connect
 from meshgate_agents.launcher.launch import say
 from meshgate_agents.worker import settings
@@ -57,7 +58,7 @@ def _serve(config: Settings, stop: threading.Event) -> None:
     token = settings.read_token(config.api_token_file)
     peers.become_subreaper()
     inputs.sweep(config.play.socket_dir)
-    children = Children()
+    children = Children(Forks(config.play.fork_servers, say))
     with connect(config.play) as gateway:
         plays = Plays(
             settings=config.play,
