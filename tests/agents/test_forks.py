@@ -435,8 +435,9 @@ def test_where_a_home_cannot_be_changed_a_program_is_executed(tmp_path) -> None:
     text = "import os\nkept = [[os.environ['HOME']]]\n"
     (tmp_path / "crewai").mkdir()
     (tmp_path / "crewai" / "__init__.py").write_text(text)
+    (tmp_path / "asks.py").write_text(ELSEWHERE)
     done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE], capture_output=True, text=True, check=False, timeout=60,
+        [sys.executable, str(tmp_path / "asks.py")], capture_output=True, text=True, check=False, timeout=60,
         env={
             "PATH": os.defpath, "HOME": "/h", "CREWAI_STORAGE_DIR": str(tmp_path / "none"),
             "PYTHONPATH": os.pathsep.join((str(SITE_FOLDER), str(tmp_path))),

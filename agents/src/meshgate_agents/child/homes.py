@@ -38,7 +38,7 @@ class Homes:
     def look(self) -> None:
         """Finds who keeps them, once everything is imported."""
         self._kept = [found for owner in _owners() for found in self._of(owner)]
-        lost = {name for name, mark in self._marks.items() if self._elsewhere(mark)}
+        lost = [name for name in VARIABLES if self._elsewhere(self._marks[name])]
         # A cache may be found from home: what keeps one may keep the other.
         self.elsewhere = frozenset() if lost else frozenset({*VARIABLES, USER_BASE})
 
