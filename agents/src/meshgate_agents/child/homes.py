@@ -77,11 +77,17 @@ class Homes:
         known |= {id(os.environ._data)}  # type: ignore[attr-defined]  # noqa: SLF001 - where it comes from
         known |= {id(found) for found in self._kept}
         for thing in gc.get_objects():
-            if id(thing) in known or type(thing).__name__ == "frame":
-                continue
-            if any(type(held) is str and mark in held for held in gc.get_referents(thing)):
+            if id(thing) not in known and type(thing).__name__ != "frame" and _holds(thing, mark):
                 return True
         return False
+
+
+def _holds(thing: Any, mark: str) -> bool:
+    """Without a closure, which would hold the mark itself."""
+    for held in gc.get_referents(thing):  # noqa: SIM110 - see above
+        if type(held) is str and mark in held:
+            return True
+    return False
 
 
 def _owners() -> Iterator[Any]:
