@@ -176,6 +176,30 @@ def test_a_killed_sidecar(mesh) -> None:
     once(mesh, "sidecar", "o-sidecar-1", "o-sidecar-2")
 
 
+def programs(mesh: Mesh, name: str) -> list[dict]:
+    """What a process of the mesh says to play."""
+    return [program for row in processes(mesh) if row["name"] == name for program in row["programs"]]
+
+
+def test_whose_program_a_process_is_can_be_told(mesh) -> None:
+    """Of a worker's run and of one at a terminal: by the pid that the program itself has."""
+    with mesh.held("o-told-1"), mesh.held("o-told-2"):
+        begin(mesh, "told", "tell:told", "pay:o-told-1")
+        command = [MESHGATE, "run", "--app", "nightly", "--run-id", "terminal", "--"]
+        terminal = subprocess.Popen(
+            [*command, "python", "nightly.py", "tell:terminal", "pay:o-told-2"], cwd=mesh.root
+        )
+        eventually(lambda: mesh.effects("o-told-1") and mesh.effects("o-told-2"), "both calls are under way")
+        for name, run_id in (("nightly", "told"), ("run terminal", "terminal")):
+            (found,) = programs(mesh, name)
+            pid = int((mesh.root / f"{run_id}.pid").read_text())
+            assert found == {"run_id": run_id, "attempt": 1, "pid": pid}
+    assert over(mesh, "told")["state"] == "completed"
+    assert terminal.wait(SECONDS) == 0
+    eventually(lambda: programs(mesh, "nightly") == [], "no program is left")
+    assert not list(mesh.state.run.glob("*.programs"))
+
+
 def back(mesh: Mesh, name: str, pid: int) -> bool:
     (row,) = [row for row in processes(mesh) if row["name"] == name]
     return row["pid"] not in (None, pid) and row["state"] == "ready"

@@ -1,7 +1,7 @@
 """An ordinary program: uses the tools that its input names, in turn. Or its arguments, without an input.
 
-`wait:NAME` is no tool: it waits itself, outside of any step, while a test holds the name. `fell:` kills the
-process above it, which is its worker.
+`wait:NAME` is no tool: it waits itself, outside of any step, while a test holds the name. `tell:NAME`
+writes its pid into NAME.pid. `fell:` kills the process above it, which is its worker.
 """
 # ruff: noqa: T201 - a program that prints
 
@@ -24,6 +24,9 @@ for pair in wanted:
     if used == "fell":
         os.kill(os.getppid(), signal.SIGKILL)  # what an out-of-memory killer does
         time.sleep(600)
+    if used == "tell":
+        (Path(__file__).parent / f"{order}.pid").write_text(str(os.getpid()))
+        continue
     if used == "wait":
         while (Path(__file__).parent / "hold" / order).exists():
             time.sleep(0.02)

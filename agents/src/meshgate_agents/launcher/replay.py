@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from meshgate_agents.launcher import colleagues, environment, inputs, orders
+from meshgate_agents.launcher.announcing import Announcement
 from meshgate_agents.launcher.calling import Attempt
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import BadSettings, Differs
@@ -27,8 +28,17 @@ DIFFERENT = 1
 class Replay:
     """One program on the journal of one run."""
 
-    def __init__(self, *, settings: Settings, gateway: Gateway, program: Program, children: Children) -> None:
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        gateway: Gateway,
+        program: Program,
+        children: Children,
+        announcement: Announcement | None = None,
+    ) -> None:
         self._settings, self._gateway = settings, gateway
+        self._announcement = announcement or Announcement()
         self._program, self._children = program, children
 
     def run(self) -> int:
@@ -62,9 +72,13 @@ class Replay:
         try:
             socket_path = session.listen(self._settings.socket_dir)
             ours = environment.switches(settings=self._settings, socket_path=socket_path)
-            with supervisor.signals(), inputs.variable(self._settings.socket_dir, program.given) as given:
+            with (
+                supervisor.signals(),
+                inputs.variable(self._settings.socket_dir, program.given) as given,
+                self._announcement.program(Attempt(run_id, 0), session.serve_only) as on_start,
+            ):
                 env = {**self._settings.env, **(program.env or {}), **ours, **given}
-                ending = supervisor.run(program, env=env, on_start=session.serve_only)
+                ending = supervisor.run(program, env=env, on_start=on_start)
         finally:
             session.close()
         return _told(run_id, session, ending)

@@ -60,6 +60,7 @@ class Settings:
     Attributes:
         colleagues: the agents of the app's crews that are apps, itself among them.
         crews: of an agent's app: where each of its crews is built.
+        programs_file: where a launcher of one run says which program plays it; None: nobody asks.
     """
 
     app: str
@@ -81,6 +82,7 @@ class Settings:
     replay: bool
     colleagues: tuple[Colleague, ...] = ()
     crews: Mapping[str, str] = field(default_factory=dict)
+    programs_file: Path | None = None
 
     @property
     def spiffe_id(self) -> str:
@@ -130,6 +132,7 @@ def _settings(raw: Mapping[str, Any]) -> Settings:
         replay=bool(raw.get("replay", False)),
         colleagues=tuple(_colleague(item) for item in raw.get("colleagues") or ()),
         crews={str(name): str(reference) for name, reference in (raw.get("crews") or {}).items()},
+        programs_file=Path(raw["programs_file"]) if raw.get("programs_file") else None,
     )
 
 
