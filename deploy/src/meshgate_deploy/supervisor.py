@@ -29,6 +29,7 @@ from meshgate_deploy import (
     configs,
     dapr_plane,
     generate,
+    held_certificates,
     log_files,
     manifest_checks,
     own_tools,
@@ -323,6 +324,8 @@ class Supervisor:
         operation = request.get("op")
         if operation == "status":
             send(self._status())
+        elif operation == "identity":
+            send(held_certificates.held(self.manifest, self._workload_api, str(request["of"])))
         elif operation == "down":
             self._stop.set()
             send({"stopping": True, "pid": os.getpid()})
