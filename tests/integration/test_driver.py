@@ -14,6 +14,7 @@ import pytest
 from integration import fault_mesh
 from integration.fault_mesh import MESHGATE, Mesh
 from meshgate_agents.launcher.peers import children_of
+from meshgate_deploy.control import ask_once
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(900)]
 
@@ -183,9 +184,14 @@ def test_a_run_that_kills_its_worker_is_given_up(mesh) -> None:
 
     def killed_until_over() -> bool:
         if asked.exists():
-            worker = int(asked.read_text())
+            program = int(asked.read_text())
             asked.unlink()
-            os.kill(worker, signal.SIGKILL)  # what an out-of-memory killer does
+            rows = ask_once(mesh.state.control, {"op": "status"})["processes"]
+            workers = [
+                row["pid"] for row in rows if program in [one["pid"] for one in row.get("programs", ())]
+            ]
+            for worker in workers:
+                os.kill(worker, signal.SIGKILL)  # what an out-of-memory killer does
         return shown(mesh, "fells")["state"] in OVER
 
     eventually(killed_until_over, "fells has ended")
@@ -214,6 +220,30 @@ def test_a_killed_sidecar(mesh) -> None:
     run = over(mesh, "sidecar")
     assert (run["state"], run["attempt"]) == ("completed", "1"), log(mesh, "nightly")
     once(mesh, "sidecar", "o-sidecar-1", "o-sidecar-2")
+
+
+def programs(mesh: Mesh, name: str) -> list[dict]:
+    """What a process of the mesh says to play."""
+    return [program for row in processes(mesh) if row["name"] == name for program in row["programs"]]
+
+
+def test_whose_program_a_process_is_can_be_told(mesh) -> None:
+    """Of a worker's run and of one at a terminal: by the pid that the program itself has."""
+    with mesh.held("o-told-1"), mesh.held("o-told-2"):
+        begin(mesh, "told", "tell:told", "pay:o-told-1")
+        command = [MESHGATE, "run", "--app", "nightly", "--run-id", "terminal", "--"]
+        terminal = subprocess.Popen(
+            [*command, "python", "nightly.py", "tell:terminal", "pay:o-told-2"], cwd=mesh.root
+        )
+        eventually(lambda: mesh.effects("o-told-1") and mesh.effects("o-told-2"), "both calls are under way")
+        for name, run_id in (("nightly", "told"), ("run terminal", "terminal")):
+            (found,) = programs(mesh, name)
+            pid = int((mesh.root / f"{run_id}.pid").read_text())
+            assert found == {"run_id": run_id, "attempt": 1, "pid": pid}
+    assert over(mesh, "told")["state"] == "completed"
+    assert terminal.wait(SECONDS) == 0
+    eventually(lambda: programs(mesh, "nightly") == [], "no program is left")
+    assert not list(mesh.state.run.glob("*.programs"))
 
 
 def back(mesh: Mesh, name: str, pid: int) -> bool:

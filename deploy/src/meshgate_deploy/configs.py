@@ -1,7 +1,6 @@
 """The configuration file of each process of ours. Builds values, starts nothing."""
 
 import dataclasses
-import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,11 @@ from meshgate_deploy.store_url import is_postgresql
 def ready_file(state: State, app: str) -> Path:
     """Appears when the process serves."""
     return state.run / f"{app}.ready"
+
+
+def programs_file(state: State, run_id: str) -> Path:
+    """Where the launcher of a run at a terminal says which program plays it."""
+    return state.run / f"run-{run_id}.programs"
 
 
 def definitions_file(state: State, host: str) -> Path:
@@ -153,6 +157,7 @@ def launcher(  # noqa: PLR0913 - what one run is made of
         "replay": replay,
         "isolation": _isolation(manifest, state, app, env),
         "fork_servers": dict(fork_servers),
+        "programs_file": str(programs_file(state, run_id)) if run_id else None,
     }
 
 
@@ -220,14 +225,6 @@ def _isolation(manifest: Manifest, state: State, app: str, env: Mapping[str, str
 def config_file(state: State, name: str) -> Path:
     """What a process of ours was started with."""
     return state.generated / f"{name}.json"
-
-
-def playing(state: State, name: str) -> list[str]:
-    """The runs that a worker says it plays."""
-    try:
-        return [str(run) for run in json.loads(ready_file(state, name).read_bytes())["runs"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
 
 
 def module(python: str, name: str, config: Path, *more: str) -> Sequence[str]:

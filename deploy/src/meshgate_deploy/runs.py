@@ -14,7 +14,7 @@ from meshgate_agents.launcher.launch import uuid7
 from meshgate_identities.spiffe_id import SpiffeId
 from meshgate_identities.workload_api import WorkloadApiServer
 
-from meshgate_deploy import configs
+from meshgate_deploy import announced, configs
 from meshgate_deploy.environment import Environment
 from meshgate_deploy.errors import DependencyUnavailable, NotFound, UsageError
 from meshgate_deploy.manifest import Manifest
@@ -99,6 +99,7 @@ class Runs:
                     "name": f"run {row.run_id}", "spiffe_id": self._manifest.spiffe_id(row.app),
                     "state": "running", "pid": row.child.pid, "restarts": row.restarts,
                     "up_seconds": round(time.time() - row.started, 1), "detail": row.app,
+                    **announced.row(configs.programs_file(self._state, row.run_id)),
                 }
                 for row in self._running.values()
             ]  # fmt: skip
@@ -171,6 +172,7 @@ class Runs:
             running.child = self._launch(running.app, running.command)
             status = self._ended(running)
         (self._state.generated / f"run-{running.run_id}.json").unlink(missing_ok=True)
+        configs.programs_file(self._state, running.run_id).unlink(missing_ok=True)  # its launcher was killed
         with self._lock:
             self._running.pop(running.run_id, None)
         if status is None:

@@ -24,10 +24,12 @@ from meshgate_identities.hardening import refuse_inspection
 from meshgate_identities.workload_api import WorkloadApiServer
 
 from meshgate_deploy import (
+    announced,
     catalogue,
     configs,
     dapr_plane,
     generate,
+    held_certificates,
     isolation,
     log_files,
     manifest_checks,
@@ -324,6 +326,8 @@ class Supervisor:
         operation = request.get("op")
         if operation == "status":
             send(self._status())
+        elif operation == "identity":
+            send(held_certificates.held(self.manifest, self._workload_api, str(request["of"])))
         elif operation == "down":
             self._stop.set()
             send({"stopping": True, "pid": os.getpid()})
@@ -362,9 +366,11 @@ class Supervisor:
     def _shown(self, row: dict[str, object]) -> dict[str, object]:
         """A worker's row says what it plays."""
         name = str(row["name"])
-        worker = name.partition(".")[0] in self.manifest.runners
-        playing = configs.playing(self.state, name) if worker else []
-        return row if row["detail"] or not playing else {**row, "detail": "plays " + ", ".join(playing)}
+        if name.partition(".")[0] not in self.manifest.runners:
+            return row
+        played = announced.row(configs.ready_file(self.state, name))
+        playing = ", ".join(run["run_id"] for run in played["runs"])
+        return {**row, **played, "detail": row["detail"] or (f"plays {playing}" if playing else "")}
 
     def _start_order(self, request: dict[str, Any]) -> dict[str, Any]:
         """A detached run is the worker's, so it needs neither the asker nor this supervisor."""

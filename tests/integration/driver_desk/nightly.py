@@ -1,7 +1,7 @@
 """An ordinary program: uses the tools that its input names, in turn. Or its arguments, without an input.
 
-`wait:NAME` is no tool: it waits itself, outside of any step, while a test holds the name. `fell:` asks for
-the end of the process above it, which is its worker: it may not end that itself.
+`wait:NAME` is no tool: it waits itself, outside of any step, while a test holds the name. `tell:NAME` writes
+its pid into NAME.pid. `fell:` asks for the end of its worker, which it may not end itself.
 """
 # ruff: noqa: T201 - a program that prints
 
@@ -21,9 +21,12 @@ tools = {"keep": desk_own.keep, **{name: tool(getattr(desk_tools, name)) for nam
 for pair in wanted:
     used, _, order = pair.partition(":")
     if used == "fell":
-        Path("fell.part").write_text(str(os.getppid()))
+        Path("fell.part").write_text(str(os.getpid()))
         Path("fell.part").rename("fell")
         time.sleep(600)
+    if used == "tell":
+        (Path(__file__).parent / f"{order}.pid").write_text(str(os.getpid()))
+        continue
     if used == "wait":
         while (Path(__file__).parent / "hold" / order).exists():
             time.sleep(0.02)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from meshgate_agents.launcher import colleagues
+from meshgate_agents.launcher.announcing import Announcement
 from meshgate_agents.launcher.calling import Attempt
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import (
@@ -92,10 +93,11 @@ class Launch:
         note: Callable[[str], None] | None = None,
         last: Begun = NONE,
         place: Callable[[], AbstractContextManager[int | None]] = nullcontext,
+        announcement: Announcement | None = None,
     ) -> None:
         """Args: `last` is the run's attempt as it was seen; `place` lets one begin, and may look again."""
         self._settings, self._gateway, self._program = settings, gateway, program
-        self._say = note or say
+        self._say, self._announcement = note or say, announcement or Announcement()
         self._supervisor = Supervisor(children)
         self._stopped = threading.Event()
         self._run_id = settings.run_id or uuid7()
@@ -203,7 +205,7 @@ class Launch:
             threading.Thread(target=self._watch, args=(attempt, session, over), daemon=True).start()
             entries = self._journal(attempt)
             session.recall(entries)
-            ending = self._child(session)
+            ending = self._child(session, attempt)
         except LauncherError as error:
             if isinstance(error, Stopping) or entries is None:
                 self._leave(attempt)  # it goes on elsewhere, or nothing of it has run
@@ -251,13 +253,17 @@ class Launch:
         self._held_by, self._seen = "", begun.number
         return begun
 
-    def _child(self, session: Session) -> Ending:
+    def _child(self, session: Session, attempt: Attempt) -> Ending:
         socket_path = session.listen(self._settings.socket_dir)
         self._played += 1
-        with ready(self._program, settings=self._settings, socket_path=socket_path) as start:
+        announced = self._announcement.program(attempt, session.serve_only)
+        with (
+            ready(self._program, settings=self._settings, socket_path=socket_path) as start,
+            announced as begun,
+        ):
             if self._played == 1:
                 self._say(start.notice)
-            return self._supervisor.run(start.program, env=start.env, on_start=session.serve_only)
+            return self._supervisor.run(start.program, env=start.env, on_start=begun)
 
     def _watch(self, attempt: Attempt, session: Session, over: threading.Event) -> None:
         """Heartbeats for the attempt, and ends it when its run or its child is no longer well."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from meshgate_agents.launcher import colleagues, orders
+from meshgate_agents.launcher.announcing import Announcement
 from meshgate_agents.launcher.calling import Attempt
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import BadSettings, Differs
@@ -28,8 +29,17 @@ DIFFERENT = 1
 class Replay:
     """One program on the journal of one run."""
 
-    def __init__(self, *, settings: Settings, gateway: Gateway, program: Program, children: Children) -> None:
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        gateway: Gateway,
+        program: Program,
+        children: Children,
+        announcement: Announcement | None = None,
+    ) -> None:
         self._settings, self._gateway = settings, gateway
+        self._announcement = announcement or Announcement()
         self._program, self._children = program, children
 
     def run(self) -> int:
@@ -63,8 +73,9 @@ class Replay:
         try:
             socket_path = session.listen(self._settings.socket_dir)
             prepared = ready(program, settings=self._settings, socket_path=socket_path)
-            with supervisor.signals(), prepared as start:
-                ending = supervisor.run(start.program, env=start.env, on_start=session.serve_only)
+            announced = self._announcement.program(Attempt(run_id, 0), session.serve_only)
+            with supervisor.signals(), prepared as start, announced as begun:
+                ending = supervisor.run(start.program, env=start.env, on_start=begun)
         finally:
             session.close()
         return _told(run_id, session, ending)

@@ -81,6 +81,7 @@ class Settings:
         colleagues: the agents of the app's crews that are apps, itself among them.
         crews: of an agent's app: where each of its crews is built.
         fork_servers: by interpreter, the socket of the process from which programs that it runs are forked.
+        programs_file: where a launcher of one run says which program plays it; None: nobody asks.
     """
 
     app: str
@@ -104,6 +105,7 @@ class Settings:
     colleagues: tuple[Colleague, ...] = ()
     crews: Mapping[str, str] = field(default_factory=dict)
     fork_servers: Mapping[str, Path] = field(default_factory=dict)
+    programs_file: Path | None = None
 
     @property
     def spiffe_id(self) -> str:
@@ -154,6 +156,7 @@ def _settings(raw: Mapping[str, Any]) -> Settings:
         colleagues=tuple(_colleague(item) for item in raw.get("colleagues") or ()),
         crews={str(name): str(reference) for name, reference in (raw.get("crews") or {}).items()},
         isolation=_isolation(raw["isolation"]),
+        programs_file=Path(raw["programs_file"]) if raw.get("programs_file") else None,
         fork_servers={str(k): Path(v) for k, v in raw.get("fork_servers", {}).items()},
     )
 
