@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 import uuid
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,7 @@ from meshgate_agents.launcher.children import Program
 from meshgate_agents.launcher.colleagues import Colleagues
 from meshgate_agents.launcher.errors import BadSettings
 from meshgate_agents.launcher.gateway import Answer
-from meshgate_agents.launcher.orders import program
+from meshgate_agents.launcher.orders import fit, program
 from meshgate_agents.launcher.settings import Colleague, load
 from pydantic import BaseModel
 
@@ -123,6 +124,25 @@ def test_an_agents_app_is_handed_what_it_was_asked_for() -> None:
         ({"app": "desk"}, None),
     ):
         assert program(json.dumps(envelope).encode(), own).given == given
+
+
+@pytest.mark.parametrize(
+    ("kind", "order", "said"),
+    [
+        ("agent", {"delegation": {}}, ""),
+        ("crew", {"input": {"delegation": 1}}, ""),
+        ("program", {}, ""),
+        ("crew", {"delegation": {}}, "a task for an agent, and its app is a crew by now"),
+        ("program", {"delegation": {}}, "a task for an agent, and its app is a program by now"),
+        ("agent", {"input": {"crew": "desk"}}, "acts only when asked"),
+        ("agent", {"command": ["x"]}, "acts only when asked"),
+        ("agent", 5, "cannot be read"),
+    ],
+)
+def test_only_an_agent_plays_a_task_and_nothing_else(kind, order, said) -> None:
+    """What its app was when a run was made, it may not be any more: then nothing of the run is played."""
+    with pytest.raises(BadSettings, match=said) if said else nullcontext():
+        fit(json.dumps(order).encode(), kind=kind)
 
 
 @pytest.fixture
