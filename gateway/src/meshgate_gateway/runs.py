@@ -21,7 +21,7 @@ from meshgate_gateway.store import CallQuery, Store, Tables
 
 ENDS = frozenset({"completed", "failed", "cancelled"})
 PAUSES = frozenset({"restarting", "paused", "stopped"})  # how an attempt ends and its run does not
-HELD = frozenset({"waiting", "paused", "cancelling", "copying"})  # no attempt begins
+HELD = attempts.HELD
 ACTIONS = {
     "cancel": frozenset({"pending", "running", "restarting", "waiting", "pausing", "paused", "cancelling"}),
     "pause": frozenset({"pending", "running", "restarting"}),
