@@ -69,6 +69,12 @@ class _Played:
     result: bytes
     declined: str
 
+    @classmethod
+    def of(cls, attempt: Attempt, ending: Ending, session: Session) -> "_Played":
+        """What is left of an attempt's session."""
+        told = (session.reports, session.steps, *session.crash, session.result, session.declined)
+        return cls(attempt, ending, *told)
+
     @property
     def cause(self) -> str:
         """Why it ended, without clear text."""
@@ -222,15 +228,7 @@ class Launch:
             self._say(f"attempt {attempt.number}: {session.told}")
         if self._settings.isolation and session.crash[0].endswith("PermissionError"):
             self._say(REFUSED)
-        return _Played(
-            attempt,
-            ending,
-            session.reports,
-            session.steps,
-            *session.crash,
-            session.result,
-            session.declined,
-        )
+        return _Played.of(attempt, ending, session)
 
     def _journal(self, attempt: Attempt) -> list[Entry]:
         entries = self._ask(lambda: self._gateway.journal(run_id=self._run_id, attempt=attempt.number))
