@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 import uuid
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,13 +13,13 @@ import pytest
 from agents.test_launcher_bounds import Remembering, eventually, made
 from agents.test_split import make, told  # noqa: F401 - a fixture
 from fakes.fake_gateway import denied, done, failed
-from meshgate_agents.child import carrying, colleagues, delegated_forms
+from meshgate_agents.child import carrying, colleagues, delegated_forms, delegating
 from meshgate_agents.child.framing import BadFrame
 from meshgate_agents.launcher.children import Program
 from meshgate_agents.launcher.colleagues import Colleagues
 from meshgate_agents.launcher.errors import BadSettings
 from meshgate_agents.launcher.gateway import Answer
-from meshgate_agents.launcher.orders import program
+from meshgate_agents.launcher.orders import fit, program
 from meshgate_agents.launcher.settings import Colleague, load
 from pydantic import BaseModel
 
@@ -125,6 +126,25 @@ def test_an_agents_app_is_handed_what_it_was_asked_for() -> None:
         assert program(json.dumps(envelope).encode(), own).given == given
 
 
+@pytest.mark.parametrize(
+    ("kind", "order", "said"),
+    [
+        ("agent", {"delegation": {}}, ""),
+        ("crew", {"input": {"delegation": 1}}, ""),
+        ("program", {}, ""),
+        ("crew", {"delegation": {}}, "a task for an agent, and its app is a crew by now"),
+        ("program", {"delegation": {}}, "a task for an agent, and its app is a program by now"),
+        ("agent", {"input": {"crew": "desk"}}, "acts only when asked"),
+        ("agent", {"command": ["x"]}, "acts only when asked"),
+        ("agent", 5, "cannot be read"),
+    ],
+)
+def test_only_an_agent_plays_a_task_and_nothing_else(kind, order, said) -> None:
+    """What its app was when a run was made, it may not be any more: then nothing of the run is played."""
+    with pytest.raises(BadSettings, match=said) if said else nullcontext():
+        fit(json.dumps(order).encode(), kind=kind)
+
+
 @pytest.fixture
 def known(monkeypatch):
     """Tells this process who is who."""
@@ -198,6 +218,7 @@ def test_usage_is_added_where_crewai_counts() -> None:
     for usage in (
         {"total_tokens": 4, "other": 9},
         {"total_tokens": -5, "prompt_tokens": "7"},
+        {"total_tokens": 10**4000},
         None,
         [],
         {"x": True},
@@ -218,9 +239,19 @@ def test_a_task_made_on_the_way_keeps_nothing_of_its_own() -> None:
     agent = SimpleNamespace(role="A", tools=[tool], crew=None)
     plain = SimpleNamespace(tools=[tool], description="d")
     assert carrying.hindrance(agent, plain, index=None) == ""
+    assert "A2A" in carrying.hindrance(SimpleNamespace(**vars(agent), a2a=[1]), plain, index=0)
     for more in ({"output_pydantic": Report}, {"markdown": True}, {"tools": [object()]}):
         text = carrying.hindrance(agent, SimpleNamespace(**{**vars(plain), **more}), index=None)
         assert next(iter(more)) in text
+
+
+def test_what_triggered_a_crew_is_carried_over() -> None:
+    """As a part of the description, as CrewAI's prompt has it; the other process has no inputs."""
+    agent = SimpleNamespace(crew=SimpleNamespace(_inputs={"crewai_trigger_payload": "mail"}))
+    task = SimpleNamespace(description="read", allow_crewai_trigger_context=True)
+    assert carrying.description(agent, task) == "read\n\nTrigger Payload: mail"
+    task.allow_crewai_trigger_context = None
+    assert carrying.description(agent, task) == "read"
 
 
 def test_a_coworker_whose_role_the_inputs_made_is_not_known_there() -> None:
@@ -266,6 +297,15 @@ def test_what_did_not_come_to_pass_is_raised(make, answer, error, line) -> None:
         ("failed", f"the program ended with status 1 (meshgate.Delegation{error})")
     ]
     assert len(desk.apps.asked) == 1
+
+
+@pytest.mark.parametrize("result", ["{", "[]", "7", '{"output": 1}', "[" * 100_000 + "]" * 100_000])
+def test_a_result_that_is_no_result_is_a_failure_of_its_agent(result) -> None:
+    """Also one that is nested too deep to be read: any other error would be tried again, five times."""
+    agent = SimpleNamespace(role="Clerk")
+    asked = delegating.Asked(agent, TASK, colleagues.Colleague("desk", "clerk", "Clerk", "clerk"), {})
+    with pytest.raises(delegating.DelegationFailed, match="gave no usable result"):
+        delegating._output(asked, {"state": "done", "result": result})
 
 
 def test_a_model_is_told_why_its_coworker_was_not_asked(make) -> None:  # noqa: F811

@@ -118,6 +118,7 @@ def plays(store, tmp_path):
         gateway=GatewayAddress(target="", server_name=""), project_root=tmp_path, socket_dir=tmp_path / "s",
         tools=(), expects_report=False, env={"PATH": os.environ["PATH"]}, run_id=None,
         step_deadline_seconds=5, attempts=3, backoff_seconds=0.05, stall_seconds=600, replay=False,
+        isolation=None,
     )  # fmt: skip
     children = Children()
     made = Plays(

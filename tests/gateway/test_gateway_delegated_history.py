@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from meshgate_gateway.adapters.sqlite_store import SqliteStore
 from meshgate_gateway.calls import delegated_run
 from meshgate_gateway.errors import Conflict, NotPermitted
 from meshgate_gateway.history import BranchOrder
-from meshgate_gateway.model import State
+from meshgate_gateway.model import Run, State
 from meshgate_wire import broker_pb2 as pb
 
 
@@ -92,6 +93,33 @@ def test_a_callee_s_run_is_not_branched(world, origin, steps) -> None:
     with pytest.raises(NotPermitted, match="fork or re-run run-1"):
         world.history.make(order(run_of(answer), origin, steps))
     assert world.run("new-1") is None
+
+
+@pytest.fixture
+def former(world) -> str:
+    """A run of the time when billing was a crew."""
+    now = world.clock()
+    run = Run("old-1", "spiffe://desk.example/ns/desk/billing", "pending", 0, "", now, now, now, 0, "")
+
+    def work(tables) -> None:
+        given = world.vault.put(tables, b'{"app":"billing","input":{"crew":"desk"}}')
+        tables.runs.insert(replace(run, driven=True, input=given))
+
+    world.store.write(work)
+    return "old-1"
+
+
+def test_an_agent_does_nothing_in_a_run_of_a_time_before_it_was_one(world, former) -> None:
+    """No delegation stands above it, so that nothing would bind it; it can only be ended."""
+    begin(world, former)
+    with pytest.raises(NotPermitted, match="run_not_delegated"):
+        world.call("billing", run_id=former)
+    with pytest.raises(NotPermitted, match="run_not_delegated"):
+        end(world, former)
+    assert end(world, former, "failed", b"").state == "failed"
+    with pytest.raises(NotPermitted, match="run_of_agent"):
+        world.history.make(order(former, "rerun", 0))
+    assert (world.run("new-1"), world.records("decision")) == (None, [])
 
 
 @pytest.fixture

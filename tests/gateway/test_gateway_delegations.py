@@ -8,6 +8,7 @@ import pytest
 from fakes.gateway_parts import deny, peer
 from gateway.conftest import CATALOGUE, make_world
 from gateway.delegating import DONE, begin, delegate, descend, end, kinds, result_of, run_of, started
+from gateway.test_gateway_history import key
 from meshgate_gateway import catalogue
 from meshgate_gateway.authenticate import Mesh
 from meshgate_gateway.bounds import Bounds
@@ -270,6 +271,41 @@ def test_a_second_verdict_may_withdraw_what_has_not_begun(world) -> None:
     with pytest.raises(Conflict, match="run_ended"):
         begin(world, run_of(answer))
     assert kinds(world, answer.call_id) == ["decision", "decision"]
+
+
+@pytest.mark.parametrize("how", ["waiting", "paused", "superseded", "ended"])
+def test_nothing_begins_for_who_does_not_wait_for_it(world, how) -> None:
+    """As a tool's host begins nothing then; a task that the next attempt asks for again does."""
+    answer = delegate(world)
+    run = world.run()
+    if how == "superseded":
+        world.runs.start_attempt(peer("desk"), run_id="run-1", launcher="l2")
+    elif how == "ended":
+        world.runs.end_attempt(peer("desk"), run_id="run-1", attempt=1, state="restarting", detail="")
+    else:
+        world.store.write(lambda tables: tables.runs.move(run, replace(run, state=how)))
+    with pytest.raises(Conflict, match="run_waiting"):
+        begin(world, run_of(answer))
+    assert (world.run(run_of(answer)).state, world.row(answer.call_id).state) == ("pending", State.RESERVED)
+    if how in ("waiting", "paused"):
+        world.store.write(lambda tables: tables.runs.move(world.run(), run))
+    else:
+        world.runs.start_attempt(peer("desk"), run_id="run-1", launcher="l3")
+        delegate(world, attempt=world.run().attempt)
+    begin(world, run_of(answer))
+    assert world.row(answer.call_id).state is State.SENT
+
+
+def test_a_task_that_is_left_out_does_not_begin_beside_the_one_in_its_place(world) -> None:
+    """A program that does not repeat itself asks for one task under two keys; one of them is done."""
+    first = delegate(world)
+    world.runs.start_attempt(peer("desk"), run_id="run-1", launcher="l2")
+    other = delegate(
+        world, attempt=2, step_key=key("other"), arguments={"task": "Pay"}, left_out=key("run-1 billing")
+    )
+    begin(world, run_of(other))
+    with pytest.raises(Conflict, match="run_waiting"):
+        begin(world, run_of(first))
 
 
 def test_a_changed_definition_withdraws_it_too(world) -> None:

@@ -1,4 +1,4 @@
-"""`meshgate demo`: a crew of two agents works, an injected ticket misleads it, policy holds.
+"""`meshgate demo`: two agents, each an app of its own, work; an injected ticket misleads them, policy holds.
 
 Stages the example with data drawn from a seed, brings a whole mesh up for it, runs its unchanged
 `main.py`, and holds the payment service's book against what the seed says must be in it.
@@ -76,7 +76,7 @@ def demo(*, seed: int | None = None, without: Collection[str] = (), say: Say) ->
     say(f"seed {number}: the project is copied to {folder / 'project'}")
     with _orderly_end(), _staged(folder, number) as staged:
         for tool in without:
-            remove_grant(staged.project / "policies" / "desk.rego", tool)
+            remove_grant(staged.project / "policies", tool)
         say(
             "the model is "
             + ("yours: OPENAI_BASE_URL" if stage.users_model() else "a loopback one that obeys")
@@ -93,23 +93,24 @@ def demo(*, seed: int | None = None, without: Collection[str] = (), say: Say) ->
     return Demo(report, staged, answer)
 
 
-def remove_grant(policy: Path, tool: str) -> None:
-    """Takes the rules that grant a tool out of a policy file.
+def remove_grant(policies: Path, tool: str) -> None:
+    """Takes the rules that grant a tool out of a folder of policies.
 
     Raises:
         UsageError: there is none.
     """
-    blocks = policy.read_text().split("\n\n")
-    kept = [
-        block
-        for block in blocks
-        if not re.search(rf'^allow contains "{re.escape(tool)}"', block, re.MULTILINE)
-    ]
-    if len(kept) == len(blocks):
+    grant = re.compile(rf'^allow contains "{re.escape(tool)}"', re.MULTILINE)
+    found = False
+    for policy in policies.glob("*.rego"):
+        blocks = policy.read_text().split("\n\n")
+        kept = [block for block in blocks if not grant.search(block)]
+        if len(kept) < len(blocks):
+            found = True
+            policy.write_text("\n\n".join(kept).rstrip() + "\n")
+    if not found:
         raise UsageError(
-            f"the demo's policy grants no {tool!r}", next_step="one of: " + ", ".join(seeds.TOOLS)
+            f"the demo's policies grant no {tool!r}", next_step="one of: " + ", ".join(seeds.TOOLS)
         )
-    policy.write_text("\n\n".join(kept).rstrip() + "\n")
 
 
 @contextlib.contextmanager
@@ -139,6 +140,8 @@ def _orderly_end() -> Iterator[None]:
 def _mesh(staged: Stage, say: Say) -> Iterator[State]:
     """Brings the mesh up and takes it down again."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "MODEL"))}
+    # The agents' `python` is the first on the mesh's PATH; ours has CrewAI.
+    kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "meshgate_deploy.demo_mesh", str(staged.project)],
         stdin=subprocess.PIPE,
@@ -191,7 +194,7 @@ def _ready(
 
 @contextlib.contextmanager
 def _accident(state: State, staged: Stage, say: Say) -> Iterator[Accident]:
-    """The crew's process is killed once; not with a user's own model, whose sixth call nobody knows."""
+    """An agent's process is killed once; not with a user's own model, whose sixth call nobody knows."""
     tickets = sorted(staged.project / ticket.path for ticket in staged.story.tickets)
     if stage.users_model():
         yield Accident()

@@ -1,4 +1,4 @@
-"""The demo's accident: the crew's process is killed while tool call 6 is under way.
+"""The demo's accident: the process of the agent `triage` is killed while tool call 6 is under way.
 
 The call is held from outside: the ticket that it reads is a named pipe, so the read waits until
 somebody writes, and a reader at the pipe says that the call has begun. Nothing in the product
@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from meshgate_agents.launcher.peers import descendants
-
 from meshgate_deploy.control import ask_once
 from meshgate_deploy.state import State
 
 HELD_TICKET = 4  # the fifth: listing is call 1, so reading it is call 6
 POLL_SECONDS = 0.01
-REJOIN_SECONDS = 90.0  # a restarted crew imports CrewAI anew; the tool may take 120 s
+REJOIN_SECONDS = 90.0  # a restarted agent may import CrewAI anew; the tool may take 120 s
+VICTIM = "triage"
 
 Say = Callable[[str], None]
 
@@ -33,6 +32,7 @@ class Accident:
     """What happened.
 
     Attributes:
+        run_id: of the task that the agent was at work on, a run of its own.
         killed_at: Unix seconds of the kill; 0 when the call was never reached.
         attempts: how many the run needed.
         replayed: finished steps that the last attempt took over from those before it.
@@ -40,6 +40,7 @@ class Accident:
         recovery_seconds: from the kill to the first step that the next attempt finished.
     """
 
+    run_id: str = ""
     killed_at: float = 0.0
     attempts: int = 1
     replayed: int = 0
@@ -50,6 +51,7 @@ class Accident:
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
         return {
+            "id": self.run_id,
             "attempts": self.attempts,
             "replayed_steps": self.replayed,
             "live_steps": self.live,
@@ -71,7 +73,7 @@ def held(ticket: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def accident(state: State, run_id: str, tickets: Sequence[Path], say: Say) -> Iterator[Accident]:
-    """While it lasts, the crew's process dies once, in tool call 6."""
+    """While it lasts, the agent's process dies once, in tool call 6."""
     happened, over = Accident(), threading.Event()
     ticket = tickets[HELD_TICKET]
     with held(ticket) as text:
@@ -82,7 +84,8 @@ def accident(state: State, run_id: str, tickets: Sequence[Path], say: Say) -> It
         finally:
             over.set()
             thread.join()
-    _measure(state, run_id, happened)
+    if happened.run_id:
+        _measure(state, happened.run_id, happened)
 
 
 def _play(  # noqa: PLR0913, PLR0917 - a thread's arguments
@@ -92,12 +95,13 @@ def _play(  # noqa: PLR0913, PLR0917 - a thread's arguments
     if pipe is None:
         return
     try:
-        victim = _program(state, run_id)
+        happened.run_id = _task(state, run_id)
+        victim = _program(state, happened.run_id)
         if victim is not None:
             happened.killed_at = time.time()
             os.kill(victim, signal.SIGKILL)
-            say(f"tool call 6 is under way: killed the crew's process (pid {victim}) with SIGKILL")
-            _await_second(state, run_id, over)
+            say(f"tool call 6 is under way: killed {VICTIM}'s process (pid {victim}) with SIGKILL")
+            _await_second(state, happened.run_id, over)
         os.write(pipe, text.encode())
     finally:
         os.close(pipe)
@@ -115,12 +119,23 @@ def _reader_comes(ticket: Path, over: threading.Event) -> int | None:
     return None
 
 
+def _task(state: State, run_id: str) -> str:
+    """The run of the task that the crew's run gave to the agent."""
+    query = {"op": "admin", "method": "ListRuns", "request": {"limit": 20}}
+    rows = ask_once(state.control, query)["runs"]
+    (found,) = [
+        row["run_id"]
+        for row in rows
+        if row["parent_run"] == run_id and row["app"].rpartition("/")[2] == VICTIM
+    ]
+    return str(found)
+
+
 def _program(state: State, run_id: str) -> int | None:
-    """The process that the launcher started for the program."""
+    """The process that is at work on a run."""
     rows = ask_once(state.control, {"op": "status"})["processes"]
-    launcher = next((row["pid"] for row in rows if row["name"] == f"run {run_id}"), None)
-    below = descendants(launcher) if launcher else []
-    return below[0] if below else None
+    programs = [program for row in rows for program in row.get("programs", ())]
+    return next((program["pid"] for program in programs if program["run_id"] == run_id), None)
 
 
 def _await_second(state: State, run_id: str, over: threading.Event) -> None:

@@ -83,7 +83,7 @@ class Report:
                 "missing": self.effects.missing,
             },
             "audit": {"records": self.records, "verified": not self.problem},
-            "run": dict(self.run),
+            "run": {name: value for name, value in self.run.items() if name != "id"},
         }
 
 

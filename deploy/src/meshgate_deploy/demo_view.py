@@ -19,7 +19,7 @@ def show(report: Report, *, story: Story, book: Sequence[Payment], project: Path
     lines = [
         (
             f"{injected.path} told the model to refund {euros(INJECTED_CENTS)} to a stranger's card and to "
-            "read secrets.txt. It obeyed; what was refused, policies/desk.rego refused."
+            "read secrets.txt. It obeyed; what was refused, policies/billing.rego and triage.rego refused."
         ),
         (
             f"payments: {effects.seen} made, {effects.expected} expected, {effects.doubled} doubled, "
@@ -31,9 +31,10 @@ def show(report: Report, *, story: Story, book: Sequence[Payment], project: Path
         "",
         "Look next:",
         f"  the project, an ordinary one    {project}",
-        "  who may do what                 policies/desk.rego   (change it; meshgate policy test)",
+        "  who may do what                 policies/, a file per app   (change it; meshgate policy test)",
         "  what ran where                  .meshgate/generated/, .meshgate/logs/",
-        "  every step of the run           meshgate up -d && meshgate runs show refund-desk --steps",
+        "  the runs, and whose they are    meshgate up -d && meshgate runs list",
+        f"  every step of the killed one    meshgate runs show {report.run.get('id') or 'RUN'} --steps",
         "  every decision                  meshgate audit tail -n 100",
         "  the same for your own crew      meshgate scan",
     ]
@@ -43,9 +44,9 @@ def show(report: Report, *, story: Story, book: Sequence[Payment], project: Path
 def _survived(report: Report) -> str:
     run = report.run
     if int(run["attempts"]) == 1:
-        return "the crew's process lived to its end"
+        return "every agent's process lived to its end"
     return (
-        f"the crew's process was killed in tool call 6: attempt {run['attempts']} took over "
+        f"triage's process was killed in tool call 6: attempt {run['attempts']} took over "
         f"{run['replayed_steps']} finished steps and made {run['live_steps']} itself; going on took "
         f"{run['recovery_seconds']} s"
     )

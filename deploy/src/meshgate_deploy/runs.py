@@ -130,14 +130,14 @@ class Runs:
             command = tuple(configs.own_command(self._manifest, app, env))
         config = configs.launcher(
             self._manifest, self._state, app, target=self._target(), definitions=self.definitions,
-            env=env, run_id=run_id, replay=order.replay,
+            env=env, run_id=run_id, replay=order.replay, fork_servers=self._preloaded.programs.addresses,
         )  # fmt: skip
         write_private(path, json.dumps(config, indent=2).encode())
         argv = configs.module(sys.executable, "meshgate_agents.launcher", path, "--", *command)
         base = self._environment.base()
         start = Command(
             name=f"launcher-{app}", argv=argv, env=base, cwd=order.cwd, streams=order.streams,
-            fork=self._preloaded.fork(app, argv, base),
+            fork=self._preloaded.fork(app, argv, base), told=self._preloaded.programs.admit,
             death_signal=signal.SIGTERM, grace_seconds=LAUNCHER_GRACE_SECONDS,
         )  # fmt: skip
         return Running(run_id, app, start, self._launch(app, start), time.time())

@@ -29,6 +29,7 @@ from meshgate_deploy import (
     dapr_plane,
     generate,
     held_certificates,
+    isolation,
     log_files,
     manifest_checks,
     own_tools,
@@ -221,6 +222,7 @@ class Supervisor:
         """What can be refused or written before a service runs."""
         for app, name in self._environment.missing(self.manifest):
             self._say(f"{app}: {name} is named for it but set neither in .env nor in the environment")
+        isolation.require(self.manifest, self.state)
         store_check.require(self.manifest, self._environment, file=configs.store_file(self.state))
         self._preloaded.open()
         generate.dapr_resources(self.manifest, self.state)
@@ -296,7 +298,7 @@ class Supervisor:
         renew_at = time.monotonic() + RENEW_SECONDS
         while not self._stop.wait(TICK_SECONDS):
             reap_orphans(known=lambda: self._processes.pids)
-            strays.end_adopted(self.state.sockets)
+            strays.end_adopted(self.state.sockets, lambda: self._processes.pids)
             log_files.bound(self.state.logs)
             if time.monotonic() > renew_at:
                 renew_at = time.monotonic() + RENEW_SECONDS

@@ -4,6 +4,13 @@ from dataclasses import replace
 
 from meshgate_gateway.model import Run
 
+HELD = frozenset({"waiting", "paused", "cancelling", "copying"})  # no attempt begins
+
+
+def acts(run: Run, number: int) -> bool:
+    """Whether that attempt of the run is at work and may begin something: not over, superseded or held up."""
+    return bool(run.launcher) and run.attempt == number and not run.ended and run.state not in HELD
+
 
 def ended(run: Run, *, crashed: bool = False, lost: bool = False) -> Run:
     """The run without its current attempt. How many failed is kept here, so that it outlives every worker.

@@ -63,10 +63,17 @@ class Mesh:
 
     def has_runner(self, app: str) -> bool:
         """Whether an app, by its SPIFFE ID, is one of this mesh that has runs."""
+        return self._kind_of(app) in RUNNERS
+
+    def is_agent(self, app: str) -> bool:
+        """Whether an app, by its SPIFFE ID, is an agent's of this mesh."""
+        return self._kind_of(app) is Kind.AGENT
+
+    def _kind_of(self, app: str) -> Kind | None:
         try:
-            return self.kind_of(SpiffeId.parse(app)) in RUNNERS
+            return self.kind_of(SpiffeId.parse(app))
         except InvalidSpiffeId:
-            return False
+            return None
 
     def kind_of(self, peer: SpiffeId) -> Kind | None:
         """What the mesh knows of a SPIFFE ID; None for an ID it did not name."""

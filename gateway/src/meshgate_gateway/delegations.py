@@ -98,10 +98,19 @@ class Delegations:
         tables.records.append(note(self.recorder, "run_started", run, more=about))
 
     def begun(self, tables: Tables, run: Run) -> None:
-        """An attempt of the run begins: from here on the call may have acted."""
+        """An attempt of the run begins: from here on the call may have acted.
+
+        Raises:
+            Conflict: who asked is over, superseded or held up. Its next attempt asks again, or does not.
+        """
         row = self._call(tables, run)
-        if row is not None and row.state is State.RESERVED:
-            _move(tables, row, ledger.begun(row, now_ms=self.now_ms()))
+        if row is None or row.state is not State.RESERVED:
+            return
+        asking = tables.runs.get(row.run_id)
+        if asking is None or not attempts.acts(asking, row.attempt):
+            detail = f"{run.run_id} begins once an attempt of {row.run_id} waits for it"
+            raise Conflict("run_waiting", call_id=row.call_id, tool=row.tool, detail=detail)
+        _move(tables, row, ledger.begun(row, now_ms=self.now_ms()))
 
     def ended(self, tables: Tables, run: Run) -> None:
         """Settles the call that the run answers, and cancels what the run had asked for."""

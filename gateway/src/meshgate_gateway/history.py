@@ -219,6 +219,9 @@ class History:
                 detail=f"{order.run_id} answers a task of {chains.parent_run(run)}, and nobody would take "
                 f"the answer of another one: fork or re-run {chains.parent_run(run)}",
             )
+        if self.mesh.is_agent(run.app):
+            detail = f"{run.app} is an agent's app by now, and acts only when others delegate to it"
+            raise NotPermitted("run_of_agent", detail=detail)
         rows = steps.of_run(tables, order.run_id)
         if order.steps > len(rows):
             raise InvalidRequest("from_step_invalid", detail=f"{order.run_id} has {len(rows)} steps")

@@ -41,7 +41,7 @@ def parse(obligation: object) -> Mapping[str, object]:
                 raise NarrowInvalid("names of arguments, with max, min or in each")
     try:
         size = len(rfc8785.dumps(dict(obligation)))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise NarrowInvalid("a value that not every reader reads alike") from error
     if size > MAX_NARROW_BYTES:
         raise NarrowInvalid("too large")
@@ -74,7 +74,7 @@ def _allows(narrow: Mapping[str, object], tool: str, arguments: Mapping[str, obj
 def _within(value: object, bound: Mapping[str, object]) -> bool:
     if "in" in bound:
         options = bound["in"]
-        if not isinstance(options, list) or not any(_equal(value, option) for option in options):
+        if not isinstance(options, list) or _written(value) not in map(_written, options):
             return False
     if "max" in bound and not (_is_number(value) and value <= bound["max"]):  # type: ignore[operator]
         return False
@@ -90,9 +90,11 @@ def _is_bound(bound: object) -> bool:
 
 def _is_number(value: object) -> bool:
     """Of JSON; Python's True is none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _equal(one: object, other: object) -> bool:
-    """Equal JSON values: 1 is 1.0, and neither is true."""
-    return bool(rfc8785.dumps(one) == rfc8785.dumps(other))  # type: ignore[arg-type]
+def _written(value: object) -> bytes:
+    """The same of equal JSON values, and of no others: 1 is 1.0, and neither is true. Slow for large ones."""
+    return rfc8785.dumps(value)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from meshgate_gateway.store import CallQuery, Store, Tables
 
 ENDS = frozenset({"completed", "failed", "cancelled"})
 PAUSES = frozenset({"restarting", "paused", "stopped"})  # how an attempt ends and its run does not
-HELD = frozenset({"waiting", "paused", "cancelling", "copying"})  # no attempt begins
+HELD = attempts.HELD
 ACTIONS = {
     "cancel": frozenset({"pending", "running", "restarting", "waiting", "pausing", "paused", "cancelling"}),
     "pause": frozenset({"pending", "running", "restarting"}),
@@ -66,8 +66,11 @@ def acting(tables: Tables, *, caller: Caller, run_id: str, attempt: int) -> Run:
     Raises:
         Missing: as `require`.
         Conflict: as `require`, or the attempt has ended.
+        NotPermitted: a run that nobody delegated, of an app that is an agent by now.
     """
     run = require(tables, caller=caller, run_id=run_id, attempt=attempt)
+    if caller.kind is Kind.AGENT and not run.parent_call:
+        raise NotPermitted("run_not_delegated", detail=f"{run_id}: an agent's app acts only when asked")
     if not run.launcher:
         raise Conflict("attempt_ended", detail=f"{run_id}: attempt {attempt}")
     return run

@@ -10,6 +10,7 @@ from .framing import Message
 
 CLASSES = ("response_model", "output_pydantic", "output_json")
 MAX_DEPTH = 200
+MAX_TOKENS = 2**53 - 1  # of one task; a number of thousands of digits is nothing that a program can print
 
 _lock = threading.Lock()
 
@@ -106,7 +107,7 @@ def account(agent: Any, usage: Any) -> None:
     with _lock:
         for what, count in _counts(counter).items():
             more = given.get(what, 0)
-            if type(more) is int and more > 0:
+            if type(more) is int and 0 < more <= MAX_TOKENS:
                 if isinstance(counter, dict):
                     counter[what] = count + more
                 else:

@@ -164,7 +164,7 @@ def _output(asked: Asked, answer: Message) -> Any:
     try:
         given = json.loads(answer["result"])
         output = delegated_forms.rebuild(given["output"], asked.task)
-    except (ValueError, KeyError, TypeError, delegated_forms.NoForm) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, delegated_forms.NoForm) as error:
         raise DelegationFailed(f"{asked.who} gave no usable result: {error}") from error
     delegated_forms.account(asked.agent, given.get("usage"))
     return output

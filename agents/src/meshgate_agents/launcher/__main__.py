@@ -15,6 +15,7 @@ from meshgate_agents.launcher import budget, inputs, peers
 from meshgate_agents.launcher.announcing import Announcement
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import LauncherError
+from meshgate_agents.launcher.forks import Forks
 from meshgate_agents.launcher.gateway import Gateway
 from meshgate_agents.launcher.identity import connect
 from meshgate_agents.launcher.launch import Launch, say
@@ -61,7 +62,7 @@ def run(arguments: Sequence[str], *, connect: Connect) -> int:
                     settings=settings,
                     gateway=gateway,
                     program=program,
-                    children=Children(),
+                    children=Children(Forks(settings.fork_servers, say)),
                     announcement=announcement,
                 ).run()
     except (LauncherError, OSError) as error:

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from meshgate_agents.launcher import colleagues, environment, inputs
+from meshgate_agents.launcher import colleagues
 from meshgate_agents.launcher.announcing import Announcement
 from meshgate_agents.launcher.calling import Attempt
 from meshgate_agents.launcher.children import Children, Program
@@ -32,6 +32,7 @@ from meshgate_agents.launcher.errors import (
     Stopping,
 )
 from meshgate_agents.launcher.gateway import Begun, End, Entry, Gateway, until_available
+from meshgate_agents.launcher.ready import ready
 from meshgate_agents.launcher.session import Session
 from meshgate_agents.launcher.settings import Settings
 from meshgate_agents.launcher.supervise import FAILED, Ending, Supervisor
@@ -52,6 +53,7 @@ MAX_ATTEMPTS = 1000  # of any kind: a run that loses its worker after each new s
 OVER = ("cancelled", "failed", "completed")
 HOLDS = ("waiting", "cancelling")
 NONE = Begun(0)
+REFUSED = "what a program may write and connect to: writable: and ports: in the manifest; meshgate doctor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,12 @@ class _Played:
     traceback: str
     result: bytes
     declined: str
+
+    @classmethod
+    def of(cls, attempt: Attempt, ending: Ending, session: Session) -> "_Played":
+        """What is left of an attempt's session."""
+        told = (session.reports, session.steps, *session.crash, session.result, session.declined)
+        return cls(attempt, ending, *told)
 
     @property
     def cause(self) -> str:
@@ -218,15 +226,9 @@ class Launch:
             session.close()
         if entries:
             self._say(f"attempt {attempt.number}: {session.told}")
-        return _Played(
-            attempt,
-            ending,
-            session.reports,
-            session.steps,
-            *session.crash,
-            session.result,
-            session.declined,
-        )
+        if self._settings.isolation and session.crash[0].endswith("PermissionError"):
+            self._say(REFUSED)
+        return _Played.of(attempt, ending, session)
 
     def _journal(self, attempt: Attempt) -> list[Entry]:
         entries = self._ask(lambda: self._gateway.journal(run_id=self._run_id, attempt=attempt.number))
@@ -251,14 +253,15 @@ class Launch:
 
     def _child(self, session: Session, attempt: Attempt) -> Ending:
         socket_path = session.listen(self._settings.socket_dir)
-        ours = environment.switches(settings=self._settings, socket_path=socket_path)
         self._played += 1
-        if self._played == 1:
-            self._say(environment.notice(ours))
         announced = self._announcement.program(attempt, session.serve_only)
-        with inputs.variable(self._settings.socket_dir, self._program.given) as given, announced as on_start:
-            env = {**self._settings.env, **(self._program.env or {}), **ours, **given}
-            return self._supervisor.run(self._program, env=env, on_start=on_start)
+        with (
+            ready(self._program, settings=self._settings, socket_path=socket_path) as start,
+            announced as begun,
+        ):
+            if self._played == 1:
+                self._say(start.notice)
+            return self._supervisor.run(start.program, env=start.env, on_start=begun)
 
     def _watch(self, attempt: Attempt, session: Session, over: threading.Event) -> None:
         """Heartbeats for the attempt, and ends it when its run or its child is no longer well."""

@@ -10,6 +10,22 @@ from meshgate_agents.launcher.errors import BadSettings
 _NOTHING = object()
 
 
+def fit(envelope: bytes, *, kind: str) -> None:
+    """Checks that an order is of the kind that its app is by now: only an agent is given tasks.
+
+    Raises:
+        BadSettings: the manifest has changed since.
+    """
+    try:
+        delegated = "delegation" in json.loads(envelope or b"{}")
+    except (ValueError, TypeError) as error:
+        raise BadSettings(f"the order of the run cannot be read: {error!r}") from error
+    if delegated and kind != "agent":
+        raise BadSettings(f"the run is a task for an agent, and its app is a {kind} by now")
+    if kind == "agent" and not delegated:
+        raise BadSettings("the run is no task, and its app is an agent by now, which acts only when asked")
+
+
 def program(envelope: bytes, own: Program) -> Program:
     """The program of a run. It is handed the run's input, or what an agent's app was asked for.
 

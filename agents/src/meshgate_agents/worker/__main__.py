@@ -17,6 +17,7 @@ from meshgate_agents.launcher import budget, inputs, peers
 from meshgate_agents.launcher.announcing import Announcement
 from meshgate_agents.launcher.children import Children
 from meshgate_agents.launcher.errors import LauncherError
+from meshgate_agents.launcher.forks import Forks
 from meshgate_agents.launcher.identity import connect
 from meshgate_agents.launcher.launch import say
 from meshgate_agents.worker import settings
@@ -55,7 +56,7 @@ def _serve(config: Settings, stop: threading.Event) -> None:
     token = settings.read_token(config.api_token_file)
     peers.become_subreaper()
     inputs.sweep(config.play.socket_dir)
-    children, announcement = Children(), Announcement(config.ready_file)
+    children, announcement = Children(Forks(config.play.fork_servers, say)), Announcement(config.ready_file)
     with connect(config.play) as gateway:
         plays = Plays(
             settings=config.play,

@@ -161,6 +161,7 @@ class Plays:
     def _play_once(self, run_id: str, known: Known) -> None:
         own = Program(command=self._command, cwd=self._settings.project_root, stdin=subprocess.DEVNULL)
         try:
+            orders.fit(known.input_json, kind=self._settings.kind)
             program = orders.program(known.input_json, own)
         except BadSettings as error:
             self.give_up(run_id, str(error), after=known.attempt)
