@@ -117,12 +117,13 @@ def status(*, pid: int) -> dict:
 def test_apps_come_first_and_agents_below_their_crew() -> None:
     """With every SPIFFE ID whole and every run with its attempt, within 100 columns."""
     text = ps.text(ps.measured(status(pid=os.getpid())))
-    table, said = text.split("\n\n")
+    table, others, said = text.split("\n\n")
     lines = table.splitlines()
-    assert [line[: line.index("  ", 4)].rstrip() for line in lines[1:]] == [
-        "gateway", "desk-tools", "desk", "  program", "  no program", "terminal", "  no program",
-        "  triage-analyst", "dapr-desk", "opa",
+    assert [line[: line.index("  ", 5)].rstrip() for line in lines[1:]] == [
+        "gateway", "desk-tools", "desk", "  program", "  no program", "  terminal", "    no program",
+        "  triage-analyst",
     ]  # fmt: skip
+    assert [line.split()[0] for line in others.splitlines()] == ["NAME", "dapr-desk", "opa"]
     assert max(map(len, lines)) <= 100, table
     assert "restarting (3x)" in lines[8]
     assert "attempt 2" in lines[4]

@@ -57,33 +57,36 @@ def _pids(rows: Iterable[Row]) -> list[int]:
 
 
 def text(status: Row) -> str:
-    """The table, and below it what there is to say of a process."""
-    rows = _rows(status)
-    columns = list(SHOWN)
-    for column in LEFT_OUT_FIRST:
-        made = table(rows, columns)
-        if max(map(len, made.splitlines()), default=0) > COLUMNS:
-            columns.remove(column)
-    if "restarts" not in columns:
-        rows = [{**row, "state": _often(row)} for row in rows]
+    """Two tables, and below them what there is to say of a process."""
+    others = [_line(process, "") for process in status["processes"] if not process.get("app")]
     said = [
         f"{row['name']}: {row['detail']}"
         for row in status["processes"]
         if row["detail"] and not _is_launcher(row) and not row.get("runs")
     ]
-    return "\n".join([table(rows, columns), *([""] if said else []), *said])
+    parts = (_fitting(_rows(status)), _fitting(others) if others else "", "\n".join(said))
+    return "\n\n".join(filter(None, parts))
+
+
+def _fitting(rows: Sequence[Row]) -> str:
+    columns = list(SHOWN)
+    for column in LEFT_OUT_FIRST:
+        if max(map(len, table(rows, columns).splitlines())) > COLUMNS:
+            columns.remove(column)
+    shown = rows if "restarts" in columns else [{**row, "state": _often(row)} for row in rows]
+    return table(shown, columns)
 
 
 def _rows(status: Row) -> list[dict[str, Any]]:
     """Apps first, an agent's below the crew that the manifest names first for it."""
     rows: list[dict[str, Any]] = []
     for app in _ordered(status["apps"]):
-        depth = "  " if app["crews"] else ""
         for process in status["processes"]:
             if process.get("app") == app["name"]:
+                depth = "  " if app["crews"] or _is_launcher(process) else ""
                 rows.append(_line(process, depth))
                 rows += _playing(process, depth + "  ")
-    return rows + [_line(process, "") for process in status["processes"] if not process.get("app")]
+    return rows
 
 
 def _ordered(apps: Sequence[Row]) -> list[Row]:
