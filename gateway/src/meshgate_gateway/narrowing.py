@@ -90,8 +90,7 @@ def _is_bound(bound: object) -> bool:
 
 def _is_number(value: object) -> bool:
     """Of JSON; Python's True is none."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and (isinstance(value, int) or math.isfinite(value))
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def _written(value: object) -> bytes:
