@@ -11,7 +11,7 @@ from pathlib import Path
 
 from machine import Cores, fsync_milliseconds, load_average
 from measure import Row
-from rows import Bench, Measure, brokered, decision, durable, guarantees, runs
+from rows import Bench, Measure, brokered, decision, durable, forks, guarantees, runs
 
 ROWS: dict[str, Measure] = {
     "brokered": brokered.measure,
@@ -19,6 +19,7 @@ ROWS: dict[str, Measure] = {
     "decision": decision.measure,
     "guarantees": guarantees.measure,
     "runs": runs.measure,
+    "forks": forks.measure,
 }
 REPEATS, QUICK_REPEATS = 5, 3
 

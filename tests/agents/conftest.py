@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,12 @@ from typing import Any
 
 import pytest
 from fakes.fake_gateway import FakeGateway, serving
+from fakes.program_server import program_server
+from meshgate_deploy.program_servers import ProgramServer
+from meshgate_identities import attestation
 
 PROJECT = Path(__file__).parent / "project"
+HOME = tempfile.gettempdir()  # one for all: CrewAI looks there when it is imported, and keeps nothing there
 UNSAFE_LAUNCHER = Path(__file__).resolve().parents[1] / "fakes" / "unsafe_launcher.py"
 DESCRIBE = """
 import json, desk_tools
@@ -44,6 +49,7 @@ class Desk:
     gateway: FakeGateway
     tools: list[dict[str, Any]]
     env: dict[str, str] = field(default_factory=dict)
+    server: ProgramServer | None = None  # from which programs are forked; without one they are executed
 
     def argv(self, *command: str, **settings: Any) -> list[str]:
         path = self.config("launcher.json", **settings)
@@ -68,7 +74,7 @@ class Desk:
             "expects_report": True,
             "env": {
                 "PATH": os.environ["PATH"],
-                "HOME": str(self.tmp),
+                "HOME": HOME,
                 "MARKS": str(marks),
                 "PYTHONPATH": str(PROJECT),
                 "OTEL_SDK_DISABLED": "true",
@@ -76,6 +82,7 @@ class Desk:
             },
             "run_id": None,
             "step_deadline_seconds": 60,
+            "isolation": None,
             **settings,
         }
         path = self.tmp / name
@@ -83,16 +90,20 @@ class Desk:
         return path
 
     def run(self, *command: str, **settings: Any) -> Ended:
-        done = subprocess.run(
-            self.argv(*command, **settings),
-            cwd=self.tmp,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=150,
-            stdin=subprocess.DEVNULL,
-        )
-        return Ended(done.returncode, done.stdout, done.stderr, self.marks())
+        if self.server is not None:
+            settings["fork_servers"] = {sys.executable: str(self.server.path)}
+        with subprocess.Popen(
+            self.argv(*command, **settings), cwd=self.tmp, text=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ) as popen:  # fmt: skip
+            try:
+                if self.server is not None:
+                    self.server.admit(attestation.process(popen.pid))
+                out, err = popen.communicate(timeout=150)
+            except BaseException:
+                popen.kill()
+                raise
+        return Ended(popen.returncode, out, err, self.marks())
 
     def script(self, name: str, **settings: Any) -> Ended:
         return self.run(sys.executable, str(PROJECT / name), **settings)
@@ -117,16 +128,23 @@ def listed_tools() -> list[dict[str, Any]]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.fixture(scope="session")
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProgramServer]:
+    """From which the programs of most tests are forked: an import of CrewAI takes seconds."""
+    with program_server(tmp_path_factory.mktemp("f"), HOME=HOME, OTEL_SDK_DISABLED="true") as server:
+        yield server
+
+
 @pytest.fixture
-def desk(tmp_path: Path, listed_tools: list[dict[str, Any]]) -> Iterator[Desk]:
+def desk(tmp_path: Path, listed_tools: list[dict[str, Any]], fork_server: ProgramServer) -> Iterator[Desk]:
     """A desk with a gateway that says yes to everything."""
     with serving(FakeGateway()) as gateway:
-        yield Desk(tmp_path, gateway, listed_tools)
+        yield Desk(tmp_path, gateway, listed_tools, server=fork_server)
 
 
 @pytest.fixture(scope="module")
 def make_desk(
-    tmp_path_factory: pytest.TempPathFactory, listed_tools: list[dict[str, Any]]
+    tmp_path_factory: pytest.TempPathFactory, listed_tools: list[dict[str, Any]], fork_server: ProgramServer
 ) -> Iterator[Callable[[FakeGateway], Desk]]:
     """Desks that live as long as the module, for programs that many tests look at."""
     with_exit: list[Any] = []
@@ -135,7 +153,7 @@ def make_desk(
         server = serving(gateway)
         server.__enter__()
         with_exit.append(server)
-        return Desk(tmp_path_factory.mktemp("desk"), gateway, listed_tools)
+        return Desk(tmp_path_factory.mktemp("desk"), gateway, listed_tools, server=fork_server)
 
     yield make
     for server in with_exit:

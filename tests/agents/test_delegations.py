@@ -239,9 +239,19 @@ def test_a_task_made_on_the_way_keeps_nothing_of_its_own() -> None:
     agent = SimpleNamespace(role="A", tools=[tool], crew=None)
     plain = SimpleNamespace(tools=[tool], description="d")
     assert carrying.hindrance(agent, plain, index=None) == ""
+    assert "A2A" in carrying.hindrance(SimpleNamespace(**vars(agent), a2a=[1]), plain, index=0)
     for more in ({"output_pydantic": Report}, {"markdown": True}, {"tools": [object()]}):
         text = carrying.hindrance(agent, SimpleNamespace(**{**vars(plain), **more}), index=None)
         assert next(iter(more)) in text
+
+
+def test_what_triggered_a_crew_is_carried_over() -> None:
+    """As a part of the description, as CrewAI's prompt has it; the other process has no inputs."""
+    agent = SimpleNamespace(crew=SimpleNamespace(_inputs={"crewai_trigger_payload": "mail"}))
+    task = SimpleNamespace(description="read", allow_crewai_trigger_context=True)
+    assert carrying.description(agent, task) == "read\n\nTrigger Payload: mail"
+    task.allow_crewai_trigger_context = None
+    assert carrying.description(agent, task) == "read"
 
 
 def test_a_coworker_whose_role_the_inputs_made_is_not_known_there() -> None:

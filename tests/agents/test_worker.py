@@ -1,5 +1,6 @@
 """A worker plays many runs in one process: each once, each with its own socket and its own processes."""
 
+import dataclasses
 import json
 import os
 import sys
@@ -9,10 +10,11 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+from meshgate_agents.launcher.announcing import Announcement
 from meshgate_agents.launcher.children import Children
 from meshgate_agents.launcher.errors import GatewayUnavailable, RunHeld, RunOver
 from meshgate_agents.launcher.gateway import Begun, Known
-from meshgate_agents.launcher.peers import become_subreaper
+from meshgate_agents.launcher.peers import become_subreaper, start_time
 from meshgate_agents.launcher.settings import GatewayAddress, Settings
 from meshgate_agents.worker import activities
 from meshgate_agents.worker.plays import Plays
@@ -116,12 +118,13 @@ def plays(store, tmp_path):
         gateway=GatewayAddress(target="", server_name=""), project_root=tmp_path, socket_dir=tmp_path / "s",
         tools=(), expects_report=False, env={"PATH": os.environ["PATH"]}, run_id=None,
         step_deadline_seconds=5, attempts=3, backoff_seconds=0.05, stall_seconds=600, replay=False,
+        isolation=None,
     )  # fmt: skip
     children = Children()
     made = Plays(
         settings=settings, runs_at_once=16, command=[sys.executable, "-c", "print(1)"], gateway=store,
         children=children,
-        on_change=lambda _runs: None,
+        announcement=Announcement(tmp_path / "desk.ready"),
     )  # fmt: skip
     yield made
     made.stop()
@@ -197,6 +200,43 @@ def test_a_crash_is_followed_by_another_attempt(store, plays, tmp_path) -> None:
     assert ended(plays.play("r")) == "failed"
     assert store.runs["r"]["attempt"] == 3
     assert "given up after 3 attempts" in store.runs["r"]["detail"]
+
+
+def announced(folder: Path) -> dict[str, dict]:
+    """What the worker's file says, by run."""
+    return {row["run_id"]: row for row in json.loads((folder / "desk.ready").read_bytes())["runs"]}
+
+
+def test_each_program_is_announced_while_it_runs(store, plays, tmp_path) -> None:
+    """With its attempt, its pid and when it started; a run that rests between attempts has no program."""
+    plays._settings = dataclasses.replace(plays._settings, backoff_seconds=SECONDS)
+    script = "import os, sys; open(sys.argv[2], 'w').write(str(os.getpid()))\n" + WAIT
+    for run_id, then in (("ends", ""), ("crashes", "\nos.kill(os.getpid(), 9)")):
+        marks = (str(tmp_path / f"{run_id}.go"), str(tmp_path / f"{run_id}.pid"))
+        store.add(run_id, sys.executable, "-c", script + then, *marks)
+    ends, _crashes = plays.play("ends"), plays.play("crashes")
+    for run_id in ("ends", "crashes"):
+        pid = int(eventually(lambda at=tmp_path / f"{run_id}.pid": at.exists() and at.read_text(), "it runs"))
+        row = {"run_id": run_id, "attempt": 1, "pid": pid, "started": start_time(pid)}
+        assert announced(tmp_path)[run_id] == row
+    (tmp_path / "crashes.go").touch()
+    eventually(lambda: announced(tmp_path)["crashes"] == {"run_id": "crashes", "attempt": 1}, "it rests")
+    (tmp_path / "ends.go").touch()
+    assert ended(ends) == "completed"
+    assert set(announced(tmp_path)) == {"crashes"}
+
+
+def test_nothing_is_announced_after_the_end(tmp_path) -> None:
+    """The file is how others know that runs are taken."""
+    announcement = Announcement(tmp_path / "desk.ready")
+    announcement.open()
+    assert announced(tmp_path) == {}
+    announcement.add("r")
+    assert announced(tmp_path) == {"r": {"run_id": "r"}}
+    announcement.close()
+    announcement.add("late")
+    announcement.open()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_command_that_cannot_start_fails_its_run(store, plays) -> None:

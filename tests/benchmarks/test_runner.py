@@ -27,9 +27,10 @@ EXPECTED = {
         "runs.plenty.list",
         "runs.plenty.resume",
     },
+    "forks": {"forks.ready", "forks.private", "forks.again"},
     "guarantees": {f"guarantees.{level}.{kind}" for level in LEVELS for kind in ("p50", "throughput")},
 }
-HAVE_GOALS = {"brokered", "durable", "decision"}
+HAVE_GOALS = {"brokered", "durable", "decision", "forks"}
 SOME_HAVE_GOALS = {"runs"}
 
 
@@ -58,6 +59,7 @@ def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         pytest.param("runs", marks=pytest.mark.plane),
         "brokered",
         "decision",
+        "forks",
         "guarantees",
     ],
 )

@@ -88,6 +88,13 @@ def test_descriptors_pass_through(served):
     os.close(reader)
 
 
+def test_what_an_earlier_mesh_left_is_refused(served):
+    """A program's process whose supervisor and launcher were killed at once descends from nobody any more."""
+    marked = "import ctypes; ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)\n" + INNER.format(path=str(served))
+    done = subprocess.run([sys.executable, "-c", marked], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("denied: a process without a way to privileges"), done.stderr
+
+
 def test_a_process_of_the_mesh_is_refused(served):
     """A child of the supervisor, as every process of an agent is, commands nothing."""
     answer = ask_once(served, {"op": "spawn", "code": INNER.format(path=str(served))})

@@ -353,6 +353,7 @@ def test_crewais_own_scaffold_is_understood(scaffold: Path) -> None:
     made = manifest.load(scaffold / "meshgate.yaml")
     assert check_modules(made, scaffold) == []
     assert made.crews["my-news"].agents["researcher"].role == "{topic} Senior Data Researcher"
+    assert made.crews["my-news"].writable == (".",)  # its report
 
 
 def test_source_tells_crews_apart(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def task(agent=None):
     return Task(description="d", expected_output="e", agent=agent)
 '''
 CREWS = """
-from common import Crew, Process, agent, look, pay, task
+from common import Crew, Process, Task, agent, look, pay, task
 
 clerk = agent("Clerk", look, delegates=True)
 cashier = agent("Cashier", pay)
@@ -58,6 +58,11 @@ def managed() -> Crew:
 
 def by_model() -> Crew:
     return Crew(agents=[cashier], tasks=[task()], process=Process.hierarchical, manager_llm="gpt-4o-mini")
+
+
+def live() -> Crew:
+    asked = Task(description="d", expected_output="e", agent=clerk, human_input=True)
+    return Crew(agents=[clerk], tasks=[asked, task(agent("Helper of {customer}", look))], stream=True)
 
 
 def twins() -> Crew:
@@ -176,6 +181,18 @@ def test_what_is_written_loads_and_passes_its_tests(crews: tuple[Path, Scan], op
     known = Known(apps=made.runners, tools=tools, agents={one.app for one in made.isolated})
     assert check.check_policies((str(opa_binary),), folder / "policies", known=known) == []
     assert run_tests((str(opa_binary),), folder / "policies").red == ()
+
+
+def test_what_an_app_of_its_own_cannot_do_is_told(crews: tuple[Path, Scan]) -> None:
+    """Such a crew is refused at run time. An agent of a task alone is one of its crew too."""
+    found = scan.find(crews[0], targets=["crews:live"])
+    assert [agent.role for agent in found.apps[0].agents] == ["Clerk", "Helper of {customer}"]
+    notes = "\n".join(found.notes)
+    assert "'Clerk' may delegate, and another agent's role has placeholders: refused" in notes
+    assert "a task has human_input: refused" in notes
+    assert "it streams its output: refused" in notes
+    kept = scan.find(crews[0], targets=["crews:live"], isolate=False)
+    assert not any("refused" in note for note in kept.notes)
 
 
 def test_a_crew_may_stay_one_app(crews: tuple[Path, Scan]) -> None:

@@ -71,6 +71,28 @@ def test_nothing_of_a_killed_worker_works_on(tmp_path, end) -> None:
             continue
 
 
+def test_a_stray_without_its_variables_is_known_by_its_mark(tmp_path) -> None:
+    """Also a known process has it, or one of ours has not: they stay."""
+    become_subreaper()
+    mark = "import ctypes, time; ctypes.CDLL(None).prctl(38, 1, 0, 0, 0); "
+    sleep = "print('ready', flush=True); time.sleep(600)"
+    codes = (mark + sleep, mark + sleep, "import time; " + sleep)
+    left, known, plain = made = [
+        subprocess.Popen([sys.executable, "-c", code], env={}, stdout=subprocess.PIPE) for code in codes
+    ]
+    try:
+        for process in made:
+            assert process.stdout is not None
+            process.stdout.readline()
+        assert strays.end_adopted(tmp_path, lambda: [known.pid]) == 1
+        assert left.wait(30) == -signal.SIGKILL
+        assert (known.poll(), plain.poll()) == (None, None)
+    finally:
+        for process in made:
+            process.kill()
+            process.communicate()
+
+
 def test_a_copy_of_a_project_ends_nothing_of_the_original(tmp_path) -> None:
     """Also where its sockets lie elsewhere, for the length of its path: a copy has a folder of its own."""
     original, copy = tmp_path / ("o" * 100), tmp_path / ("c" * 100)

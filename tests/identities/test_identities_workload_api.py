@@ -12,11 +12,14 @@ from pathlib import Path
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from fakes.certificates import authority as root_of
 from fakes.certificates import make, uri
 from meshgate_identities import attestation
 from meshgate_identities.authority import DevelopmentAuthority, IssuedSvid
+from meshgate_identities.describe import describe
 from meshgate_identities.errors import IdentityUnavailable
 from meshgate_identities.source import IdentitySource
 from meshgate_identities.spiffe_id import SpiffeId
@@ -171,6 +174,61 @@ def test_a_registered_process_gets_its_own_identity(api, path) -> None:
         api.register(two.pid, BILLING)
         assert asks(one) == str(DESK)
         assert asks(two) == str(BILLING)
+
+
+def told_once(api, count: int) -> dict[int, bytes]:
+    """What desks hold, once so many do: the client may have its certificate before the server notes that."""
+    give_up_at = time.monotonic() + SECONDS
+    while len(held := api.held(DESK)) < count:
+        assert time.monotonic() < give_up_at, held
+        time.sleep(0.01)
+    return held
+
+
+def test_what_each_process_holds_can_be_told(api, path) -> None:
+    """By its exact chain, and only while it is entitled; nothing is issued for the telling."""
+    assert api.held(DESK) == {}
+    api.register(ME, DESK)
+    assert api.held(DESK) == {}  # it has not asked
+    with watching(path) as source, child(path) as other:
+        api.register(other.pid, DESK)
+        assert asks(other) == str(DESK)
+        held = told_once(api, 2)
+        assert set(held) == {ME, other.pid}
+        assert held == api.held(DESK)
+        told = describe(held[ME])
+        (leaf,) = x509.load_pem_x509_certificates(source.snapshot().chain_pem)
+        assert held[ME] == leaf.public_bytes(Encoding.DER)
+        assert held[ME] != held[other.pid]
+        assert (told.spiffe_id, told.key_type, told.chain_length) == (DESK, "EC P-256", 1)
+        assert (told.serial_hex, told.issuer) == (f"{leaf.serial_number:x}", leaf.issuer.rfc4514_string())
+        assert (told.not_before, told.not_after) == (leaf.not_valid_before_utc, leaf.not_valid_after_utc)
+        assert told.sha256 == leaf.fingerprint(hashes.SHA256()).hex()
+        other.kill()
+        other.wait()
+        assert set(api.held(DESK)) == {ME}
+        assert api.held(BILLING) == {}
+        api.forget(ME)
+        assert api.held(DESK) == {}
+
+
+def test_another_identity_is_not_told_with_the_old_certificate(api, path) -> None:
+    """Who is registered anew holds nothing under the new name until it was sent."""
+    api.register(ME, DESK)
+    with watching(path):
+        assert set(told_once(api, 1)) == {ME}
+    api.register(ME, BILLING)
+    assert api.held(DESK) == api.held(BILLING) == {}
+
+
+def test_a_chain_is_told_by_its_leaf(root) -> None:
+    """Certificates stand one after the other; what is cut off is no chain."""
+    svid = root.issue(spiffe_id=DESK)
+    told = describe(svid.chain_der + root.bundle_der)
+    assert (told.spiffe_id, told.chain_length) == (DESK, 2)
+    for bad in (b"", svid.chain_der[:-1], b"0"):
+        with pytest.raises(ValueError, match=r"cut off|no certificate|pars"):
+            describe(bad)
 
 
 def test_a_child_of_a_registered_process_is_denied(api, path) -> None:

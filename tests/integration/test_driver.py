@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from integration import fault_mesh
 from integration.fault_mesh import MESHGATE, Mesh
+from meshgate_agents.launcher.peers import children_of
+from meshgate_deploy.control import ask_once
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(900)]
 
@@ -94,6 +96,35 @@ def test_a_run_of_a_worker_is_replayed(mesh) -> None:
     once(mesh, "again", "o-again")
 
 
+def test_a_program_is_forked_with_its_imports_done(mesh) -> None:
+    """By the server of its interpreter, below a keeper; killed there, it is killed, and another goes on."""
+    server = eventually(lambda: _forks(mesh), "it serves")
+    with mesh.held("o-forked"):
+        begin(mesh, "forked", "pay:o-forked")
+        eventually(lambda: mesh.effects("o-forked"), "its call is under way")
+        (keeper,) = [pid for pid in children_of(server) if _name(pid) == "meshgate-keeper"]
+        (program,) = children_of(keeper)
+        assert mesh.ask("ShowRun", run_id="forked")["run"]["state"] == "running"
+        os.kill(program, signal.SIGKILL)
+        eventually(lambda: shown(mesh, "forked")["attempt"] != "1", "another attempt has begun")
+    assert over(mesh, "forked")["state"] == "completed"
+    assert "the program was ended by signal 9" in log(mesh, "nightly")
+    once(mesh, "forked", "o-forked")
+
+
+def _forks(mesh: Mesh) -> int:
+    """The fork server of the mesh's programs; 0 until it serves, and ignores how keepers end."""
+    rows = json.loads((mesh.state.run / "processes.json").read_text())
+    (pid,) = [row["pid"] for row in rows if row["name"] == "fork-server-programs"]
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (ignored,) = [line.split()[1] for line in lines if line.startswith("SigIgn")]
+    return int(pid) if int(ignored, 16) & 1 << signal.SIGCHLD - 1 else 0
+
+
+def _name(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
 def test_a_start_is_idempotent_and_says_what_is_wrong(mesh) -> None:
     """Same id and input: the same run. Everything else is refused with its exit code, and recorded."""
     begin(mesh, "same", "lookup:o-same")
@@ -149,7 +180,22 @@ def test_what_a_killed_program_kept_in_its_memory_is_there_again(mesh) -> None:
 def test_a_run_that_kills_its_worker_is_given_up(mesh) -> None:
     """Each time at the same step, in whatever worker: bounded over all of them, the journal kept."""
     begin(mesh, "fells", "pay:o-fells", "fell:")
-    run = over(mesh, "fells")
+    asked = mesh.root / "fell"
+
+    def killed_until_over() -> bool:
+        if asked.exists():
+            program = int(asked.read_text())
+            asked.unlink()
+            rows = ask_once(mesh.state.control, {"op": "status"})["processes"]
+            workers = [
+                row["pid"] for row in rows if program in [one["pid"] for one in row.get("programs", ())]
+            ]
+            for worker in workers:
+                os.kill(worker, signal.SIGKILL)  # what an out-of-memory killer does
+        return shown(mesh, "fells")["state"] in OVER
+
+    eventually(killed_until_over, "fells has ended")
+    run = shown(mesh, "fells")
     assert (run["state"], "given up after 5 attempts" in run["detail"]) == ("failed", True), run
     once(mesh, "fells", "o-fells")
     assert settled(mesh, "fells") == 1
@@ -174,6 +220,30 @@ def test_a_killed_sidecar(mesh) -> None:
     run = over(mesh, "sidecar")
     assert (run["state"], run["attempt"]) == ("completed", "1"), log(mesh, "nightly")
     once(mesh, "sidecar", "o-sidecar-1", "o-sidecar-2")
+
+
+def programs(mesh: Mesh, name: str) -> list[dict]:
+    """What a process of the mesh says to play."""
+    return [program for row in processes(mesh) if row["name"] == name for program in row["programs"]]
+
+
+def test_whose_program_a_process_is_can_be_told(mesh) -> None:
+    """Of a worker's run and of one at a terminal: by the pid that the program itself has."""
+    with mesh.held("o-told-1"), mesh.held("o-told-2"):
+        begin(mesh, "told", "tell:told", "pay:o-told-1")
+        command = [MESHGATE, "run", "--app", "nightly", "--run-id", "terminal", "--"]
+        terminal = subprocess.Popen(
+            [*command, "python", "nightly.py", "tell:terminal", "pay:o-told-2"], cwd=mesh.root
+        )
+        eventually(lambda: mesh.effects("o-told-1") and mesh.effects("o-told-2"), "both calls are under way")
+        for name, run_id in (("nightly", "told"), ("run terminal", "terminal")):
+            (found,) = programs(mesh, name)
+            pid = int((mesh.root / f"{run_id}.pid").read_text())
+            assert found == {"run_id": run_id, "attempt": 1, "pid": pid}
+    assert over(mesh, "told")["state"] == "completed"
+    assert terminal.wait(SECONDS) == 0
+    eventually(lambda: programs(mesh, "nightly") == [], "no program is left")
+    assert not list(mesh.state.run.glob("*.programs"))
 
 
 def back(mesh: Mesh, name: str, pid: int) -> bool:

@@ -176,6 +176,19 @@ def test_the_unchanged_entry_point_goes_through_the_gateway(mesh: Path, way: str
     assert (verified["verified"], int(verified["records"])) == (True, seen + len(new))
 
 
+def test_its_worker_writes_the_report(mesh: Path) -> None:
+    """Where `scan` said that its tasks write; everything else of the crew's is closed."""
+    report = mesh / "report.md"
+    report.unlink(missing_ok=True)
+    given = json.dumps({"topic": "AI LLMs", "current_year": "2026"})
+    _done(mesh, "runs", "start", "my-news", "--run-id", "by-worker", "--input", given)
+    _done(mesh, "runs", "watch", "by-worker")
+    shown = json.loads(_done(mesh, "runs", "show", "by-worker", "-o", "json"))
+    assert shown["state"] == "completed", (mesh / ".meshgate/logs/my-news.log").read_text()[-4000:]
+    assert "User name is John Doe." in report.read_text()
+    assert KEY not in report.read_text()
+
+
 def test_every_process_is_shown_with_who_it_is(mesh: Path) -> None:
     """`ps` names each process's SPIFFE ID; a healthy mesh has a clean doctor's report."""
     told = json.loads(_done(mesh, "ps", "-o", "json"))

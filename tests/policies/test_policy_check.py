@@ -137,6 +137,12 @@ def test_ids_of_an_obligation_are_looked_up_too(opa_binary, tmp_path):
         assert (problem.line, problem.fix) == (5, fix)
 
 
+def test_odd_format_is_told(opa_binary, tmp_path):
+    """The fix is the command that mends it."""
+    (problem,) = _check(opa_binary, tmp_path, 'package mesh.agents.desk\n\nallow   contains "a.b"\n')
+    assert problem.fix == f"run: opa fmt --write {tmp_path / 'desk.rego'}"
+
+
 def test_tasks_for_agents_are_known(opa_binary, tmp_path):
     """`agent:APP` names an agent that is an app of its own; a crew, a tool and a pattern are none."""
     known = Known(apps=["desk", "billing"], tools=["orders.refund"], agents=["billing"])
@@ -152,12 +158,6 @@ def test_tasks_for_agents_are_known(opa_binary, tmp_path):
         (_line_of(text, '"agent:"'), 'write each tool: "host.tool"'),
     ]
     assert _check(opa_binary, tmp_path, text[: text.index('\nallow contains "agent:desk')], known=known) == []
-
-
-def test_odd_format_is_told(opa_binary, tmp_path):
-    """The fix is the command that mends it."""
-    (problem,) = _check(opa_binary, tmp_path, 'package mesh.agents.desk\n\nallow   contains "a.b"\n')
-    assert problem.fix == f"run: opa fmt --write {tmp_path / 'desk.rego'}"
 
 
 def test_all_problems_are_told_at_once(opa_binary, tmp_path):

@@ -15,6 +15,7 @@ from meshgate_deploy import (
     archive_commands,
     branch_commands,
     given,
+    id_commands,
     policy_commands,
     project_commands,
     run_commands,
@@ -33,6 +34,7 @@ runtime_commands = typer.Typer(no_args_is_help=True, help="The Dapr and OPA bina
 policy_commands.register(policy)
 app.add_typer(policy, name="policy")
 app.add_typer(audit, name="audit")
+app.add_typer(id_commands.app, name="id")
 app.add_typer(runtime_commands, name="runtime")
 app.add_typer(run_commands.app, name="runs")
 project_commands.register(app)

@@ -1,17 +1,18 @@
 """The configuration file of each process of ours. Builds values, starts nothing."""
 
 import dataclasses
-import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from meshgate_identities.tls import gateway_dns_name
 
-from meshgate_deploy import dapr_plane
+from meshgate_deploy import dapr_plane, interpreter_paths, isolation
 from meshgate_deploy import own_tools as own_limits
+from meshgate_deploy.interpreter_paths import Interpreter
 from meshgate_deploy.manifest import Manifest, ToolEntry
 from meshgate_deploy.state import State
 from meshgate_deploy.store_url import is_postgresql
@@ -20,6 +21,11 @@ from meshgate_deploy.store_url import is_postgresql
 def ready_file(state: State, app: str) -> Path:
     """Appears when the process serves."""
     return state.run / f"{app}.ready"
+
+
+def programs_file(state: State, run_id: str) -> Path:
+    """Where the launcher of a run at a terminal says which program plays it."""
+    return state.run / f"run-{run_id}.programs"
 
 
 def definitions_file(state: State, host: str) -> Path:
@@ -119,6 +125,7 @@ def launcher(  # noqa: PLR0913 - what one run is made of
     env: Mapping[str, str],
     run_id: str | None,
     replay: bool = False,
+    fork_servers: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """An agent launcher's, for one run."""
     kind = manifest.runners[app]
@@ -148,6 +155,9 @@ def launcher(  # noqa: PLR0913 - what one run is made of
         "attempts": runner.attempts,
         "stall_seconds": runner.stall_seconds,
         "replay": replay,
+        "isolation": _isolation(manifest, state, app, env),
+        "fork_servers": dict(fork_servers),
+        "programs_file": str(programs_file(state, run_id)) if run_id else None,
     }
 
 
@@ -161,11 +171,21 @@ def worker(  # noqa: PLR0913 - what one worker is made of
     sidecar: str,
     definitions: Mapping[str, Mapping[str, Any]],
     env: Mapping[str, str],
+    fork_servers: Mapping[str, str],
 ) -> dict[str, Any]:
     """One of an app's workers: a launcher's for any run, what the app runs by itself, and its own sidecar."""
     return {
-        **launcher(manifest, state, app, target=target, definitions=definitions, env=env, run_id=None),
-        "command": own_command(manifest, app, env),
+        **launcher(
+            manifest,
+            state,
+            app,
+            target=target,
+            definitions=definitions,
+            env=env,
+            run_id=None,
+            fork_servers=fork_servers,
+        ),
+        "command": resolved_command(manifest, app, env),
         "runs_at_once": manifest.runner(app).runs_at_once,
         "dapr": _sidecar(state, name, sidecar),
         "ready_file": str(ready_file(state, name)),
@@ -188,17 +208,23 @@ def crews_of(manifest: Manifest, app: str) -> dict[str, str]:
     return {one.crew: manifest.crews[one.crew].crew for one in manifest.isolated if one.app == app}
 
 
+def resolved_command(manifest: Manifest, app: str, env: Mapping[str, str]) -> list[str]:
+    """The same by its interpreter itself: what leads there, as a shim does, needs more than it may read."""
+    command = own_command(manifest, app, env)
+    if app in manifest.programs or manifest.isolation == "none":
+        return command
+    return [interpreter_paths.look(command[0], env).executable, *command[1:]]
+
+
+def _isolation(manifest: Manifest, state: State, app: str, env: Mapping[str, str]) -> dict[str, Any] | None:
+    python, *own = own_command(manifest, app, env)
+    known = Interpreter(python, ()) if app in manifest.programs else interpreter_paths.look(python, env)
+    return isolation.config(manifest, state, app, env=env, own=tuple(own), python=known)
+
+
 def config_file(state: State, name: str) -> Path:
     """What a process of ours was started with."""
     return state.generated / f"{name}.json"
-
-
-def playing(state: State, name: str) -> list[str]:
-    """The runs that a worker says it plays."""
-    try:
-        return [str(run) for run in json.loads(ready_file(state, name).read_bytes())["runs"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
 
 
 def module(python: str, name: str, config: Path, *more: str) -> Sequence[str]:

@@ -1,8 +1,9 @@
 """The supervisor's control socket: one request per connection, answers as JSON lines.
 
 Admitted are processes of the same user that the supervisor did not start, directly or indirectly:
-every process of an agent is a descendant of the supervisor, which adopts orphans. A run request may carry
-the caller's standard streams, so that a terminal passes through.
+every process of an agent is a descendant of the supervisor, which adopts orphans,
+or was of an earlier one and bears its mark. A run request may carry the caller's standard streams, so
+that a terminal passes through.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from typing import Any
 
 from meshgate_identities import attestation
 
+from meshgate_deploy import strays
 from meshgate_deploy.errors import Denied, DependencyUnavailable, MeshError, UsageError, from_dict
 
 MAX_REQUEST_BYTES = 8_388_608  # the gateway's largest message, 4 MiB, in base64 and JSON
@@ -102,6 +104,12 @@ class ControlServer:
             raise Denied("where the asking process came from cannot be told", why="a parent ended") from error
         if ours:
             raise Denied("a process of the mesh may not command it", why=f"pid {found.process.pid}")
+        if strays.has_no_new_privs(found.process.pid) and not strays.has_no_new_privs(os.getpid()):
+            raise Denied(  # what a program left when supervisor and launcher were killed at once is so marked
+                "a process without a way to privileges may not command a mesh that has one",
+                why=f"pid {found.process.pid} has no_new_privs, as every program of an agent",
+                next_step="the same command in the shell where `meshgate up` was given",
+            )
 
 
 def reachable(path: Path) -> bool:

@@ -34,6 +34,7 @@ def _matches(pattern: re.Pattern[str], what: str) -> Any:
 App = Annotated[
     str, _matches(manifest_agents.APP_ID, "an app's name is 1 to 63 of a-z, 0-9 and '-', not '-' at an end")
 ]
+Port = Annotated[int, Field(ge=1, le=65_535)]
 Variable = Annotated[str, _matches(_VARIABLE, "the name of an environment variable, never its value")]
 Reference = Annotated[str, _matches(_REFERENCE, "written as package.module:name")]
 CrewReference = Annotated[
@@ -48,6 +49,9 @@ Role = Annotated[str, Field(min_length=1, max_length=4096)]
 TrustDomain = Annotated[
     str, _matches(_TRUST_DOMAIN, "lower-case letters, digits, '.', '-' and '_', 255 at most")
 ]
+
+
+_WRITABLE = "folders and files, from the project's, that it may write besides its own"
 
 
 class _Part(BaseModel):
@@ -96,6 +100,11 @@ class Runner(_Part):
     )  # fmt: skip
     env: tuple[Variable, ...] = Field(default=(), description="variables it gets from `.env` or the shell")
     secrets: tuple[Variable, ...] = Field(default=(), description="the same; never shown")
+    ports: tuple[Port, ...] | None = Field(
+        default=None,
+        description="TCP ports it may connect to. A crew and its agents: besides 443 and those of "
+        "its model's addresses. A program: these and no other; without the key, any",
+    )
 
 
 class _Startable(Runner):
@@ -111,6 +120,7 @@ class _Startable(Runner):
 class Agent(Runner):
     """One agent of a crew; an app of its own where the crew isolates its agents."""
 
+    writable: tuple[str, ...] = Field(default=(), description=_WRITABLE)
     role: Role | None = Field(
         default=None, description="as the crew's code has it, before inputs are filled in"
     )
@@ -127,10 +137,11 @@ class Agent(Runner):
 class Crew(_Startable):
     """A crew: the app that kicks it off and, unless it is kept in one process, an app per agent.
 
-    Its `env` and `secrets` go to all of these.
+    Its `env`, `secrets` and `ports` go to all of these.
     """
 
     crew: CrewReference
+    writable: tuple[str, ...] = Field(default=(), description=_WRITABLE)
     isolate: Literal["agents", "crew"] | None = Field(
         default=None,
         description="agents (the default where agents are listed): each is an app with an identity and a "
@@ -196,6 +207,9 @@ class Manifest(_Part):
     tools: dict[str, ToolRule] = Field(default_factory=dict)
     policies: str = "policies"
     store: str = "sqlite"
+    isolation: Literal["landlock", "none"] = Field(
+        default="landlock", description="none: agents may do on this host whatever their user may"
+    )
     operators: tuple[str, ...] = ()
 
     @property
@@ -229,8 +243,15 @@ class Manifest(_Part):
         Raises:
             KeyError: it is no such app.
         """
-        alone = self.crews.get(app) or self.programs.get(app)
-        return alone or manifest_agents.merged(self.crews, app)
+        return self.programs.get(app) or self.kept_part(app)
+
+    def kept_part(self, app: str) -> Crew | Agent:
+        """The same of a crew or an agent, whose processes are kept to what the manifest says.
+
+        Raises:
+            KeyError: it is neither.
+        """
+        return self.crews.get(app) or manifest_agents.merged(self.crews, app)
 
     @property
     def own_tools(self) -> dict[str, tuple[str | ToolEntry, ...]]:
@@ -383,6 +404,7 @@ _EXAMPLES = {
     "isolate": "agents, or crew", "app": "billing", "crew": "package.module:crew",
     "run": "[python, -m, package.module]",
     "tools": "[package.module:function]", "secrets": "[NAME_OF_VARIABLE]", "env": "[NAME_OF_VARIABLE]",
+    "ports": "[5432]", "writable": "[reports]",
 }  # fmt: skip
 
 

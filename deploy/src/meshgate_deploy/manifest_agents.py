@@ -15,7 +15,7 @@ APP_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 MAX_APP_CHARACTERS = 63
 RESERVED = ("gateway", "operator")
 _OWN = frozenset({"role", "app"})  # what says which agent it is; all else is how its app is run
-_GIVEN = frozenset({"env", "secrets"})  # put together, not taken from one of the two
+_GIVEN = frozenset({"env", "secrets", "ports"})  # put together, not taken from one of the two
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def isolated(crews: "Mapping[str, Crew]") -> tuple[Colleague, ...]:
     )
 
 
-def merged(crews: "Mapping[str, Crew]", app: str) -> "Runner":
+def merged(crews: "Mapping[str, Crew]", app: str) -> "Agent":
     """How the app of an agent is run; where crews share it, what each of them says of it.
 
     Raises:
@@ -63,7 +63,9 @@ def merged(crews: "Mapping[str, Crew]", app: str) -> "Runner":
     parts: list[Runner] = [part for pair in shared for part in pair]
     secrets = tuple(dict.fromkeys(name for part in parts for name in part.secrets))
     env = dict.fromkeys(name for part in parts for name in part.env if name not in secrets)
-    return shared[0][1].model_copy(update={**settings, "env": tuple(env), "secrets": secrets})
+    ports = tuple(dict.fromkeys(port for part in parts for port in part.ports or ()))
+    given = {"env": tuple(env), "secrets": secrets, "ports": ports or None}
+    return shared[0][1].model_copy(update={**settings, **given})
 
 
 def one_line(role: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from meshgate_identities.attestation import Process
 from meshgate_identities.spiffe_id import SpiffeId
 from meshgate_identities.tls import gateway_dns_name
 
@@ -164,8 +165,10 @@ class MeshServices:
                 self._manifest, self._state, app, name=name, definitions=definitions,
                 target=self.gateway_target, sidecar=self.all_sidecars[name].address,
                 env=self._environment.for_agent(self._manifest, app, {}),
+                fork_servers=self._preloaded.programs.addresses,
             ),
             env=self._environment.base,
+            told=self._preloaded.programs.admit,
             ready=configs.ready_file(self._state, name).exists,
             name=name,
             death_signal=signal.SIGTERM,  # it ends its programs before it goes
@@ -182,6 +185,7 @@ class MeshServices:
         dns_names: tuple[str, ...] = (),
         death_signal: signal.Signals = signal.SIGKILL,
         name: str = "",
+        told: Callable[[Process], None] | None = None,
     ) -> Service:
         name = name or app
         path = configs.config_file(self._state, name)
@@ -193,6 +197,7 @@ class MeshServices:
             command = replace(
                 self._command(name, argv, given), death_signal=death_signal,
                 fork=self._preloaded.fork(app, argv, given), user_code=app in self._manifest.toolhosts,
+                told=told,
             )  # fmt: skip
             return Start(
                 command=command,

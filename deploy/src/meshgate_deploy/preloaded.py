@@ -1,7 +1,8 @@
 """The fork servers of one mesh: which processes of ours begin with their imports done.
 
-Two of them. One has what gateway, launchers, workers and tool hosts import. The other has CrewAI too, for
-hosts whose tools come from Python: it is kept apart so that no line of CrewAI is in a process that decides.
+Two of them are for processes of ours. One has what gateway, launchers, workers and tool hosts import. The
+other has CrewAI too, for hosts whose tools come from Python: it is kept apart so that no line of CrewAI is in
+a process that decides. Those for programs are in `program_servers`.
 """
 
 import sys
@@ -15,6 +16,7 @@ from meshgate_deploy.environment import Environment
 from meshgate_deploy.forking import ForkServer
 from meshgate_deploy.manifest import Manifest
 from meshgate_deploy.processes import Command, Processes
+from meshgate_deploy.program_servers import ProgramServers
 from meshgate_deploy.state import State
 
 HOST = ("meshgate_toolhost.__main__", "meshgate_toolhost.host")
@@ -34,7 +36,11 @@ Fork = tuple[ForkServer, Sequence[str]]
 
 
 class Preloaded:
-    """The fork servers, started by the supervisor before anything else."""
+    """The fork servers, started by the supervisor before anything else.
+
+    Attributes:
+        programs: those that launchers and workers ask.
+    """
 
     def __init__(
         self,
@@ -50,17 +56,22 @@ class Preloaded:
         self._base = environment.base()
         store = STORES[store_url.is_postgresql(manifest.store)]
         self._ours = self._server("fork-server", (*OURS, *HOST, store), {})
+        self.programs = ProgramServers(
+            manifest=manifest, state=state, processes=processes, environment=environment
+        )
         crewai = (CREWAI,) if find_spec("crewai") else ()  # a host's tools may do without it
         self._crewai = self._server("fork-server-tools", (*HOST, *crewai), QUIET)
 
     def open(self) -> None:
         """Starts what this mesh needs; they import while the control plane starts."""
         self._ours.open()
+        self.programs.open()
         if any(host.tools for host in self._manifest.toolhosts.values()):
             self._crewai.open()
 
     def close(self) -> None:
         """They end."""
+        self.programs.close()
         self._ours.close()
         self._crewai.close()
 

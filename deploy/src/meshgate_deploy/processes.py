@@ -41,6 +41,7 @@ class Command:
         fork: the fork server that may make it, and the words after `-m` of its `argv`: a module of that
             server's and its arguments. Without one, or when that is gone, it is executed.
         user_code: whether code of the user runs in it.
+        told: who is told of the process before anybody else is.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Command:
     descriptors: tuple[int, ...] = ()
     fork: tuple[ForkServer, Sequence[str]] | None = None
     user_code: bool = False
+    told: Callable[[attestation.Process], None] | None = None
 
 
 @dataclass(slots=True)
@@ -147,6 +149,8 @@ class Processes:
             with self._lock:
                 self._children[child.pid] = child
                 self._write()
+            if child.command.told is not None:
+                child.command.told(child.identity)
         except OSError:
             child.signal(signal.SIGKILL)
             child.wait(GRACE_SECONDS)

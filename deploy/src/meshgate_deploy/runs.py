@@ -14,7 +14,7 @@ from meshgate_agents.launcher.launch import uuid7
 from meshgate_identities.spiffe_id import SpiffeId
 from meshgate_identities.workload_api import WorkloadApiServer
 
-from meshgate_deploy import configs
+from meshgate_deploy import announced, configs
 from meshgate_deploy.environment import Environment
 from meshgate_deploy.errors import DependencyUnavailable, NotFound, UsageError
 from meshgate_deploy.manifest import Manifest
@@ -99,6 +99,7 @@ class Runs:
                     "name": f"run {row.run_id}", "spiffe_id": self._manifest.spiffe_id(row.app),
                     "state": "running", "pid": row.child.pid, "restarts": row.restarts,
                     "up_seconds": round(time.time() - row.started, 1), "detail": row.app,
+                    **announced.row(configs.programs_file(self._state, row.run_id)),
                 }
                 for row in self._running.values()
             ]  # fmt: skip
@@ -129,14 +130,14 @@ class Runs:
             command = tuple(configs.own_command(self._manifest, app, env))
         config = configs.launcher(
             self._manifest, self._state, app, target=self._target(), definitions=self.definitions,
-            env=env, run_id=run_id, replay=order.replay,
+            env=env, run_id=run_id, replay=order.replay, fork_servers=self._preloaded.programs.addresses,
         )  # fmt: skip
         write_private(path, json.dumps(config, indent=2).encode())
         argv = configs.module(sys.executable, "meshgate_agents.launcher", path, "--", *command)
         base = self._environment.base()
         start = Command(
             name=f"launcher-{app}", argv=argv, env=base, cwd=order.cwd, streams=order.streams,
-            fork=self._preloaded.fork(app, argv, base),
+            fork=self._preloaded.fork(app, argv, base), told=self._preloaded.programs.admit,
             death_signal=signal.SIGTERM, grace_seconds=LAUNCHER_GRACE_SECONDS,
         )  # fmt: skip
         return Running(run_id, app, start, self._launch(app, start), time.time())
@@ -171,6 +172,7 @@ class Runs:
             running.child = self._launch(running.app, running.command)
             status = self._ended(running)
         (self._state.generated / f"run-{running.run_id}.json").unlink(missing_ok=True)
+        configs.programs_file(self._state, running.run_id).unlink(missing_ok=True)  # its launcher was killed
         with self._lock:
             self._running.pop(running.run_id, None)
         if status is None:

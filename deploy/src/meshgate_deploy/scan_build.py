@@ -1,10 +1,10 @@
 """Makes findings of what the source says and what the import gave."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from meshgate_deploy import scan_variables
@@ -52,7 +52,7 @@ class Builder:
         shared = scan_variables.Sharing(self._project, self._modules, tuple(self._tools.values()))
         variables, env = shared.share(dict(zip([app.name for app in apps], modules, strict=True)))
         self._notes += shared.notes(variables)
-        apps = [replace(app, env=env.get(app.name, ())) for app in apps]
+        apps = [dataclasses.replace(app, env=env.get(app.name, ())) for app in apps]
         self._source_notes()
         mesh = slug(self._project.name)
         return Findings(
@@ -106,6 +106,10 @@ class Builder:
                     f"{name}: its agents stay in one process, as they cannot be told apart: {why}"
                 )
             return [(key, "") for key in keys]
+        self._notes += [
+            f"{name}: {hindrance}: refused at run time while its agents are apps; mend it, or isolate: crew"
+            for hindrance in found["not_carried"]
+        ]
         return [(key, self._agent_app(name, key)) for key in keys]
 
     def _agent_app(self, crew: str, key: str) -> str:
@@ -123,12 +127,19 @@ class Builder:
             crew = f"{found['module']}:{found['name']}" if found["name"] else found["module"]
             if module:
                 crew = module.reference(found["name"])
-            return App(name, crew, (), tuple(agents), manages=found["manages"])
+            writable = tuple(sorted({self._folder(path) for path in found["files"]}))
+            return App(name, crew, (), tuple(agents), manages=found["manages"], writable=writable)
         loose = [self._tool(tool) for tool in found["tools"] if not tool["reserved"]]
         if loose:
             agents.append(Agent("program", "", tuple(loose)))
         path = module.path if module else found["module"]
         return App(name, "", ("python", path), tuple(agents))
+
+    def _folder(self, path: str) -> str:
+        """The folder of the project that a task's file is written to; all of it where there is none yet."""
+        folder = PurePosixPath(path).parent
+        inside = not folder.is_absolute() and ".." not in folder.parts
+        return str(folder) if inside and (self._project / folder).is_dir() else "."
 
     def _agent(self, agent: Mapping[str, Any], crew: Mapping[str, Any], key: str, app: str) -> Agent:
         reserved = [tool["reserved"] for tool in agent["tools"] if tool["reserved"]]

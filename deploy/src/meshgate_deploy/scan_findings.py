@@ -84,6 +84,7 @@ class App:
 
     Attributes:
         manages: CrewAI makes a manager that gives the crew's tasks to its agents, in the crew's process.
+        writable: folders of the project that its tasks' files go to.
     """
 
     name: str
@@ -92,6 +93,7 @@ class App:
     agents: tuple[Agent, ...]
     env: tuple[str, ...] = ()
     manages: bool = False
+    writable: tuple[str, ...] = ()
 
     @property
     def isolated(self) -> bool:

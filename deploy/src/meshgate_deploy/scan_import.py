@@ -10,12 +10,14 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 TRACEBACK_LINES = 6
+_PLACEHOLDER = re.compile(r"\{[A-Za-z_][A-Za-z0-9_-]*\}")  # what CrewAI fills inputs in for
 
 
 def main() -> None:
@@ -64,7 +66,7 @@ class Scanner:
                 crew, keys = _crew_of_json(os.path.join(self._project, module))  # noqa: PTH118 (plain text)
             manager = getattr(crew, "manager_agent", None)
             hierarchical = getattr(crew.process, "value", crew.process) == "hierarchical"
-            agents = [*crew.agents, *([manager] if manager is not None else [])]
+            agents = _all_agents(crew)
             found["agents"] = [
                 self._agent(
                     agent,
@@ -77,6 +79,9 @@ class Scanner:
                 for agent in agents
             ]
             found["manages"] = hierarchical and manager is None
+            found["not_carried"] = _not_carried(crew, found["agents"])
+            files = [getattr(task, "output_file", None) for task in crew.tasks]
+            found["files"] = [str(path) for path in files if path]
             found["memory"] = bool(getattr(crew, "memory", False))
         except (Exception, SystemExit) as error:  # noqa: BLE001 (reported, whatever it is)
             found["error"] = _why(error)
@@ -237,6 +242,27 @@ def _crew_of_json(path: str) -> tuple[Any, Callable[[Any], str]]:
     if crew.manager_agent is not None and isinstance(written.get("manager_agent"), str):
         keys.setdefault(id(crew.manager_agent), written["manager_agent"])
     return crew, lambda agent: keys.get(id(agent), "")
+
+
+def _all_agents(crew: Any) -> list[Any]:
+    """Each once: a task's agent need not be in the crew's list, and a manager is never."""
+    listed = [*crew.agents, crew.manager_agent, *(task.agent for task in crew.tasks)]
+    return list({id(agent): agent for agent in listed if agent is not None}.values())
+
+
+def _not_carried(crew: Any, agents: list[dict[str, Any]]) -> list[str]:
+    """What of it is refused where its agents are apps; in their own processes nobody could do it."""
+    filled = [agent["role"] for agent in agents if _PLACEHOLDER.search(agent["role"])]
+    found = [
+        f"{agent['role']!r} may delegate, and another agent's role has placeholders"
+        for agent in agents
+        if agent["delegates"] and any(role != agent["role"] for role in filled)
+    ]
+    if any(getattr(task, "human_input", False) for task in crew.tasks):
+        found.append("a task has human_input")
+    if getattr(crew, "stream", False):
+        found.append("it streams its output")
+    return found
 
 
 def _tools_of_tasks(crew: Any, agent: Any) -> list[Any]:

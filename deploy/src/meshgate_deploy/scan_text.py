@@ -62,6 +62,8 @@ def _crew(app: App) -> list[str]:
     if app.agents:
         lines.append("    agents:")
         lines += [f"      {_flow(agent.key)}: {_flow(_agent(agent))}" for agent in app.agents]
+    if app.writable:
+        lines.append(f"    writable: {_flow(list(app.writable))}  # where its tasks' files go")
     return [*lines, *_variables(app)]
 
 

@@ -24,10 +24,13 @@ from meshgate_identities.hardening import refuse_inspection
 from meshgate_identities.workload_api import WorkloadApiServer
 
 from meshgate_deploy import (
+    announced,
     catalogue,
     configs,
     dapr_plane,
     generate,
+    held_certificates,
+    isolation,
     log_files,
     manifest_checks,
     own_tools,
@@ -219,6 +222,7 @@ class Supervisor:
         """What can be refused or written before a service runs."""
         for app, name in self._environment.missing(self.manifest):
             self._say(f"{app}: {name} is named for it but set neither in .env nor in the environment")
+        isolation.require(self.manifest, self.state)
         store_check.require(self.manifest, self._environment, file=configs.store_file(self.state))
         self._preloaded.open()
         generate.dapr_resources(self.manifest, self.state)
@@ -294,7 +298,7 @@ class Supervisor:
         renew_at = time.monotonic() + RENEW_SECONDS
         while not self._stop.wait(TICK_SECONDS):
             reap_orphans(known=lambda: self._processes.pids)
-            strays.end_adopted(self.state.sockets)
+            strays.end_adopted(self.state.sockets, lambda: self._processes.pids)
             log_files.bound(self.state.logs)
             if time.monotonic() > renew_at:
                 renew_at = time.monotonic() + RENEW_SECONDS
@@ -322,6 +326,8 @@ class Supervisor:
         operation = request.get("op")
         if operation == "status":
             send(self._status())
+        elif operation == "identity":
+            send(held_certificates.held(self.manifest, self._workload_api, str(request["of"])))
         elif operation == "down":
             self._stop.set()
             send({"stopping": True, "pid": os.getpid()})
@@ -360,9 +366,11 @@ class Supervisor:
     def _shown(self, row: dict[str, object]) -> dict[str, object]:
         """A worker's row says what it plays."""
         name = str(row["name"])
-        worker = name.partition(".")[0] in self.manifest.runners
-        playing = configs.playing(self.state, name) if worker else []
-        return row if row["detail"] or not playing else {**row, "detail": "plays " + ", ".join(playing)}
+        if name.partition(".")[0] not in self.manifest.runners:
+            return row
+        played = announced.row(configs.ready_file(self.state, name))
+        playing = ", ".join(run["run_id"] for run in played["runs"])
+        return {**row, **played, "detail": row["detail"] or (f"plays {playing}" if playing else "")}
 
     def _start_order(self, request: dict[str, Any]) -> dict[str, Any]:
         """A detached run is the worker's, so it needs neither the asker nor this supervisor."""

@@ -90,7 +90,9 @@ def _is_bound(bound: object) -> bool:
 
 def _is_number(value: object) -> bool:
     """Of JSON; Python's True is none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _written(value: object) -> bytes:

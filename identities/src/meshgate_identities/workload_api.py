@@ -63,6 +63,7 @@ class WorkloadApiServer:
         self._authority = authority
         self._ttl = ttl
         self._entries: dict[int, Entry] = {}
+        self._given: dict[int, bytes] = {}  # the last chain sent, by pid of an entry
         self._lock = threading.Lock()  # guards the entries and the life of their pidfds
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -109,6 +110,7 @@ class WorkloadApiServer:
                 self._check_names(entry)
                 replaced = self._entries.get(pid)
                 self._entries[pid] = entry
+                self._given.pop(pid, None)
         except (ProcessLookupError, ValueError):
             os.close(pidfd)
             raise
@@ -118,7 +120,22 @@ class WorkloadApiServer:
         """Takes the entitlement away; what was issued lives on until it expires."""
         with self._lock:
             entry = self._entries.pop(pid, None)
+            self._given.pop(pid, None)
         self._end(entry)
+
+    def held(self, spiffe_id: SpiffeId) -> dict[int, bytes]:
+        """The chain (DER) that each living process with this ID was sent last, by pid. Issues nothing.
+
+        A process with several streams got one on each; the last one is told.
+        """
+        with self._lock:
+            return {
+                pid: self._given[pid]
+                for pid, entry in self._entries.items()
+                if entry.spiffe_id == spiffe_id
+                and pid in self._given
+                and not attestation.has_ended(entry.pidfd)
+            }
 
     def _check_names(self, entry: Entry) -> None:
         for other in self._entries.values():
@@ -190,13 +207,15 @@ class WorkloadApiServer:
         }
 
     async def _fetch_svid(self, stream: Any) -> None:
-        await self._send_each_life(stream, self._issue)
+        await self._send_each_life(stream, self._issue, self._note)
 
     async def _fetch_bundles(self, stream: Any) -> None:
         bundles = {f"{SCHEME}{self._authority.trust_domain}": self._authority.bundle_der}
         await self._send_each_life(stream, lambda _: workload_pb2.X509BundlesResponse(bundles=bundles))
 
-    async def _send_each_life(self, stream: Any, make: Callable[[Entry], Any]) -> None:
+    async def _send_each_life(
+        self, stream: Any, make: Callable[[Entry], Any], note: Callable[[Entry, Any], None] | None = None
+    ) -> None:
         """Sends the full state at once, at each renewal, and when the peer's entry changes."""
         await stream.recv_message()
         sent: Entry | None = None
@@ -206,10 +225,19 @@ class WorkloadApiServer:
                 changed = self._changed  # read before the entry, so that no change is missed
                 entry = self._attest(stream)
                 if entry is not sent or self._loop.time() >= renew_at:
-                    await stream.send_message(make(entry))
+                    message = make(entry)
+                    await stream.send_message(message)
+                    if note is not None:
+                        note(entry, message)
                     sent, renew_at = entry, self._loop.time() + self._renewal_seconds()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(changed.wait(), max(0.0, renew_at - self._loop.time()))
+
+    def _note(self, entry: Entry, message: Any) -> None:
+        """Keeps what was sent, but for the key, while the process is entitled to it."""
+        with self._lock:
+            if self._entries.get(entry.process.pid) is entry:
+                self._given[entry.process.pid] = bytes(message.svids[0].x509_svid)
 
     def _renewal_seconds(self) -> float:
         spread = random.uniform(-JITTER, JITTER)  # noqa: S311 - spreads load, guards nothing

@@ -23,7 +23,7 @@ class Known:
 
     Attributes:
         apps: ids of crews, programs and agents.
-        tools: tool ids; what is `agent:` is among `agents`.
+        tools: tool ids; `agent:` ones are looked up here only where `agents` is None.
         agents: apps that are agents of a crew.
     """
 
@@ -149,8 +149,8 @@ def _entry(name: str, key: Mapping[str, Any], line: int, known: Known) -> Iterat
 def _tool(tool: str, line: int, known: Known) -> Iterator[_Finding]:
     if not TOOL_ID.fullmatch(tool):
         yield line, f"`{tool}` is no tool id, and patterns do not work here", 'write each tool: "host.tool"'
-    elif tool.startswith(AGENT):
-        if known.agents is not None and tool.removeprefix(AGENT) not in known.agents:
+    elif tool.startswith(AGENT) and known.agents is not None:
+        if tool.removeprefix(AGENT) not in known.agents:
             agents = ", ".join(f"{AGENT}{app}" for app in sorted(known.agents)) or "none"
             yield line, f"no agent of the manifest is the app {tool.removeprefix(AGENT)}", f"one of: {agents}"
     elif known.tools is not None and tool not in known.tools and not tool.startswith("crewai."):

@@ -1,13 +1,12 @@
 """An ordinary program: uses the tools that its input names, in turn. Or its arguments, without an input.
 
-`wait:NAME` is no tool: it waits itself, outside of any step, while a test holds the name. `fell:` kills the
-process above it, which is its worker.
+`wait:NAME` is no tool: it waits itself, outside of any step, while a test holds the name. `tell:NAME` writes
+its pid into NAME.pid. `fell:` asks for the end of its worker, which it may not end itself.
 """
 # ruff: noqa: T201 - a program that prints
 
 import json
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -22,8 +21,12 @@ tools = {"keep": desk_own.keep, **{name: tool(getattr(desk_tools, name)) for nam
 for pair in wanted:
     used, _, order = pair.partition(":")
     if used == "fell":
-        os.kill(os.getppid(), signal.SIGKILL)  # what an out-of-memory killer does
+        Path("fell.part").write_text(str(os.getpid()))
+        Path("fell.part").rename("fell")
         time.sleep(600)
+    if used == "tell":
+        (Path(__file__).parent / f"{order}.pid").write_text(str(os.getpid()))
+        continue
     if used == "wait":
         while (Path(__file__).parent / "hold" / order).exists():
             time.sleep(0.02)

@@ -20,6 +20,8 @@ def _hindrances(agent: Any, task: Any, index: "int | None") -> Iterator[str]:
         yield "the task comes with files; have the agent read them with a tool"
     if getattr(crew, "_train", False):
         yield "a crew in training needs its agents in one process; train with isolate: crew"
+    if getattr(agent, "a2a", None):
+        yield "it speaks A2A, which CrewAI would do in its crew's process; leave it out of the crew's agents"
     if _streams():
         yield "its output is streamed while it is made; kick off without stream"
     held = _own_settings(agent, task) if index is None else []

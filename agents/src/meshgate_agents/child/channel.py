@@ -60,6 +60,8 @@ class Channel:
         kept = self._pool.take()
         if kept is not None:
             return kept
+        if not self._path:
+            end_process("this process is not connected to a launcher")
         try:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             connection.connect(self._path)
@@ -88,6 +90,27 @@ class Channel:
         else:
             connection.close()
         return answer
+
+    def lead_to(self, socket_path: str) -> None:
+        """Where requests go from now on."""
+        self._path = socket_path
+
+
+class _Later:
+    """In a fork server: the one channel of all that are handed out before there is a launcher."""
+
+    channel: "Channel | None" = None
+
+
+def postpone() -> None:
+    """This process has no launcher; until it is connected, every request ends it."""
+    _Later.channel = Channel(socket_path="")
+
+
+def connect() -> None:
+    """Now it has one."""
+    if _Later.channel is not None:
+        _Later.channel.lead_to(os.environ.get(SOCKET_VARIABLE, ""))
 
 
 class Begun:
@@ -143,6 +166,8 @@ def _unanswered(error: Exception) -> NoReturn:
 
 def from_environment() -> Channel:
     """The channel named by MESHGATE_SOCKET; without the variable every request ends the process."""
+    if _Later.channel is not None:
+        return _Later.channel
     return _channel(os.environ.get(SOCKET_VARIABLE, ""))
 
 

@@ -1,7 +1,8 @@
 """Puts everything of the child's side in place; called once, at interpreter start.
 
 Every interpreter below a launcher passes here, most of them never import CrewAI: so nothing is
-imported before one of CrewAI's modules was executed.
+imported before one of CrewAI's modules was executed. A process that imports CrewAI tells its launcher so
+then. In a fork server that is put off: `postpone` before the import, `begin` in each process that it becomes.
 """
 
 import os
@@ -32,8 +33,30 @@ def install() -> None:
             "crewai.agent.core": _agent,
             "crewai.memory.unified_memory": _memory,
             "crewai.memory.encoding_flow": _encoding_flow,
+            "dotenv.main": _dotenv,
         }
     )
+
+
+class _Reports:
+    """Whether an import is told to the launcher."""
+
+    at_import = True
+
+
+def postpone() -> None:
+    """CrewAI is imported here for other processes, before any of them has a launcher."""
+    from . import channel
+
+    _Reports.at_import = False
+    channel.postpone()
+
+
+def begin() -> None:
+    """The process that this one has become imports CrewAI now."""
+    from .channel import from_environment
+
+    _report(from_environment())
 
 
 def _base_tool(module: Any) -> None:
@@ -42,7 +65,8 @@ def _base_tool(module: Any) -> None:
     from .channel import from_environment
 
     channel = from_environment()
-    _report(channel)
+    if _Reports.at_import:
+        _report(channel)
     broker = Broker(channel=channel)
     interception.intercept(module.BaseTool, broker)
     restored_tools.intercept(module, broker)
@@ -75,6 +99,12 @@ def _report(channel: "Channel") -> None:
     progress.begun(number)
     colleagues.learn(answer)
     vitals.begin(channel)
+
+
+def _dotenv(module: Any) -> None:
+    from . import withheld
+
+    withheld.intercept(module)
 
 
 def _structured_tool(module: Any) -> None:

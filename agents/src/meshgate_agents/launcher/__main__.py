@@ -6,14 +6,16 @@ Standard streams are inherited. The exit status is the program's own, 125 for a 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 from meshgate_identities.hardening import refuse_inspection
 
 from meshgate_agents.launcher import budget, inputs, peers
+from meshgate_agents.launcher.announcing import Announcement
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import LauncherError
+from meshgate_agents.launcher.forks import Forks
 from meshgate_agents.launcher.gateway import Gateway
 from meshgate_agents.launcher.identity import connect
 from meshgate_agents.launcher.launch import Launch, say
@@ -55,7 +57,14 @@ def run(arguments: Sequence[str], *, connect: Connect) -> int:
         with connect(settings) as gateway:
             kind = Replay if settings.replay else Launch
             program = Program(command=tuple(command))
-            return kind(settings=settings, gateway=gateway, program=program, children=Children()).run()
+            with closing(Announcement(settings.programs_file)) as announcement:
+                return kind(
+                    settings=settings,
+                    gateway=gateway,
+                    program=program,
+                    children=Children(Forks(settings.fork_servers, say)),
+                    announcement=announcement,
+                ).run()
     except (LauncherError, OSError) as error:
         following = getattr(error, "next_step", "")
         say(str(error) + (f"\n  next: {following}" if following else ""))

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from meshgate_agents.launcher.budget import SOFT_DESCRIPTORS
 from meshgate_agents.launcher.errors import LauncherError
+from meshgate_agents.launcher.forks import Forked, Forks
 from meshgate_agents.launcher.peers import children_of, descendants, descends, start_time
 
 ADOPT = Path(__file__).with_name("adopt.py")
@@ -33,6 +34,7 @@ class Program:
     Attributes:
         env: over the environment that the app's config gives.
         given: the run's input, one JSON value; the program finds it in the file MESHGATE_INPUT.
+        rules: what it may do on this host, as `child.confine` reads it; empty where it may do what we may.
     """
 
     command: tuple[str, ...]
@@ -40,13 +42,18 @@ class Program:
     env: Mapping[str, str] | None = None
     given: bytes | None = None
     stdin: int | None = None
+    rules: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A program that was started."""
+    """A program that was started.
 
-    popen: "subprocess.Popen[bytes]"
+    Attributes:
+        popen: our child, or forked from elsewhere; either way its pid is its own until `poll` tells.
+    """
+
+    popen: "subprocess.Popen[bytes] | Forked"
     started: int
 
     @property
@@ -62,13 +69,22 @@ class Child:
             return False
         return same and descends(pid, self.pid)
 
+    def until_ended(self) -> None:
+        """Waits for its end, and leaves it to be reaped."""
+        if isinstance(self.popen, Forked):
+            self.popen.until_ended()
+        else:
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+
 
 class Children:
     """All of this process. Safe for threads; make one, after `peers.become_subreaper`."""
 
-    def __init__(self) -> None:
+    def __init__(self, forks: Forks | None = None) -> None:
         self._lock = threading.Lock()
         self._known: set[int] = set()
+        self._forks, self._forked = forks, set[Forked]()
 
     def start(self, program: Program, env: Mapping[str, str]) -> Child:
         """Starts a program in a process group of its own.
@@ -77,9 +93,31 @@ class Children:
             LauncherError: it cannot be started.
         """
         command = program.command
-        if _found(command[0], program.cwd, env) is None:
+        found = _found(command[0], program.cwd, env)
+        if found is None:
             raise LauncherError(f"cannot start {command[0]!r}: No such file or directory")
-        argv = [sys.executable, "-I", "-S", str(ADOPT), str(SOFT_DESCRIPTORS), *command]
+        popen = self._fork(program, found, env) or self._execute(program, env)
+        try:
+            started = start_time(popen.pid)
+        except ProcessLookupError:
+            started = -1  # over already: nobody belongs to it
+        return Child(popen, started)
+
+    def _fork(self, program: Program, found: str, env: Mapping[str, str]) -> Forked | None:
+        if self._forks is None:
+            return None
+        forked = self._forks.start(
+            program.command, python=found, cwd=program.cwd, env=env, stdin=program.stdin,
+            descriptors=SOFT_DESCRIPTORS, rules=program.rules,
+        )  # fmt: skip
+        if forked is not None:
+            with self._lock:
+                self._forked.add(forked)
+        return forked
+
+    def _execute(self, program: Program, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+        command = program.command
+        argv = [sys.executable, "-I", "-S", str(ADOPT), str(SOFT_DESCRIPTORS), program.rules, *command]
         with self._lock:  # a sweep must not take it for a stray before it is known
             try:
                 popen = subprocess.Popen(
@@ -90,24 +128,30 @@ class Children:
             except ValueError as error:  # a zero byte in a word or a variable
                 raise LauncherError(f"cannot start {command[0]!r}: {error}") from error
             self._known.add(popen.pid)
-        try:
-            started = start_time(popen.pid)
-        except ProcessLookupError:
-            started = -1  # over already: nobody belongs to it
-        return Child(popen, started)
+        return popen
 
     def reap(self, child: Child) -> int | None:
         """The exit status of a program that ended, negative after a signal; None while it runs."""
         with self._lock:
             status = child.popen.poll()
             if status is not None:
-                self._known.discard(child.pid)
+                self._forget(child)
         return status
+
+    def _forget(self, child: Child) -> None:
+        if isinstance(child.popen, Forked):
+            self._forked.discard(child.popen)
+        else:
+            self._known.discard(child.pid)
 
     def end(self) -> None:
         """Kills every program with all that is below it."""
         with self._lock:
             self._known.clear()
+            forked = list(self._forked)
+            self._forked.clear()
+        for one in forked:
+            one.end()
         self.sweep()
 
     def kill(self, child: Child) -> None:
@@ -121,8 +165,10 @@ class Children:
     def abandon(self, child: Child) -> None:
         """Kills a program of which nobody wants to know how it ends."""
         self.kill(child)
+        if isinstance(child.popen, Forked):
+            child.popen.end()
         with self._lock:
-            self._known.discard(child.pid)
+            self._forget(child)
         self.sweep()
 
     def sweep(self) -> None:

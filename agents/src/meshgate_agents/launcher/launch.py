@@ -16,7 +16,8 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from meshgate_agents.launcher import colleagues, environment, inputs
+from meshgate_agents.launcher import colleagues
+from meshgate_agents.launcher.announcing import Announcement
 from meshgate_agents.launcher.calling import Attempt
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import (
@@ -31,6 +32,7 @@ from meshgate_agents.launcher.errors import (
     Stopping,
 )
 from meshgate_agents.launcher.gateway import Begun, End, Entry, Gateway, until_available
+from meshgate_agents.launcher.ready import ready
 from meshgate_agents.launcher.session import Session
 from meshgate_agents.launcher.settings import Settings
 from meshgate_agents.launcher.supervise import FAILED, Ending, Supervisor
@@ -52,6 +54,7 @@ MAX_ATTEMPTS = 1000  # of any kind: a run that loses its worker after each new s
 OVER = ("cancelled", "failed", "completed")
 HOLDS = ("waiting", "cancelling")
 NONE = Begun(0)
+REFUSED = "what a program may write and connect to: writable: and ports: in the manifest; meshgate doctor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,12 @@ class _Played:
     traceback: str
     result: bytes
     declined: str
+
+    @classmethod
+    def of(cls, attempt: Attempt, ending: Ending, session: Session) -> "_Played":
+        """What is left of an attempt's session."""
+        told = (session.reports, session.steps, *session.crash, session.result, session.declined)
+        return cls(attempt, ending, *told)
 
     @property
     def cause(self) -> str:
@@ -91,10 +100,11 @@ class Launch:
         note: Callable[[str], None] | None = None,
         last: Begun = NONE,
         place: Callable[[], AbstractContextManager[int | None]] = nullcontext,
+        announcement: Announcement | None = None,
     ) -> None:
         """Args: `last` is the run's attempt as it was seen; `place` lets one begin, and may look again."""
         self._settings, self._gateway, self._program = settings, gateway, program
-        self._say = note or say
+        self._say, self._announcement = note or say, announcement or Announcement()
         self._supervisor = Supervisor(children)
         self._stopped = threading.Event()
         self._run_id = settings.run_id or uuid7()
@@ -207,7 +217,7 @@ class Launch:
             threading.Thread(target=self._watch, args=(attempt, session, over), daemon=True).start()
             entries = self._journal(attempt)
             session.recall(entries)
-            ending = self._child(session)
+            ending = self._child(session, attempt)
         except LauncherError as error:
             if isinstance(error, Stopping) or entries is None:
                 self._leave(attempt)  # it goes on elsewhere, or nothing of it has run
@@ -222,15 +232,9 @@ class Launch:
             session.close()
         if entries:
             self._say(f"attempt {attempt.number}: {session.told}")
-        return _Played(
-            attempt,
-            ending,
-            session.reports,
-            session.steps,
-            *session.crash,
-            session.result,
-            session.declined,
-        )
+        if self._settings.isolation and session.crash[0].endswith("PermissionError"):
+            self._say(REFUSED)
+        return _Played.of(attempt, ending, session)
 
     def _journal(self, attempt: Attempt) -> list[Entry]:
         entries = self._ask(lambda: self._gateway.journal(run_id=self._run_id, attempt=attempt.number))
@@ -253,15 +257,17 @@ class Launch:
         self._held_by, self._seen = "", begun.number
         return begun
 
-    def _child(self, session: Session) -> Ending:
+    def _child(self, session: Session, attempt: Attempt) -> Ending:
         socket_path = session.listen(self._settings.socket_dir)
-        ours = environment.switches(settings=self._settings, socket_path=socket_path)
         self._played += 1
-        if self._played == 1:
-            self._say(environment.notice(ours))
-        with inputs.variable(self._settings.socket_dir, self._program.given) as given:
-            env = {**self._settings.env, **(self._program.env or {}), **ours, **given}
-            return self._supervisor.run(self._program, env=env, on_start=session.serve_only)
+        announced = self._announcement.program(attempt, session.serve_only)
+        with (
+            ready(self._program, settings=self._settings, socket_path=socket_path) as start,
+            announced as begun,
+        ):
+            if self._played == 1:
+                self._say(start.notice)
+            return self._supervisor.run(start.program, env=start.env, on_start=begun)
 
     def _watch(self, attempt: Attempt, session: Session, over: threading.Event) -> None:
         """Heartbeats for the attempt, and ends it when its run or its child is no longer well."""

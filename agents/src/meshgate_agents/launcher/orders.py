@@ -11,7 +11,7 @@ _NOTHING = object()
 
 
 def fit(envelope: bytes, *, kind: str) -> None:
-    """Checks that an order is of the kind that its app is by now: agents are given tasks, and nobody else is.
+    """Checks that an order is of the kind that its app is by now: only an agent is given tasks.
 
     Raises:
         BadSettings: the manifest has changed since.

@@ -8,12 +8,14 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from meshgate_agents.launcher import colleagues, environment, inputs, orders
+from meshgate_agents.launcher import colleagues, orders
+from meshgate_agents.launcher.announcing import Announcement
 from meshgate_agents.launcher.calling import Attempt
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import BadSettings, Differs
 from meshgate_agents.launcher.gateway import Gateway, until_available
 from meshgate_agents.launcher.launch import say
+from meshgate_agents.launcher.ready import ready
 from meshgate_agents.launcher.session import Session
 from meshgate_agents.launcher.settings import Settings
 from meshgate_agents.launcher.supervise import FAILED, Ending, Supervisor
@@ -27,8 +29,17 @@ DIFFERENT = 1
 class Replay:
     """One program on the journal of one run."""
 
-    def __init__(self, *, settings: Settings, gateway: Gateway, program: Program, children: Children) -> None:
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        gateway: Gateway,
+        program: Program,
+        children: Children,
+        announcement: Announcement | None = None,
+    ) -> None:
         self._settings, self._gateway = settings, gateway
+        self._announcement = announcement or Announcement()
         self._program, self._children = program, children
 
     def run(self) -> int:
@@ -61,10 +72,10 @@ class Replay:
         )
         try:
             socket_path = session.listen(self._settings.socket_dir)
-            ours = environment.switches(settings=self._settings, socket_path=socket_path)
-            with supervisor.signals(), inputs.variable(self._settings.socket_dir, program.given) as given:
-                env = {**self._settings.env, **(program.env or {}), **ours, **given}
-                ending = supervisor.run(program, env=env, on_start=session.serve_only)
+            prepared = ready(program, settings=self._settings, socket_path=socket_path)
+            announced = self._announcement.program(Attempt(run_id, 0), session.serve_only)
+            with supervisor.signals(), prepared as start, announced as begun:
+                ending = supervisor.run(start.program, env=start.env, on_start=begun)
         finally:
             session.close()
         return _told(run_id, session, ending)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from meshgate_agents.child.confine import Rules, from_json
 from meshgate_agents.launcher.errors import BadSettings
 
 ATTEMPTS = 5  # of one run, by one launcher
@@ -54,12 +55,33 @@ class GatewayAddress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Isolation:
+    """What this app's programs may do on their host.
+
+    Attributes:
+        command: what the app runs by itself, without the interpreter; `own` is for that alone.
+        own: rules for `command`; None where it has the same as any other.
+        other: rules for any other command that is run as this app.
+        env: for `command`: where its home and its temporary files are.
+        folders: what it finds there: made before it is started.
+    """
+
+    command: tuple[str, ...]
+    own: Rules | None
+    other: Rules
+    env: Mapping[str, str]
+    folders: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """See `docs/reference`; `env` is the child's exact environment before our switches.
 
     Attributes:
         colleagues: the agents of the app's crews that are apps, itself among them.
         crews: of an agent's app: where each of its crews is built.
+        fork_servers: by interpreter, the socket of the process from which programs that it runs are forked.
+        programs_file: where a launcher of one run says which program plays it; None: nobody asks.
     """
 
     app: str
@@ -79,8 +101,11 @@ class Settings:
     backoff_seconds: float
     stall_seconds: float
     replay: bool
+    isolation: Isolation | None
     colleagues: tuple[Colleague, ...] = ()
     crews: Mapping[str, str] = field(default_factory=dict)
+    fork_servers: Mapping[str, Path] = field(default_factory=dict)
+    programs_file: Path | None = None
 
     @property
     def spiffe_id(self) -> str:
@@ -130,6 +155,23 @@ def _settings(raw: Mapping[str, Any]) -> Settings:
         replay=bool(raw.get("replay", False)),
         colleagues=tuple(_colleague(item) for item in raw.get("colleagues") or ()),
         crews={str(name): str(reference) for name, reference in (raw.get("crews") or {}).items()},
+        isolation=_isolation(raw["isolation"]),
+        programs_file=Path(raw["programs_file"]) if raw.get("programs_file") else None,
+        fork_servers={str(k): Path(v) for k, v in raw.get("fork_servers", {}).items()},
+    )
+
+
+def _isolation(raw: Mapping[str, Any] | None) -> Isolation | None:
+    """None only where it is written: a config that says nothing of it is no config."""
+    if raw is None:
+        return None
+    own = raw["own"]
+    return Isolation(
+        command=tuple(map(str, raw["command"])),
+        own=None if own is None else from_json(json.dumps(own)),
+        other=from_json(json.dumps(raw["other"])),
+        env={str(name): str(value) for name, value in raw["env"].items()},
+        folders=tuple(map(Path, raw["folders"])),
     )
 
 

@@ -102,7 +102,7 @@ class Supervisor:
         child = self._children.start(program, env)
         try:
             on_start(child)
-            threading.Thread(target=self._watch, args=(child.pid, self._events), daemon=True).start()
+            threading.Thread(target=self._watch, args=(child, self._events), daemon=True).start()
             with _foreground(child.pid):
                 status = self._wait(child)
         except BaseException:
@@ -131,10 +131,9 @@ class Supervisor:
                 signal.signal(number, handler)
 
     @staticmethod
-    def _watch(pid: int, events: "queue.SimpleQueue[AttemptEnded | int]") -> None:
+    def _watch(child: Child, events: "queue.SimpleQueue[AttemptEnded | int]") -> None:
         """Wakes the waiting thread when the child has ended, which that thread then reaps."""
-        with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        child.until_ended()
         events.put(_ENDED)
 
     def _wait(self, child: Child) -> int:

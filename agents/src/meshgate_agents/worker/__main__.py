@@ -4,21 +4,20 @@ Standard output and error of the programs are this process's own: the app's log.
 """
 
 import argparse
-import contextlib
-import json
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 from meshgate_identities.hardening import refuse_inspection
 
 from meshgate_agents.launcher import budget, inputs, peers
+from meshgate_agents.launcher.announcing import Announcement
 from meshgate_agents.launcher.children import Children
 from meshgate_agents.launcher.errors import LauncherError
+from meshgate_agents.launcher.forks import Forks
 from meshgate_agents.launcher.identity import connect
 from meshgate_agents.launcher.launch import say
 from meshgate_agents.worker import settings
@@ -57,7 +56,7 @@ def _serve(config: Settings, stop: threading.Event) -> None:
     token = settings.read_token(config.api_token_file)
     peers.become_subreaper()
     inputs.sweep(config.play.socket_dir)
-    children = Children()
+    children, announcement = Children(Forks(config.play.fork_servers, say)), Announcement(config.ready_file)
     with connect(config.play) as gateway:
         plays = Plays(
             settings=config.play,
@@ -65,24 +64,15 @@ def _serve(config: Settings, stop: threading.Event) -> None:
             command=config.command,
             gateway=gateway,
             children=children,
-            on_change=lambda runs: _announce(config.ready_file, runs),
+            announcement=announcement,
         )
         sidecar = Sidecar(grpc_port=config.grpc_port, api_token=token)
         sidecar.serve(plays, stop)
-        _announce(config.ready_file, [])
+        announcement.open()
         stop.wait()
-        config.ready_file.unlink(missing_ok=True)
+        announcement.close()
         plays.stop()
         children.end()
-
-
-def _announce(path: Path, runs: Sequence[str]) -> None:
-    """Says that runs are taken, and which are being played."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with contextlib.suppress(OSError):  # the folder went away: the mesh is being removed
-        temporary.touch(mode=0o600)
-        temporary.write_text(json.dumps({"runs": list(runs)}), encoding="ascii")
-        temporary.replace(path)
 
 
 if __name__ == "__main__":

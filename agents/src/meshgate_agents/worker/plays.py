@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 
 from meshgate_agents.launcher import orders
+from meshgate_agents.launcher.announcing import Announcement
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import (
     FAULTS,
@@ -41,10 +42,10 @@ class Plays:
         command: Sequence[str],
         gateway: Gateway,
         children: Children,
-        on_change: Callable[[list[str]], None],
+        announcement: Announcement,
     ) -> None:
         self._settings, self._command = settings, tuple(command)
-        self._gateway, self._children, self._on_change = gateway, children, on_change
+        self._gateway, self._children, self._announcement = gateway, children, announcement
         self._slots, self._last_chance = Slots(runs_at_once), Slots(1)
         self._lock = threading.Lock()
         self._playing: dict[str, Future[str]] = {}
@@ -80,6 +81,7 @@ class Plays:
             future: Future[str] = Future()
             future.set_running_or_notify_cancel()
             self._playing[run_id] = future
+            self._announcement.add(run_id)
             thread = threading.Thread(target=self._settle, args=(run_id, future), name=run_id, daemon=True)
             self._threads[run_id] = thread
         try:
@@ -87,7 +89,6 @@ class Plays:
         except RuntimeError:  # no thread is to be had: delivered again later
             self._forget(run_id)
             raise
-        self._changed()
         return future
 
     def stop(self) -> None:
@@ -129,11 +130,7 @@ class Plays:
         with self._lock:
             self._playing.pop(run_id, None)
             self._threads.pop(run_id, None)
-        self._changed()
-
-    def _changed(self) -> None:
-        with self._lock:
-            self._on_change(sorted(self._playing))
+            self._announcement.remove(run_id)
 
     def _until_ended(self, run_id: str) -> str:
         elsewhere, faults = False, 0
@@ -177,6 +174,7 @@ class Plays:
             note=_note(run_id),
             last=Begun(known.attempt, known.failures),
             place=lambda: self._place(run_id, known),
+            announcement=self._announcement,
         )
         with self._lock:
             if self._stop.is_set():

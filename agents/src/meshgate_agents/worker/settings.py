@@ -16,7 +16,7 @@ class Settings:
         play: of every run.
         runs_at_once: attempts under way; those that rest, or wait for a person, take no place.
         command: what a run starts when its order names no command.
-        ready_file: appears when runs are taken, and names those that are being played.
+        ready_file: appears when runs are taken, and says what is being played (`launcher.announcing`).
     """
 
     play: launcher.Settings

@@ -1,0 +1,55 @@
+"""What a program is started with: its environment, the file of its input, and what it may do on its host."""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshgate_agents.child import confine
+from meshgate_agents.launcher import environment, inputs
+from meshgate_agents.launcher.children import Program
+from meshgate_agents.launcher.settings import Isolation, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A program that may be started now.
+
+    Attributes:
+        env: its whole environment.
+        notice: one line on what it did not ask for.
+    """
+
+    program: Program
+    env: Mapping[str, str]
+    notice: str
+
+
+@contextmanager
+def ready(program: Program, *, settings: Settings, socket_path: Path) -> Iterator[Start]:
+    """The start of a program; the file of its input is there while it lasts."""
+    isolation = settings.isolation
+    own = isolation is not None and isolation.own is not None and program.command[1:] == isolation.command
+    ours = environment.switches(settings=settings, socket_path=socket_path)
+    with inputs.variable(settings.socket_dir, program.given) as given:
+        env = {**settings.env, **(program.env or {}), **ours, **given}
+        if isolation is None:
+            yield Start(program, env, f"{environment.notice(ours)}; isolation: none")
+            return
+        for folder in isolation.folders:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        rules = _with(isolation, own, socket_path.parent, *map(Path, given.values()))
+        env |= isolation.env if own else {}
+        yield Start(
+            dataclasses.replace(program, rules=rules.as_json()),
+            env,
+            f"{environment.notice(ours)}; isolation: {confine.described(rules)}",
+        )
+
+
+def _with(isolation: Isolation, own: bool, *readable: Path) -> confine.Rules:  # noqa: FBT001 - private
+    """The rules of this very start: with its socket's folder and its input, and nobody else's."""
+    rules = isolation.own if own and isolation.own is not None else isolation.other
+    return rules._replace(read=(*rules.read, *(os.path.realpath(path) for path in readable)))
