@@ -46,6 +46,7 @@ SETTLED = {f"meshgate.Delegation{how}" for how in ("Denied", "Failed", "Refused"
 FINISH_SECONDS = 10.0  # of a cancelled run: somebody waits; any other end is worth the patience of a step
 HEARTBEAT_SECONDS = 2.0
 POLL_SECONDS = 1.0  # how often a run that is held up is looked at
+LONGEST_POLL_SECONDS = 15.0  # how long a person waits at most for a run that goes on
 FIRST_BACKOFF_SECONDS = 0.1  # most that die once do not die again
 LONGEST_BACKOFF_SECONDS = 30.0
 PAUSE_GRACE_SECONDS = 60.0  # for the steps that are under way when a run is paused
@@ -159,7 +160,11 @@ class Launch:
         self._supervisor.stop(reason)
 
     def _next(self) -> _Played | int:
-        """The next attempt, once it is its turn; the exit status when the run is given up instead."""
+        """The next attempt, once it is its turn; the exit status when the run is given up instead.
+
+        Each look at a run that is held up is an attempt refused, and on record: they become rarer.
+        """
+        pause = POLL_SECONDS
         while True:
             with self._place() as seen:
                 begun = self._begin(self._seen if seen is None else seen)
@@ -167,8 +172,9 @@ class Launch:
                     attempt = Attempt(self._run_id, begun.number)
                     spent = self._spent(begun)
                     return self._given_up(attempt, spent) if spent else self._play(attempt)
-            if self._supervisor.rest(POLL_SECONDS):  # held up: it takes nobody's place meanwhile
+            if self._supervisor.rest(pause):  # held up: it takes nobody's place meanwhile
                 raise LauncherError("cancelled by a signal while the run was held up")
+            pause = min(2 * pause, LONGEST_POLL_SECONDS)
 
     def _backoff(self) -> float:
         """How long to rest before the next attempt."""
