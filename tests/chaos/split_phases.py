@@ -5,7 +5,7 @@ after_delegation   the agent's worker is stopped: decided, recorded, the agent's
 during_reply       the agent's model does not answer its first question.
 during_tool        the body of the agent's tool waits in the service.
 while_pending      the agent's tool is through, its model holds the answer: the delegation is pending.
-after_answer       the crew's worker is stopped, the agent's run ends: its call is settled and nobody was told.
+after_answer       the crew's worker is stopped, the agent's run ends: its call is settled, nobody was told.
 during_replay      the program is killed first: the crew's next one is held between two tasks of its
                    journal, the agent's as soon as it has built the crew.
 """
