@@ -25,11 +25,11 @@ def test_attempts_are_counted_over_the_deaths_of_workers(store, plays, tmp_path)
 
 
 def test_the_backoff_is_kept_over_the_deaths_of_workers(store, plays, monkeypatch) -> None:  # noqa: F811
-    """The first attempt of this process rests as the third of the run."""
+    """The first attempt of this process rests as the fourth of the run."""
     rests: list[float] = []
     monkeypatch.setattr(supervise.Supervisor, "rest", lambda _self, seconds: rests.append(seconds))
     store.add("r")
-    store.runs["r"] |= {"failures": 2, "attempt": 2}
+    store.runs["r"] |= {"failures": 3, "attempt": 3}
     assert ended(plays.play("r")) == "completed"
     assert rests == [0.1]
 
