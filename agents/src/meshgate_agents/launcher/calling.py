@@ -11,7 +11,6 @@ from meshgate_agents.launcher.colleagues import Colleagues
 from meshgate_agents.launcher.gateway import Answer, Call, Gateway, Step, call_until_settled
 from meshgate_agents.launcher.tools import Refusal, ToolMap
 
-
 Away = Callable[[], AbstractContextManager[None]]  # around a wait for another agent
 
 
