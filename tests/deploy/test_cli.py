@@ -39,6 +39,7 @@ def _meshgate(*arguments, cwd):
         (["run", "--", "true"], 125, "no meshgate.yaml here"),
         (["run"], 125, "next: meshgate run --help"),
         (["run", "--nonsense", "--", "true"], 125, "--nonsense"),
+        (["id", "show", "desk", "--project", "."], 5, "next: meshgate up"),
         (["psx"], 2, "Did you mean 'ps'?\n  next: meshgate --help"),
         (["ps", "-o", "xml"], 2, "'xml' is not one of 'table', 'json', 'jsonl', 'yaml'\n  next: meshgate ps"),
         (["audit", "query", "--kind", "x"], 2, "'decision', 'take', 'outcome'"),

@@ -246,6 +246,14 @@ def test_whose_program_a_process_is_can_be_told(mesh) -> None:
     assert not list(mesh.state.run.glob("*.programs"))
 
 
+def test_replicas_hold_a_certificate_each(mesh) -> None:
+    """Of one app, under one SPIFFE ID, with keys of their own."""
+    told = json.loads(meshgate(mesh, "id", "show", "twice", "-o", "json").stdout)
+    assert told["processes"] == 2
+    assert {one["pid"] for one in told["certificates"]} == {mesh.pid("twice"), mesh.pid("twice.2")}
+    assert len({one["serial"] for one in told["certificates"]}) == 2
+
+
 def back(mesh: Mesh, name: str, pid: int) -> bool:
     (row,) = [row for row in processes(mesh) if row["name"] == name]
     return row["pid"] not in (None, pid) and row["state"] == "ready"

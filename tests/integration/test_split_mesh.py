@@ -1,9 +1,15 @@
 """A crew in one file, from `scan` to a mesh in which every agent is an app of its own."""
 
+import hashlib
 import json
+import os
+import signal
+import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes.live_mesh import LiveMesh
@@ -46,8 +52,13 @@ PROJECT = {
 }
 
 
+ANSWERING = threading.Event()  # the model waits with every answer while this is not set
+ANSWERING.set()
+
+
 def _choose(conversation: Conversation) -> Call | str:
     """Uses the one tool that it is offered, once, and says what it gave."""
+    assert ANSWERING.wait(SECONDS)
     calls = {"tickets": Call("tickets", {}), "refund": Call("refund", {"order": "O-1", "amount": 5.0})}
     for name, call in calls.items():
         if name in conversation.functions:
@@ -148,3 +159,102 @@ def test_a_run_of_the_crew_is_a_run_of_each_agent(mesh: LiveMesh) -> None:
         ("desk", "agent:billing"),
         ("billing", "desk-tools.refund"),
     ]
+
+
+def test_ps_shows_who_plays_what_and_how_much_memory_it_takes(mesh: LiveMesh) -> None:
+    """The crew's run and its agent's, each with a program of its own; `ps` fits on a terminal."""
+    ANSWERING.clear()
+    try:
+        started = mesh.command("runs", "start", "desk", "--run-id", "tuesday")
+        assert started.returncode == 0, started.stderr
+        both = ("desk", "triage-analyst")
+        shown = eventually(lambda: _playing(mesh, *both), "both are played", seconds=SECONDS)
+        table = mesh.command("ps").stdout
+    finally:
+        ANSWERING.set()
+    apps = {app["name"]: app for app in shown["apps"]}
+    processes = {row["name"]: row for row in shown["processes"]}
+    assert {name: (app["kind"], app["crews"]) for name, app in apps.items()} == {
+        "gateway": ("gateway", []),
+        "desk-tools": ("toolhost", []),
+        "desk": ("crew", []),
+        "triage-analyst": ("agent", ["desk"]),
+        "billing": ("agent", ["desk"]),
+    }
+    assert apps["desk"]["runs"] == [{"run_id": "tuesday", "attempt": 1}]
+    assert apps["billing"]["runs"] == []
+    pids = set()
+    for app in both:
+        (program,) = processes[app]["programs"]
+        pids |= {program["pid"], processes[app]["pid"]}
+        assert 0 < program["memory"]["bytes"] < apps[app]["memory"]["bytes"]
+        assert apps[app]["memory"]["measure"] in ("pss", "rss")
+    assert len(pids) == 4
+    lines = table.splitlines()
+    assert max(map(len, lines)) <= 100, table
+    assert any(line.startswith("  triage-analyst ") and apps["triage-analyst"]["spiffe_id"] in line
+               for line in lines), table  # fmt: skip
+    assert any(line.lstrip().startswith("program ") and "attempt 1" in line and "run tuesday" in line
+               for line in lines), table  # fmt: skip
+    eventually(
+        lambda: {row["run_id"]: row["state"] for row in mesh.asked("runs", "list")}["tuesday"] == "completed",
+        "the run has ended",
+        seconds=SECONDS,
+    )
+
+
+def _playing(mesh: LiveMesh, *apps: str) -> dict[str, Any] | None:
+    """What `ps` shows, once each of the apps has a program that runs."""
+    shown: dict[str, Any] = mesh.asked("ps")
+    busy = {row["name"] for row in shown["processes"] if row.get("programs")}
+    return shown if busy >= set(apps) else None
+
+
+def test_id_shows_the_certificate_that_a_process_really_uses(mesh: LiveMesh) -> None:
+    """What the gateway presents to whoever connects; asking twice changes nothing."""
+    config = json.loads((open_state(mesh.root).generated / "billing.json").read_bytes())
+    host, port = config["gateway"]["target"].rsplit(":", 1)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    with socket.create_connection((host, int(port))) as plain, context.wrap_socket(plain) as connection:
+        presented = connection.getpeercert(binary_form=True)
+    assert presented is not None
+    told = mesh.asked("id", "show", "gateway")
+    (certificate,) = told["certificates"]
+    assert certificate["sha256"] == hashlib.sha256(presented).hexdigest()
+    assert (told["processes"], certificate["pid"]) == (1, mesh.pids["gateway"])
+    assert (certificate["key_type"], certificate["chain_length"]) == ("EC P-256", 1)
+    assert mesh.asked("id", "show", told["spiffe_id"]) == told
+    assert "PRIVATE" not in mesh.command("id", "show", "gateway").stdout
+
+
+def test_each_app_has_a_certificate_of_its_own(mesh: LiveMesh) -> None:
+    """Under its own SPIFFE ID; an app that is not there is told with those that are."""
+    told = [mesh.asked("id", "show", app) for app in (*AGENTS, "desk")]
+    assert len({certificate["sha256"] for one in told for certificate in one["certificates"]}) == 3
+    assert all(one["spiffe_id"].endswith(f"/{one['app']}") for one in told)
+    text = mesh.command("id", "show", "billing").stdout
+    for value in (told[1]["spiffe_id"], told[1]["trust_domain"], told[1]["certificates"][0]["serial"]):
+        assert value in text
+    for wanted, code in (("bill", 4), ("spiffe://other.test/ns/x/billing", 4), ("spiffe://Other", 2)):
+        refused = mesh.command("id", "show", wanted)
+        assert refused.returncode == code, refused.stderr
+        assert code != 4 or "gateway, desk-tools, desk, triage-analyst, billing" in refused.stderr
+
+
+def test_a_process_without_a_certificate_is_said_to_have_none(mesh: LiveMesh) -> None:
+    """While a killed worker is started again, or for good: never an old one of a process that is gone."""
+    before = mesh.asked("id", "show", "billing")["certificates"][0]
+    os.kill(before["pid"], signal.SIGKILL)
+    eventually(lambda: _renewed(mesh, before["pid"]), "it has another one", seconds=SECONDS)
+
+
+def _renewed(mesh: LiveMesh, gone: int) -> bool:
+    done = mesh.command("id", "show", "billing", "-o", "json")
+    if done.returncode:
+        assert (done.returncode, "holds a certificate now" in done.stderr) == (5, True), done.stderr
+        return False
+    (certificate,) = json.loads(done.stdout)["certificates"]
+    assert certificate["pid"] != gone
+    return True

@@ -20,7 +20,7 @@ from meshgate_deploy import (
     project_commands,
     run_commands,
 )
-from meshgate_deploy.cli_output import OUTPUT, Output, duration, fail, note, show
+from meshgate_deploy.cli_output import OUTPUT, Output, fail, note, show
 from meshgate_deploy.errors import EXIT_OURS, Cancelled, IntegrityFailed, MeshError, UsageError
 from meshgate_deploy.state import find_project, open_state
 
@@ -119,15 +119,15 @@ def down(*, project: Project = None) -> None:
 
 @app.command()
 def ps(*, project: Project = None, output: OutputOption = Output.table) -> None:
-    """Show the mesh's processes, each with its SPIFFE ID."""
+    """Show every app with its SPIFFE ID, what it plays and how much memory it takes; then the rest."""
+    from meshgate_deploy import ps as view
     from meshgate_deploy.control import ask_once
 
-    status = ask_once(open_state(_project(project)).control, {"op": "status"})
-    rows = status["processes"]
+    status = view.measured(ask_once(open_state(_project(project)).control, {"op": "status"}))
     if output is Output.table:
-        rows = [{**row, "up": duration(row["up_seconds"])} for row in rows]
-    columns = ["name", "spiffe_id", "state", "pid", "restarts", "up", "detail"]
-    show(rows, output, columns=columns, whole=status)
+        typer.echo(view.text(status))
+    else:
+        show(status["processes"], output, columns=[], whole=status)
 
 
 @app.command()

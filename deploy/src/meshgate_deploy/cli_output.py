@@ -72,7 +72,7 @@ def show(
         plain = dict(whole) if whole is not None else [dict(row) for row in rows]
         text = yaml.safe_dump(plain, sort_keys=False).rstrip()
     else:
-        text = _table(rows, columns)
+        text = table(rows, columns)
     if text:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
@@ -87,7 +87,8 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
-def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Rows with a head, in columns as wide as they must be."""
     cells = [[name.upper() for name in columns]] + [
         [_cell(row.get(name)) for name in columns] for row in rows
     ]

@@ -98,7 +98,7 @@ class Runs:
                 {
                     "name": f"run {row.run_id}", "spiffe_id": self._manifest.spiffe_id(row.app),
                     "state": "running", "pid": row.child.pid, "restarts": row.restarts,
-                    "up_seconds": round(time.time() - row.started, 1), "detail": row.app,
+                    "up_seconds": round(time.time() - row.started, 1), "app": row.app, "detail": row.app,
                     **announced.row(configs.programs_file(self._state, row.run_id)),
                 }
                 for row in self._running.values()

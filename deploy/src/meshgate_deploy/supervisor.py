@@ -24,7 +24,6 @@ from meshgate_identities.hardening import refuse_inspection
 from meshgate_identities.workload_api import WorkloadApiServer
 
 from meshgate_deploy import (
-    announced,
     catalogue,
     configs,
     dapr_plane,
@@ -62,6 +61,7 @@ from meshgate_deploy.runtime import RuntimeBinaries
 from meshgate_deploy.services import Service, Services
 from meshgate_deploy.sidecar_watch import Sidecar, SidecarWatch
 from meshgate_deploy.state import State, prepare_state, write_private
+from meshgate_deploy.status import status
 
 Say = Callable[[str], None]
 TICK_SECONDS = 0.5
@@ -355,22 +355,10 @@ class Supervisor:
             raise UsageError(f"the supervisor knows no {operation!r}")
 
     def _status(self) -> dict[str, Any]:
-        rows = [*map(self._shown, self._services.rows), *self._runs.rows]
-        return {
-            "ready": self._ready.is_set(),
-            "mesh": self.manifest.mesh, "trust_domain": self.manifest.trust_domain,
-            "pid": os.getpid(), "processes": rows,
-            "apps": [{"name": app, "spiffe_id": self.manifest.spiffe_id(app)} for app in self.manifest.apps],
-        }  # fmt: skip
-
-    def _shown(self, row: dict[str, object]) -> dict[str, object]:
-        """A worker's row says what it plays."""
-        name = str(row["name"])
-        if name.partition(".")[0] not in self.manifest.runners:
-            return row
-        played = announced.row(configs.ready_file(self.state, name))
-        playing = ", ".join(run["run_id"] for run in played["runs"])
-        return {**row, **played, "detail": row["detail"] or (f"plays {playing}" if playing else "")}
+        return status(
+            self.manifest, self.state, services=self._services.rows, launchers=self._runs.rows,
+            ready=self._ready.is_set(),
+        )  # fmt: skip
 
     def _start_order(self, request: dict[str, Any]) -> dict[str, Any]:
         """A detached run is the worker's, so it needs neither the asker nor this supervisor."""

@@ -1,0 +1,139 @@
+"""What `meshgate ps` shows: the apps with what they play and take, then the processes that serve them all."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from meshgate_deploy.cli_output import duration, table
+from meshgate_deploy.memory import Families
+
+COLUMNS = 100
+SHOWN = ("name", "state", "pid", "restarts", "up", "memory", "spiffe_id")
+LEFT_OUT_FIRST = ("up", "pid", "restarts")  # where a row is wider than a terminal; JSON has them
+MIB = 1_048_576
+
+Row = Mapping[str, Any]
+
+
+def measured(status: Row) -> dict[str, Any]:
+    """The supervisor's answer, with memory for each process, program and app, and with what each app does."""
+    families = Families()
+    processes = [_measured(row, families) for row in status["processes"]]
+    apps = [
+        _app(app, [row for row in processes if row.get("app") == app["name"]], families)
+        for app in status["apps"]
+    ]
+    return {**status, "processes": processes, "apps": apps}
+
+
+def _measured(row: Row, families: Families) -> dict[str, Any]:
+    shown = {**row, "memory": families.row(_pids([row]))}
+    if "programs" in row:
+        programs = [{**one, "memory": families.row([one["pid"]])} for one in row["programs"]]
+        shown["programs"] = programs
+    return shown
+
+
+def _app(app: Row, rows: Sequence[Row], families: Families) -> dict[str, Any]:
+    """An app that has no process now is `stopped`; of several, the state is of one that is not ready."""
+    states = [row["state"] for row in rows if not _is_launcher(row)]
+    return {
+        **app,
+        "state": next((state for state in states if state != "ready"), states[0] if states else "stopped"),
+        "restarts": sum(row["restarts"] for row in rows),
+        "processes": [row["name"] for row in rows],
+        "runs": [run for row in rows for run in row.get("runs", ())],
+        "memory": families.row(_pids(rows)),
+    }
+
+
+def _pids(rows: Iterable[Row]) -> list[int]:
+    """Of processes and of their programs, which need not descend from them."""
+    return [
+        pid
+        for row in rows
+        for pid in (row["pid"], *(one["pid"] for one in row.get("programs", ())))
+        if pid is not None
+    ]
+
+
+def text(status: Row) -> str:
+    """Two tables, and below them what there is to say of a process."""
+    others = [_line(process, "") for process in status["processes"] if not process.get("app")]
+    said = [
+        f"{row['name']}: {row['detail']}"
+        for row in status["processes"]
+        if row["detail"] and not _is_launcher(row) and not row.get("runs")
+    ]
+    parts = (_fitting(_rows(status)), _fitting(others) if others else "", "\n".join(said))
+    return "\n\n".join(filter(None, parts))
+
+
+def _fitting(rows: Sequence[Row]) -> str:
+    columns = list(SHOWN)
+    for column in LEFT_OUT_FIRST:
+        if max(map(len, table(rows, columns).splitlines())) > COLUMNS:
+            columns.remove(column)
+    shown = rows if "restarts" in columns else [{**row, "state": _often(row)} for row in rows]
+    return table(shown, columns)
+
+
+def _rows(status: Row) -> list[dict[str, Any]]:
+    """Apps first, an agent's below the crew that the manifest names first for it."""
+    rows: list[dict[str, Any]] = []
+    for app in _ordered(status["apps"]):
+        for process in status["processes"]:
+            if process.get("app") == app["name"]:
+                depth = "  " if app["crews"] or _is_launcher(process) else ""
+                rows.append(_line(process, depth))
+                rows += _playing(process, depth + "  ")
+    return rows
+
+
+def _ordered(apps: Sequence[Row]) -> list[Row]:
+    agents = [app for app in apps if app["crews"]]
+    found: list[Row] = []
+    for app in apps:
+        if not app["crews"]:
+            found += [app, *(agent for agent in agents if agent["crews"][0] == app["name"])]
+    return found
+
+
+def _line(process: Row, depth: str) -> dict[str, Any]:
+    name = "terminal" if _is_launcher(process) else process["name"]
+    return {
+        **process, "name": depth + name, "up": duration(process["up_seconds"]),
+        "memory": _size(process["memory"]),
+    }  # fmt: skip
+
+
+def _playing(process: Row, depth: str) -> list[dict[str, Any]]:
+    """A line for each run; between two attempts it has no program."""
+    programs = {one["run_id"]: one for one in process.get("programs", ())}
+    lines = []
+    for run in process.get("runs", ()):
+        program = programs.get(run["run_id"], {})
+        state = "waits" if run["attempt"] is None else f"attempt {run['attempt']}"
+        lines.append(
+            {
+                "name": f"{depth}program" if program else f"{depth}no program", "state": state,
+                "pid": program.get("pid"), "restarts": "", "up": "", "memory": _size(program.get("memory")),
+                "spiffe_id": f"run {run['run_id']}",
+            }
+        )  # fmt: skip
+    return lines
+
+
+def _often(row: Row) -> str:
+    """The state, with how often the process was started again."""
+    return f"{row['state']} ({row['restarts']}x)" if row["restarts"] else str(row["state"])
+
+
+def _size(memory: Row | None) -> str | None:
+    if memory is None:
+        return None
+    about = "" if memory["measure"] == "pss" else "~"  # what is shared is counted more than once
+    return f"{about}{memory['bytes'] / MIB:.0f} MB"
+
+
+def _is_launcher(process: Row) -> bool:
+    return str(process["name"]).startswith("run ")  # no app's name has a space
