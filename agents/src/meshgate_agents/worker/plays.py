@@ -214,8 +214,8 @@ class Plays:
     def _pools(self, known: Known) -> tuple[Slots, Slots]:
         """The slots, and the place for last chances, of runs with as many callers above them.
 
-        A run waits for deeper ones alone. Were they to share slots, two apps whose agents give each other tasks
-        could wait for each other's for ever.
+        A run waits for deeper ones alone. Were they to share slots, two apps whose agents give each other
+        tasks could wait for each other's for ever.
         """
         depth = orders.depth(known.input_json)
         if not depth:
