@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 from fakes.fake_gateway import FakeGateway, serving
-from fakes.program_server import program_server
+from fakes.program_server import admitted, program_server
 from meshgate_deploy.program_servers import ProgramServer
-from meshgate_identities import attestation
 
 PROJECT = Path(__file__).parent / "project"
 HOME = tempfile.gettempdir()  # one for all: CrewAI looks there when it is imported, and keeps nothing there
@@ -92,13 +91,8 @@ class Desk:
     def run(self, *command: str, **settings: Any) -> Ended:
         if self.server is not None:
             settings["fork_servers"] = {sys.executable: str(self.server.path)}
-        with subprocess.Popen(
-            self.argv(*command, **settings), cwd=self.tmp, text=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        ) as popen:  # fmt: skip
+        with admitted(self.server, self.argv(*command, **settings), cwd=self.tmp) as popen:
             try:
-                if self.server is not None:
-                    self.server.admit(attestation.process(popen.pid))
                 out, err = popen.communicate(timeout=150)
             except BaseException:
                 popen.kill()

@@ -14,7 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import pytest
-from fakes.program_server import program_server
+from fakes.program_server import admitted, program_server
 from meshgate_agents.child.keeper import READY
 from meshgate_agents.launcher.environment import SITE_FOLDER
 from meshgate_agents.launcher.forks import Forks
@@ -181,16 +181,8 @@ def _launched(desk, text: str, **settings) -> Iterator[subprocess.Popen[str]]:
     argv = desk.argv(
         sys.executable, "-c", text, fork_servers={sys.executable: str(server.path)}, **PROGRAM, **settings
     )
-    with subprocess.Popen(
-        argv,
-        cwd=desk.tmp,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as popen:
+    with admitted(server, argv, cwd=desk.tmp) as popen:
         try:
-            server.admit(attestation.process(popen.pid))
             yield popen
         finally:
             popen.kill()

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -17,7 +18,8 @@ from meshgate_agents.launcher import session as sessions
 from meshgate_agents.launcher.calling import Attempt
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import Differs, RunHeld
-from meshgate_agents.launcher.gateway import Entry
+from meshgate_agents.launcher.gateway import Begun, Entry
+from meshgate_agents.launcher.launch import Launch
 from meshgate_agents.launcher.session import Session
 from meshgate_agents.launcher.supervise import Supervisor
 from meshgate_agents.launcher.tools import ToolMap
@@ -257,3 +259,17 @@ def test_a_full_run_fails_with_its_reason(desk) -> None:
     assert "run_steps_limit" in detail
     assert desk.gateway.ended == []
     assert desk.gateway.journal  # what was recorded stays
+
+
+def test_a_run_that_is_held_up_is_looked_at_ever_more_rarely(monkeypatch) -> None:
+    """Each look is a refusal on record, and a run may be held up for days."""
+    held, rests = iter([None] * 7 + [Begun(1, 0)]), []
+    settings: Any = SimpleNamespace(run_id="run-1", app="desk", attempts=5)
+    launch = Launch(
+        settings=settings, gateway=Remembering(), program=Program(command=("x",)), children=Children()
+    )
+    monkeypatch.setattr(launch, "_begin", lambda _: next(held))
+    monkeypatch.setattr(launch, "_play", lambda attempt: attempt.number)
+    monkeypatch.setattr(launch._supervisor, "rest", rests.append)
+    assert launch._next() == 1
+    assert rests == [1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0]

@@ -85,11 +85,12 @@ class World:
     def hello(self, body: Body, _key: str | None) -> Body:
         """A program begins."""
         self._log.append("hello", **body)
+        self._gates.enter("hello", body.get("app", ""))
         return {}
 
     def model(self, body: Body, _key: str | None) -> Body:
         """Asked for an order: its tool; shown the tool's result: the answer of the task."""
-        about = {"run": body["run"], "life": body["life"], "order": body["order"]}
+        about = {name: body[name] for name in ("run", "app", "life", "order") if name in body}
         turn = "call" if body["result"] is None else "answer"
         self._log.append("asked", turn=turn, **about)
         self._gates.enter("model" if turn == "call" else "answer", body["order"])

@@ -11,14 +11,18 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from chaos.pairs import PHASES, VICTIMS, Pair
+from chaos.pairs import CREW, EVERY_PHASE, SPLIT, VICTIMS, Pair
 from chaos.phases import Missed, Place, Stage
 from chaos.watch import Event, Interrupted
 from integration.fault_mesh import MESHGATE
 from meshgate_deploy.errors import MeshError
 
 TOOLS = ("look", "keyed", "pay")
-KILLS_PER_RUN = {"mesh": 6, "own": 4}  # every loss of a program costs an import of CrewAI and a backoff
+KILLS_PER_RUN = {
+    "mesh": 6,
+    "own": 4,
+    "split": 4,
+}  # every loss of a program costs an import of CrewAI and a backoff
 TRIES = 3
 RUN_SECONDS = 300.0  # from the last kill to the end of its run; then the run is lost
 PROGRESS_SECONDS = 120.0
@@ -62,7 +66,7 @@ class Plan:
             turn = self.turn + self.made[pair]
             self.made[pair] += 1
         # In its first turn a lost tool host meets the tool that must not run twice.
-        place = VICTIMS.index(pair.victim) + PHASES.index(pair.phase) + 1
+        place = (*VICTIMS, *SPLIT).index(pair.victim) + EVERY_PHASE.index(pair.phase) + 1
         return TOOLS[(place + turn) % len(TOOLS)], turn % 2 == 1
 
     def clear(self) -> None:
@@ -97,20 +101,36 @@ class Lane(threading.Thread):
 
     def _work(self, run_id: str, pairs: list[Pair]) -> None:
         places = [self._place(run_id, number, pair) for number, pair in enumerate(pairs, start=2)]
-        tools = ["look", *(place.tool for place in places), "keyed"]
-        orders = [(f"{run_id}-{number}", tool) for number, tool in enumerate(tools, start=1)]
-        for place in places:
-            self._stage.checker.shut("model", place.order)
+        tools = self._tools([place.tool for place in places])
+        orders = [
+            (f"{run_id}-{number}", tool, self._owner(number)) for number, tool in enumerate(tools, start=1)
+        ]
+        gates = [
+            gate for pair, place in zip(pairs, places, strict=True) for gate in self._stage.gates(pair, place)
+        ]
+        for gate in gates:
+            self._stage.checker.shut(*gate)
         self._stage.checker.note("begun", run=run_id, app=self._app, orders=orders)
-        run = Run(self._stage, self._app, run_id, tools)
+        run = self._begin(run_id, tools)
         try:
             for pair, place in zip(pairs, places, strict=True):
                 self._strike(pair, place, run)
             run.end()
         finally:
             run.close()
-            for place in places:
-                self._stage.checker.open("model", place.order)
+            for gate in gates:
+                self._stage.checker.open(*gate)
+
+    def _begin(self, run_id: str, tools: list[str]) -> "Run":
+        return Terminal(self._stage, self._app, run_id, tools)
+
+    def _tools(self, wanted: list[str]) -> list[str]:
+        """The tool of every task: nobody is killed in the first one and the last."""
+        return ["look", *wanted, "keyed"]
+
+    def _owner(self, number: int) -> str:
+        """Whose a task is."""
+        return self._app
 
     def _strike(self, pair: Pair, place: Place, run: "Run") -> None:
         if not run.running:
@@ -122,7 +142,7 @@ class Lane(threading.Thread):
             except Missed as error:
                 self._plan.again(pair, str(error))
                 return
-            seconds = self._got_on(kill)
+            seconds = self._got_on(pair, kill)
         if pair.shared:
             self._breathe()  # not alone: now the other lanes may stop what is shared
         took = "no progress" if seconds is None else f"{seconds:.1f} s"
@@ -135,10 +155,12 @@ class Lane(threading.Thread):
                 self._stage.mesh.healed()
             self._stage.checker.stopped.wait(BREATH_SECONDS)
 
-    def _got_on(self, kill: Event) -> float | None:
-        """Waits until the run is seen to get on."""
+    def _got_on(self, pair: Pair, kill: Event) -> float | None:
+        """Waits until the run is seen to get on: of a split crew also by its next task."""
         run, at = kill["run"], kill["at"]
         seen = {"asked", "final"}
+        if pair.split:  # the crew may be held before its next task
+            seen = {"between", "final"} if pair.victim in CREW else {"between", *seen}
         event = self._stage.checker.wait(
             lambda e: e.get("run") == run and e["t"] > at and e["e"] in seen, PROGRESS_SECONDS
         )
@@ -146,21 +168,14 @@ class Lane(threading.Thread):
 
     def _place(self, run_id: str, number: int, pair: Pair) -> Place:
         tool, early = self._plan.tool(pair)
-        return Place(self._app, run_id, f"{run_id}-{number}", tool, early)
+        return Place(self._app, run_id, f"{run_id}-{number}", tool, early, number, self._owner(number))
 
 
 class Run:
-    """One program under `meshgate run`. An unknown call of it is resolved by what the checker saw."""
+    """One run under way. An unknown call of it is resolved by what the checker saw."""
 
-    def __init__(self, stage: Stage, app: str, run_id: str, tools: list[str]) -> None:
+    def __init__(self, stage: Stage, run_id: str) -> None:
         self._stage, self._run_id = stage, run_id
-        self._out = (stage.mesh.root / f"{run_id}.out").open("w+")
-        program = [sys.executable, "desk.py", run_id, *tools]
-        self._popen = subprocess.Popen(
-            [MESHGATE, "run", "--app", app, "--run-id", run_id, "--", *program],
-            cwd=stage.mesh.root, stdout=self._out, stderr=self._out, stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
         self._over = threading.Event()
         self._person = threading.Thread(target=self._resolve, daemon=True)
         self._person.start()
@@ -168,7 +183,7 @@ class Run:
     @property
     def running(self) -> bool:
         """Whether it has not ended."""
-        return self._popen.poll() is None
+        raise NotImplementedError
 
     def end(self) -> None:
         """Waits for its end and tells the checker its answer."""
@@ -177,36 +192,32 @@ class Run:
             if self._stage.checker.stopped.is_set():
                 raise Interrupted
             time.sleep(0.05)
-        status = self._popen.poll()
-        self._stage.checker.note("final", run=self._run_id, status=status, answer=self._answer())
+        status, answer = self._told()
+        self._stage.checker.note("final", run=self._run_id, status=status, answer=answer)
 
     def close(self) -> None:
         """Ends it in any case."""
         self._over.set()
         self._person.join()
-        if self.running:
-            self._popen.terminate()
-        try:
-            self._popen.wait(30)
-        except subprocess.TimeoutExpired:
-            self._popen.kill()
-            self._popen.wait()
-        self._out.close()
 
-    def _answer(self) -> list[str] | None:
-        with open(self._out.name) as file:  # noqa: PTH123 - a name of our own
-            said = [line.removeprefix("ANSWER ") for line in file if line.startswith("ANSWER ")]
-        return json.loads(said[-1]) if said else None
+    def _told(self) -> tuple[int | None, list[str] | None]:
+        """The status with which it ended, and its answer."""
+        raise NotImplementedError
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """The run as the store has it, and what else is its own."""
+        return [self._stage.mesh.ask("ShowRun", run_id=self._run_id, row_only=True)["run"]]
 
     def _resolve(self) -> None:
         """The person who looks into the service's book when a call is unknown."""
         while not self._over.wait(WATCH_SECONDS):
             try:
-                run = self._stage.mesh.ask("ShowRun", run_id=self._run_id, row_only=True)["run"]
+                rows = self._rows()
             except (MeshError, OSError, ValueError):
                 continue
-            if run["state"] == "waiting" and run["detail"].startswith("unknown "):
-                self._settle(run["detail"].removeprefix("unknown "))
+            for row in rows:
+                if row["state"] == "waiting" and row["detail"].startswith("unknown "):
+                    self._settle(row["detail"].removeprefix("unknown "))
 
     def _settle(self, call: str) -> None:
         self._over.wait(WATCH_SECONDS)  # a request that was sent by a process that then died may still arrive
@@ -223,24 +234,37 @@ class Run:
             self._stage.checker.note("resolved", order=quoted["order"], call=call, **{"as": said[1]})
 
 
-def shares(pairs: list[Pair]) -> tuple[list[Pair], list[Pair]]:
-    """The kills that everybody feels, and those that one app feels."""
-    return [pair for pair in pairs if pair.shared], [pair for pair in pairs if not pair.shared]
+class Terminal(Run):
+    """One program under `meshgate run`."""
 
+    def __init__(self, stage: Stage, app: str, run_id: str, tools: list[str]) -> None:
+        self._out = (stage.mesh.root / f"{run_id}.out").open("w+")
+        program = [sys.executable, "desk.py", run_id, *tools]
+        self._popen = subprocess.Popen(
+            [MESHGATE, "run", "--app", app, "--run-id", run_id, "--", *program],
+            cwd=stage.mesh.root, stdout=self._out, stderr=self._out, stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        super().__init__(stage, run_id)
 
-def lanes(
-    stage: Stage, pairs: list[Pair], *, turn: int, say: Say, names: str
-) -> tuple[list[Lane], list[Plan]]:
-    """One lane for what is shared, two for what is an app's own."""
-    shared, own = (Plan(deque(part), turn) for part in shares(pairs))
-    made = [
-        Lane(stage, shared, "desk-mesh", "mesh", say, names),
-        Lane(stage, own, "desk-one", "own", say, names),
-        Lane(stage, own, "desk-two", "own", say, names),
-    ]
-    return made, [shared, own]
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._popen.poll() is None
 
+    def close(self) -> None:
+        """Ends it in any case."""
+        super().close()
+        if self.running:
+            self._popen.terminate()
+        try:
+            self._popen.wait(30)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.wait()
+        self._out.close()
 
-def missed_of(plans: list[Plan]) -> list[Any]:
-    """What did not come off at the first try."""
-    return [why for plan in plans for why in plan.missed]
+    def _told(self) -> tuple[int | None, list[str] | None]:
+        with open(self._out.name) as file:  # noqa: PTH123 - a name of our own
+            said = [line.removeprefix("ANSWER ") for line in file if line.startswith("ANSWER ")]
+        return self._popen.poll(), json.loads(said[-1]) if said else None

@@ -13,11 +13,28 @@ PHASES = (
     "during_replay",
 )
 
+# Of a crew whose agents are apps. The call is the delegation, but for the tool's in `during_tool`.
+SPLIT_PHASES = (
+    "before_delegation",
+    "after_delegation",
+    "during_reply",
+    "during_tool",
+    "while_pending",
+    "after_answer",
+    "during_replay",
+)
+EVERY_PHASE = tuple(dict.fromkeys((*PHASES, *SPLIT_PHASES)))
+
 # Victims of one app's own, and those that every app shares.
 OWN = ("child", "launcher", "agent-daprd")
 SHARED = ("gateway", "opa", "toolhost", "gateway-daprd", "host-daprd")
 CONTROL = ("scheduler", "placement", "sentry")
 STORE = ("postgresql",)
+# Of a split crew: the app that kicks it off, the agent that has the task, and what both share.
+CREW = ("crew-child", "crew-worker", "crew-daprd")
+AGENT = ("agent-child", "agent-worker", "split-daprd")
+SPLIT_SHARED = ("split-gateway", "split-toolhost")
+SPLIT = (*CREW, *AGENT, *SPLIT_SHARED)
 VICTIMS = (*OWN, *SHARED, *CONTROL, *STORE)
 STOPPED = ("launcher", "gateway", "agent-daprd", "gateway-daprd", "host-daprd")
 
@@ -26,6 +43,8 @@ NEEDS_POSTGRESQL = "the mesh of this report keeps its store in SQLite"
 IDLE_IN_REPLAY = (
     "a replay is answered from what the launcher read from the gateway: nothing of it lies with this process"
 )
+NO_PROGRAM = "an agent's program runs from the begin of its task to its answer"
+NO_TOOL = "a delegation needs no tool host; the tool's own phases are those of the other crews"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -39,7 +58,12 @@ class Pair:
     @property
     def shared(self) -> bool:
         """Whether the kill is felt by every app."""
-        return self.victim not in OWN
+        return self.victim not in (*OWN, *CREW, *AGENT)
+
+    @property
+    def split(self) -> bool:
+        """Whether it is of a crew whose agents are apps."""
+        return self.victim in SPLIT
 
     @property
     def label(self) -> str:
@@ -55,16 +79,28 @@ def every_pair() -> Iterator[Pair]:
     for victim in STOPPED:
         for phase in PHASES:
             yield Pair(victim, "STOP", phase)
+    for victim in SPLIT:
+        for phase in SPLIT_PHASES:
+            yield Pair(victim, "KILL", phase)
 
 
 def impossible(pair: Pair, *, store: str = POSTGRESQL) -> str:
     """Why a pair cannot exist on a store; empty when it does."""
     if pair.victim in STORE and store != POSTGRESQL:
         return NEEDS_POSTGRESQL
+    if pair.split:
+        return _impossible_split(pair)
     takes_part = (*OWN, "gateway", *STORE)
     if pair.phase == "during_replay" and pair.victim not in takes_part:
         return IDLE_IN_REPLAY
     return ""
+
+
+def _impossible_split(pair: Pair) -> str:
+    if pair.victim == "agent-child":
+        absent = pair.phase in ("before_delegation", "after_delegation", "after_answer")
+        return NO_PROGRAM if absent else ""
+    return NO_TOOL if pair.victim == "split-toolhost" and pair.phase != "during_tool" else ""
 
 
 def possible(*, store: str = POSTGRESQL) -> list[Pair]:
@@ -73,7 +109,7 @@ def possible(*, store: str = POSTGRESQL) -> list[Pair]:
 
 
 def quick() -> list[Pair]:
-    """Those that leave the control plane alone once each, and each part of it once.
+    """Those that leave the control plane alone once each, each part of it once, some of a split crew.
 
     A stopped sidecar is one victim here: the three take turns by phase.
     """
@@ -82,10 +118,27 @@ def quick() -> list[Pair]:
         pair
         for pair in possible(store=SQLITE)
         if pair.victim not in CONTROL
+        and not pair.split
         and not (pair.signal == "STOP" and pair.victim.endswith("daprd") and turns[pair.phase] != pair.victim)
     ]
     control = zip(CONTROL, ("before_decision", "after_decision", "during_tool"), strict=True)
-    return [*chosen, *(Pair(victim, "KILL", phase) for victim, phase in control)]
+    return [*chosen, *(Pair(victim, "KILL", phase) for victim, phase in control), *quick_split()]
+
+
+def quick_split() -> list[Pair]:
+    """A handful of a split crew: each victim, and each phase."""
+    chosen = (
+        ("crew-child", "while_pending"),
+        ("crew-worker", "after_answer"),
+        ("crew-daprd", "after_delegation"),
+        ("agent-child", "during_tool"),
+        ("agent-worker", "during_reply"),
+        ("split-daprd", "before_delegation"),
+        ("split-gateway", "while_pending"),
+        ("split-toolhost", "during_tool"),
+        ("crew-child", "during_replay"),
+    )
+    return [Pair(victim, "KILL", phase) for victim, phase in chosen]
 
 
 def quick_postgresql() -> list[Pair]:

@@ -5,15 +5,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chaos.lanes import Say, lanes, missed_of
+from chaos.lanes import Lane, Plan, Say
 from chaos.pairs import POSTGRESQL, SQLITE, Pair
-from chaos.phases import Stage
+from chaos.split_lane import SplitLane
+from chaos.split_phases import SplitStage
 from chaos.watch import Checker
 from fakes.postgres_server import postgres_server
 from integration.fault_mesh import MESHGATE, Mesh, eventually
@@ -53,7 +55,7 @@ class Part:
 
 
 @contextmanager
-def staged(root: Path, desk: Path = DESK, *, store: str = SQLITE) -> Iterator[Stage]:
+def staged(root: Path, desk: Path = DESK, *, store: str = SQLITE) -> Iterator[SplitStage]:
     """A mesh that is up, with its checker, and with a server of its own for its store if it needs one."""
     with ExitStack() as running:
         checker = running.enter_context(Checker(root))
@@ -61,7 +63,7 @@ def staged(root: Path, desk: Path = DESK, *, store: str = SQLITE) -> Iterator[St
         url = server.url(server.database()) if server else ""
         mesh = Tethered.start(root, desk, env=f"CHECKER_URL={checker.url}\n", store=url)
         running.callback(mesh.close)
-        yield Stage(mesh, checker, server)
+        yield SplitStage(mesh, checker, server)
 
 
 def play(
@@ -70,7 +72,7 @@ def play(
     """Makes the kills and judges. A KeyboardInterrupt lets what is under way end; a second one does not."""
     begun, interrupted = time.monotonic(), False
     with staged(root, desk, store=store) as stage:
-        working, plans = lanes(stage, pairs, turn=turn, say=say, names=root.name[-6:].strip("-_").lower())
+        working, plans = _lanes(stage, pairs, turn=turn, say=say, names=root.name[-6:].strip("-_").lower())
         for lane in working:
             lane.start()
         try:
@@ -93,7 +95,24 @@ def play(
     verdict = judged(root / "effects.jsonl", root / "records.jsonl")
     lines = [json.loads(line) for line in (root / "effects.jsonl").read_text().splitlines()]
     kills = [line for line in lines if line["e"] == "kill"]
-    return Part(verdict, kills, missed_of(plans), time.monotonic() - begun, verified, store, interrupted)
+    missed = [why for plan in plans for why in plan.missed]
+    return Part(verdict, kills, missed, time.monotonic() - begun, verified, store, interrupted)
+
+
+def _lanes(
+    stage: SplitStage, pairs: list[Pair], *, turn: int, say: Say, names: str
+) -> tuple[list[Lane], list[Plan]]:
+    """One lane for what is shared, two for what is an app's own, one for the crew that is split."""
+    split = Plan(deque(pair for pair in pairs if pair.split), turn)
+    shared = Plan(deque(pair for pair in pairs if pair.shared and not pair.split), turn)
+    own = Plan(deque(pair for pair in pairs if not pair.shared and not pair.split), turn)
+    made = [
+        SplitLane(stage, split, say, names),
+        Lane(stage, shared, "desk-mesh", "mesh", say, names),
+        Lane(stage, own, "desk-one", "own", say, names),
+        Lane(stage, own, "desk-two", "own", say, names),
+    ]
+    return made, [shared, own, split]
 
 
 def _join(working: list[Any]) -> None:
@@ -101,7 +120,7 @@ def _join(working: list[Any]) -> None:
         time.sleep(0.1)
 
 
-def export(stage: Stage, path: Path) -> bool:
+def export(stage: SplitStage, path: Path) -> bool:
     """The audit records as any auditor gets them; whether their chain verifies."""
 
     def query() -> bool:

@@ -35,13 +35,19 @@ class Missed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a kill happens: a run's order, the how-many-eth of its tasks, and how its tool is held."""
+    """Where a kill happens: a run's order, and how its tool is held; which of its tasks, and whose it is.
+
+    Attributes:
+        agent: the app that has the task; the run's own where that is not split.
+    """
 
     app: str
     run: str
     order: str
     tool: str
     early: bool
+    number: int = 0
+    agent: str = ""
 
 
 class Stage:
@@ -55,6 +61,10 @@ class Stage:
         self.alone = threading.RLock()
         self._lock = threading.Lock()
         self._kills = 0
+
+    def gates(self, pair: Pair, place: Place) -> list[tuple[str, str]]:
+        """What has to be shut before the run begins, and is open in the end."""
+        return [("model", place.order)]
 
     def strike(self, pair: Pair, place: Place) -> Event:
         """Brings the order into the phase and kills; the kill as noted.
@@ -159,6 +169,10 @@ class Stage:
             return self.server.pid if self.server else None
         return find(self.mesh, role, app=place.app, run_id=place.run)
 
+    def _about(self, pair: Pair, place: Place) -> Event:
+        """What a note of a kill says of where it happened."""
+        return {"run": place.run, "order": place.order, "tool": place.tool}
+
     @contextmanager
     def _standing(self, role: str, place: Place) -> Iterator[None]:
         """A shared process is stopped meanwhile, unless it is the one that was killed or stopped for good."""
@@ -188,7 +202,7 @@ class Stage:
             raise Missed(f"{pair.victim} was gone")
         noted = {
             "kill": number, "victim": pair.victim, "signal": pair.signal, "phase": pair.phase, "at": at,
-            "shared": pair.shared, "run": place.run, "order": place.order, "tool": place.tool,
+            "shared": pair.shared, **self._about(pair, place),
         }  # fmt: skip
         self.checker.note("kill", **noted)
         if pair.victim in STORE and self.server is not None:

@@ -5,19 +5,22 @@ import json
 import os
 import platform
 import statistics
+import string
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chaos.pairs import PHASES, POSTGRESQL, SQLITE, Pair, every_pair, impossible
+from chaos.pairs import PHASES, POSTGRESQL, SPLIT_PHASES, SQLITE, Pair, every_pair, impossible
 from chaos.part import DESK, Part
 
 VERSION = 1
 GOAL_SECONDS = {
     "child": 4.0, "gateway": 1.0, "toolhost": 2.0,
     "agent-daprd": 5.0, "gateway-daprd": 5.0, "host-daprd": 5.0,
+    "crew-child": 4.0, "agent-child": 4.0, "split-gateway": 1.0, "split-toolhost": 2.0,
+    "crew-daprd": 5.0, "split-daprd": 5.0,
 }  # fmt: skip
 ANYTHING_SECONDS = 25.0
 SUMS = ("lost", "unrecorded", "doubled", "unknown", "runs", "effects")
@@ -158,14 +161,16 @@ class Report:
 
     def _table(self) -> Iterator[str]:
         counts, notes = self.counts(), dict[str, str]()
-        yield f"{'':26}" + "".join(f"{phase.replace('_', ' '):>17}" for phase in PHASES)
-        for label, row in _by_label().items():
-            cells = []
-            for pair in row:
-                why = impossible(pair, store=self.store)
-                mark = notes.setdefault(why, "ab"[len(notes) % 2]) if why and not counts[pair] else ""
-                cells.append(f"({mark})" if mark else str(counts[pair]))
-            yield f"{label:26}" + "".join(f"{cell:>17}" for cell in cells)
+        for split, phases in ((False, PHASES), (True, SPLIT_PHASES)):
+            yield f"{'of a split crew' if split else '':26}" + _cells(p.replace("_", " ") for p in phases)
+            for label, row in _by_label(split=split).items():
+                cells = []
+                for pair in row:
+                    why = impossible(pair, store=self.store)
+                    free = string.ascii_lowercase[len(notes)]
+                    mark = notes.setdefault(why, free) if why and not counts[pair] else ""
+                    cells.append(f"({mark})" if mark else str(counts[pair]))
+                yield f"{label:26}" + _cells(cells)
         for why, mark in notes.items():
             yield f"({mark}) {why}"
 
@@ -181,7 +186,15 @@ def configuration() -> str:
     """A digest of everything that says what is killed, how, and what is wrong."""
     digest = hashlib.sha256()
     here = Path(__file__).parent
-    names = ["checker.py", "verdict.py", "pairs.py", "phases.py", "lanes.py"]
+    names = [
+        "checker.py",
+        "verdict.py",
+        "pairs.py",
+        "phases.py",
+        "lanes.py",
+        "split_phases.py",
+        "split_lane.py",
+    ]
     files = [here / name for name in names] + sorted(p for p in DESK.rglob("*") if p.suffix != ".pyc")
     for path in files:
         if path.is_file():
@@ -198,8 +211,13 @@ def machine() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _by_label() -> dict[str, list[Pair]]:
+def _by_label(*, split: bool) -> dict[str, list[Pair]]:
     rows: dict[str, list[Pair]] = defaultdict(list)
     for pair in every_pair():
-        rows[pair.label].append(pair)
+        if pair.split == split:
+            rows[pair.label].append(pair)
     return rows
+
+
+def _cells(texts: Iterable[str]) -> str:
+    return "".join(f"{text:>19}" for text in texts)

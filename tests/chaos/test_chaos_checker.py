@@ -7,8 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
-from chaos.lanes import Run
-from chaos.pairs import PHASES, SQLITE, STORE, Pair, every_pair, impossible, possible, quick, quick_postgresql
+from chaos.lanes import Terminal
+from chaos.pairs import (
+    PHASES,
+    SPLIT,
+    SPLIT_PHASES,
+    SQLITE,
+    STORE,
+    Pair,
+    every_pair,
+    impossible,
+    possible,
+    quick,
+    quick_postgresql,
+)
 from chaos.part import DESK, HERE, Part, export, judged, staged
 from chaos.phases import Place
 from chaos.report import NotResumable, Report, percentile
@@ -28,10 +40,11 @@ class Told:
 
     def __init__(self, tool: str = "keyed") -> None:
         self.tool, self.events, self.records = tool, [], []
-        self.event(0, "begun", run="r", orders=[["r-1", tool]])
+        self.event(0, "begun", run="r", app="shop", orders=[["r-1", tool, "shop"]])
         self.event(1, "asked", run="r", order="r-1", turn="call", life="a")
         self.event(2, "replied", run="r", order="r-1", turn="call", life="a")
-        self.records.append({"kind": "decision", "allow": True, "call_id": "c1", "time": at(3)})
+        about = {"call_id": "c1", "caller": "spiffe://x/shop", "run_id": "r", "tool": f"orders.{tool}"}
+        self.records.append({"kind": "decision", "allow": True, "time": at(3), **about})
         self.about(4, "quoted")
         self.records.append({"kind": "outcome", "state": "done", "call_id": "c1", "time": at(9)})
 
@@ -161,7 +174,12 @@ def test_pairs_are_all_accounted_for():
     on_a_file = set(possible(store=SQLITE))
     assert set(possible()) - on_a_file == set(quick_postgresql())
     assert {(pair.victim, pair.phase) for pair in quick_postgresql()} == {(*STORE, phase) for phase in PHASES}
-    left = {pair for pair in on_a_file if pair not in quick()}
+    split = {pair for pair in quick() if pair.split}
+    assert ({pair.victim for pair in split}, {pair.phase for pair in split}) == (
+        set(SPLIT),
+        set(SPLIT_PHASES),
+    )
+    left = {pair for pair in on_a_file if pair not in quick() and not pair.split}
     assert {pair.victim for pair in left if pair.signal == "KILL"} == {"scheduler", "placement", "sentry"}
     assert {pair.phase for pair in quick() if pair.victim.endswith("daprd") and pair.signal == "STOP"} == set(
         PHASES[:5]
@@ -218,8 +236,10 @@ def test_a_broken_desk_is_found_out(tmp_path_factory):
     place = Place("desk-one", "broken", "broken-1", "keyed", early=False)
     with staged(root, desk) as stage:
         stage.checker.shut("model", place.order)
-        stage.checker.note("begun", run=place.run, app=place.app, orders=[[place.order, place.tool]])
-        run = Run(stage, place.app, place.run, [place.tool])
+        stage.checker.note(
+            "begun", run=place.run, app=place.app, orders=[[place.order, place.tool, place.app]]
+        )
+        run = Terminal(stage, place.app, place.run, [place.tool])
         try:
             stage.strike(Pair("toolhost", "KILL", "during_tool"), place)
             run.end()

@@ -17,6 +17,8 @@ from typing import Any
 
 RECEIPT = re.compile(r"receipt (R-\d+)")
 EFFECTS = ("effect", "repeat", "read")
+AGENT = "agent:"  # how the tool of a delegation begins
+OVER = ("completed", "failed", "cancelled")
 
 Event = Mapping[str, Any]
 
@@ -57,16 +59,23 @@ class Book:
         for event in events:
             self.by_order[str(event.get("order") or event.get("name") or "")].append(event)
         self.allowed: dict[str, float] = {}
+        self.decisions: dict[str, Event] = {}
         self.outcomes: dict[str, float] = {}
+        self.settled: Counter[str] = Counter()
         self.unknown: set[str] = set()
+        self.delegated = Delegated()
         for record in records:
             at = datetime.fromisoformat(record["time"]).timestamp()
             if record["kind"] == "decision" and record["allow"]:
                 self.allowed.setdefault(record["call_id"], at)
+                self.decisions.setdefault(record["call_id"], record)
             elif record["kind"] == "outcome" and record["state"] == "unknown":
                 self.unknown.add(record["call_id"])
             elif record["kind"] == "outcome":
                 self.outcomes.setdefault(record["call_id"], at)
+                self.settled[record["call_id"]] += 1
+            elif record["kind"] == "lifecycle":
+                self.delegated.add(record, at)
 
     def of(self, order: str, *kinds: str) -> list[Event]:
         """What happened to an order, of some kinds."""
@@ -80,6 +89,47 @@ class Book:
         """All events of a kind."""
         return [event for event in self.events if event["e"] == kind]
 
+    def delegations(self, run: str) -> list[str]:
+        """The ids of the calls by which a run gave tasks to other apps."""
+        mine = (each for each in self.decisions.values() if each.get("run_id") == run)
+        return [each["call_id"] for each in mine if str(each.get("tool", "")).startswith(AGENT)]
+
+    def delegation(self, order: str) -> str:
+        """The call by which an order was handed to whoever worked on it; empty where nobody handed it on."""
+        runs = [
+            self.decisions[call].get("run_id", "") for call in self.calls(order) if call in self.decisions
+        ]
+        return next((self.delegated.parents[run] for run in runs if run in self.delegated.parents), "")
+
+
+@dataclass
+class Delegated:
+    """The runs that delegations started.
+
+    Attributes:
+        parents: the call that each of them answers.
+        begun: when its first attempt began.
+        ended: how many times it was recorded as ended.
+    """
+
+    parents: dict[str, str] = field(default_factory=dict)
+    begun: dict[str, float] = field(default_factory=dict)
+    ended: Counter[str] = field(default_factory=Counter)
+
+    def add(self, record: Event, at: float) -> None:
+        """One record of a run's life."""
+        run, event = record.get("run_id", ""), record["event"]
+        if event == "run_started" and record.get("parent_call"):
+            self.parents[run] = record["parent_call"]
+        elif event == "attempt_started":
+            self.begun.setdefault(run, at)
+        elif event in ("run_finished", "run_cancel") and record["state"] in OVER:
+            self.ended[run] += 1
+
+    def of(self, call: str) -> list[str]:
+        """The runs that answer a call: one."""
+        return [run for run, parent in self.parents.items() if parent == call]
+
 
 def judge(events: Sequence[Event], records: Sequence[Event]) -> Verdict:
     """The verdict. Does not ask whether the records themselves are genuine: `audit verify` does."""
@@ -89,6 +139,8 @@ def judge(events: Sequence[Event], records: Sequence[Event]) -> Verdict:
     _answers(book, verdict)
     _recorded(book, verdict)
     _doubled(book, verdict)
+    _owned(book, verdict)
+    _delegated(book, verdict)
     _kills(book, verdict)
     return verdict
 
@@ -120,7 +172,7 @@ def _answers(book: Book, verdict: Verdict) -> None:
             verdict.lost += 1
             verdict.findings.append(f"lost: {run} did not end with an answer: {final}")
             continue
-        for (order, tool), answer in zip(orders, final["answer"], strict=True):
+        for (order, tool, _), answer in zip(orders, final["answer"], strict=True):
             if why := _wrong(book, order, tool, answer):
                 verdict.lost += 1
                 verdict.findings.append(f"lost: {order} ({tool}): {why}; answered {answer!r}")
@@ -160,6 +212,41 @@ def _doubled(book: Book, verdict: Verdict) -> None:
             verdict.findings.append(f"doubled: {order} ({tool}) was paid {times} times, under {keys}")
 
 
+def _owned(book: Book, verdict: Verdict) -> None:
+    """Nothing was done by another app than the one that the order belongs to; else no record allowed it."""
+    owners = {order: app for begun in book.every("begun") for order, _, app in begun["orders"]}
+    for event in (event for kind in EFFECTS for event in book.every(kind)):
+        decision = book.decisions.get(event["call"] or "")
+        caller = decision["caller"].rpartition("/")[2] if decision else ""
+        if decision and caller != owners.get(event["order"]):
+            verdict.unrecorded += 1
+            whose = f"allowed to {caller}, and it is an order of {owners.get(event['order'])}"
+            verdict.findings.append(f"unrecorded: {event['e']} for {event['order']}: {whose}")
+
+
+def _delegated(book: Book, verdict: Verdict) -> None:
+    """Each order of a split crew was handed on once; the run that answers it ended, and settled its call."""
+    for begun in book.every("begun"):
+        handed = [order for order, _, app in begun["orders"] if app != begun["app"]]
+        calls = book.delegations(begun["run"])
+        if len(calls) > len(handed):
+            verdict.doubled += 1
+            verdict.findings.append(
+                f"doubled: {begun['run']} gave {len(calls)} tasks for {len(handed)} orders"
+            )
+        if len(calls) < len(handed):
+            verdict.lost += 1
+            verdict.findings.append(f"lost: {begun['run']} gave {len(calls)} tasks for {len(handed)} orders")
+        for call in calls:
+            runs = book.delegated.of(call)
+            times = (len(runs), sum(book.delegated.ended[run] for run in runs), book.settled[call])
+            if times != (1, 1, 1):
+                verdict.lost += min(times) < 1
+                verdict.doubled += max(times) > 1
+                told = "its runs, their ends, its outcomes: {}, {}, {}".format(*times)
+                verdict.findings.append(f"{'lost' if min(times) < 1 else 'doubled'}: task {call}: {told}")
+
+
 def _missed(book: Book, kill: Event) -> str:
     """Why a kill does not count; empty when it fell into its phase."""
     at, order = kill["at"], kill["order"]
@@ -181,26 +268,71 @@ def _missed(book: Book, kill: Event) -> str:
             seen = before("closed") and all(end > at for end in ended)
         case "during_reply":
             seen = len(before("asked")) > len(before("replied"))
-        case _:
+        case "during_replay" if kill.get("side") == "agent":
+            seen = _in_agents_replay(book, kill)
+        case "during_replay":
             seen = _in_replay(book, kill)
+        case _:
+            seen = _at_delegation(book, kill)
     return "" if seen else f"{kill['victim']} at {order}: the call was not in {kill['phase']}"
+
+
+def _at_delegation(book: Book, kill: Event) -> bool:
+    """Where the order's delegation was, by the records, and what the agent's model had been asked by then."""
+    at, order, call = kill["at"], kill["order"], book.delegation(kill["order"])
+    never = float("inf")
+    decided, settled = book.allowed.get(call, never), book.outcomes.get(call, never)
+    begun = min((book.delegated.begun.get(run, never) for run in book.delegated.of(call)), default=never)
+    asked, replied = (
+        sum(e["t"] <= at and e.get("turn") == "answer" for e in book.of(order, kind))
+        for kind in ("asked", "replied")
+    )
+    match kill["phase"]:
+        case "before_delegation":
+            return _tasks(book, kill, "passed") == kill["number"] - 1 and at < decided < never
+        case "after_delegation":
+            return decided <= at < begun < never
+        case "while_pending":
+            return decided <= at < settled < never and asked > replied
+        case "after_answer":
+            return settled <= at and _tasks(book, kill, "between") == kill["number"] - 1
+    return False
+
+
+def _tasks(book: Book, kill: Event, kind: str) -> int:
+    """How many tasks the crew's process was through at a kill, as an event says it."""
+    mine = [e for e in book.every(kind) if e["run"] == kill["run"] and e["t"] <= kill["at"]]
+    return max((event["task"] for event in mine), default=0)
+
+
+def _in_agents_replay(book: Book, kill: Event) -> bool:
+    """A new process of the agent stood before a task of which an earlier one had told its model enough."""
+    mine = [e for e in book.events if e.get("app") == kill["agent"] and "life" in e and e["t"] <= kill["at"]]
+    earlier = [e["life"] for e in mine if e["e"] == "asked" and e["order"] == kill["order"]]
+    newest = mine[-1] if mine else None
+    return bool(earlier) and newest is not None and newest["e"] == "hello" and newest["life"] != earlier[-1]
 
 
 def _in_replay(book: Book, kill: Event) -> bool:
     """The newest process of the run stood between two tasks of the journal, and had asked for nothing."""
     mine = [e for e in book.events if e.get("run") == kill["run"] and "life" in e and e["t"] <= kill["at"]]
+    mine = [e for e in mine if e.get("app", kill.get("app")) == kill.get("app")]  # no agent's of a split crew
     lives = list(dict.fromkeys(event["life"] for event in mine))
     newest = [event["e"] for event in mine if lives and event["life"] == lives[-1]]
     return len(lives) > 1 and "asked" not in newest and newest.count("between") > newest.count("passed")
 
 
 def _progress(book: Book, kill: Event) -> float | None:
-    """When the run was next seen to get on: a live model call, a task that is new, or its end."""
+    """When the run was next seen to get on: a live model call, a task that is new, or its end.
+
+    Of a crew whose agents are apps, an agent that works on at its task says nothing.
+    """
     tasks: set[int] = set()
+    aside = {e["order"] for e in book.every("asked") if e["t"] <= kill["at"] and kill.get("side") == "crew"}
     for event in book.events:
         if event.get("run") != kill["run"]:
             continue
-        new = event["e"] in ("asked", "final")
+        new = event["e"] == "final" or (event["e"] == "asked" and event["order"] not in aside)
         if event["e"] == "between":
             new = event["task"] not in tasks
             tasks.add(event["task"])

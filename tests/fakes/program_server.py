@@ -4,11 +4,13 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from meshgate_agents.launcher.environment import OFF, ON, SITE_FOLDER
-from meshgate_deploy.program_servers import ProgramServer, argv
+from meshgate_deploy import program_servers
+from meshgate_deploy.program_servers import ProgramServer
+from meshgate_identities import attestation
 
 READY_SECONDS = 60.0
 
@@ -22,7 +24,9 @@ def program_server(folder: Path, *, python: str = sys.executable, **env: str) ->
     }  # fmt: skip
 
     def start(control: int, listener: int) -> Callable[[], None]:
-        return _started(argv(python, control, listener, folder), given, folder, (control, listener))
+        return _started(
+            program_servers.argv(python, control, listener, folder), given, folder, (control, listener)
+        )
 
     server = ProgramServer(folder / "f", start)
     server.open()
@@ -33,17 +37,44 @@ def program_server(folder: Path, *, python: str = sys.executable, **env: str) ->
         server.close()
 
 
+# A child of nobody: tests play launchers in this process, which kill what they do not know below it. Without
+# what an interpreter adds in the C locale.
+APART = """
+import os, sys
+if os.fork():
+    os._exit(0)
+os.setsid()
+os.environ.pop("LC_CTYPE", None)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 def _started(
     command: tuple[str, ...], env: Mapping[str, str], folder: Path, descriptors: tuple[int, int]
 ) -> Callable[[], None]:
     with (folder / "server.log").open("ab") as log:
-        popen = subprocess.Popen(
-            command, env=dict(env), cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            pass_fds=descriptors, start_new_session=True,
+        subprocess.run(
+            [sys.executable, "-I", "-S", "-c", APART, *command], env=dict(env), cwd=folder, check=True,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=descriptors,
         )  # fmt: skip
+    return lambda: None  # it ends when its control is closed
 
-    def end() -> None:
-        popen.terminate()
-        popen.wait(10)
 
-    return end
+def admitted(server: ProgramServer | None, argv: Sequence[str], *, cwd: Path) -> subprocess.Popen[str]:
+    """A launcher that begins when it has been named to the server, as a supervisor's does."""
+    gate = ("/bin/sh", "-c", 'read _; exec "$@" </dev/null', "sh")
+    popen = subprocess.Popen(
+        [*gate, *argv],
+        cwd=cwd,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    if server is not None:
+        server.admit(attestation.process(popen.pid))
+    assert popen.stdin is not None
+    popen.stdin.write("\n")
+    popen.stdin.close()
+    popen.stdin = None
+    return popen

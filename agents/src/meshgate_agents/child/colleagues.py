@@ -36,7 +36,7 @@ _told = _Told()
 def learn(answer: Message) -> None:
     """The launcher's word, once per process."""
     names = ("crew", "agent", "role", "app")
-    _told.own = str(answer.get("app", ""))
+    _told.own, _told.crew = str(answer.get("app", "")), ""
     _told.listed = tuple(
         Colleague(**{name: str(item[name]) for name in names}) for item in answer.get("colleagues", ())
     )

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from meshgate_agents.child.framing import BadFrame, Message
@@ -9,6 +10,8 @@ from meshgate_agents.launcher import requests
 from meshgate_agents.launcher.colleagues import Colleagues
 from meshgate_agents.launcher.gateway import Answer, Call, Gateway, Step, call_until_settled
 from meshgate_agents.launcher.tools import Refusal, ToolMap
+
+Away = Callable[[], AbstractContextManager[None]]  # around a wait for another agent
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +34,11 @@ class Calls:
         attempt: Attempt,
         unavailable_seconds: float,
         stopped: threading.Event,
+        away: Away = nullcontext,
     ) -> None:
         self._gateway, self._tools, self._colleagues = gateway, tools, colleagues
         self._attempt, self._unavailable_seconds, self._stopped = attempt, unavailable_seconds, stopped
+        self._away = away
 
     def named(self, request: Message) -> str | Refusal:
         """What the gateway knows it as; the refusal of what the manifest does not have.
@@ -72,10 +77,12 @@ class Calls:
             task=step.task,
             left_out=left_out,
         )
-        return call_until_settled(
-            gateway=self._gateway,
-            call=call,
-            unavailable_seconds=self._unavailable_seconds,
-            stopped=self._stopped,
-            on_pending=waits if request.get("op") == "delegate" else lambda: None,
-        )
+        delegated = request.get("op") == "delegate"
+        with self._away() if delegated else nullcontext():
+            return call_until_settled(
+                gateway=self._gateway,
+                call=call,
+                unavailable_seconds=self._unavailable_seconds,
+                stopped=self._stopped,
+                on_pending=waits if delegated else lambda: None,
+            )

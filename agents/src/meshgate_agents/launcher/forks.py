@@ -21,7 +21,7 @@ from typing import Any
 
 from meshgate_agents.child.keeper import ASK, READY
 
-READY_SECONDS = 1.0  # an import of CrewAI, which a fork saves, takes twice as long
+READY_SECONDS = 2.0  # as long as an import of CrewAI takes, which a fork saves
 ANSWER_SECONDS = 5.0
 END_SECONDS = 5.0
 MAX_WORD_BYTES = 4096

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from meshgate_agents.launcher import colleagues
 from meshgate_agents.launcher.announcing import Announcement
-from meshgate_agents.launcher.calling import Attempt
+from meshgate_agents.launcher.calling import Attempt, Away
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import (
     FAULTS,
@@ -46,6 +46,8 @@ SETTLED = {f"meshgate.Delegation{how}" for how in ("Denied", "Failed", "Refused"
 FINISH_SECONDS = 10.0  # of a cancelled run: somebody waits; any other end is worth the patience of a step
 HEARTBEAT_SECONDS = 2.0
 POLL_SECONDS = 1.0  # how often a run that is held up is looked at
+LONGEST_POLL_SECONDS = 15.0  # how long a person waits at most for a run that goes on
+FIRST_BACKOFF_SECONDS = 0.1  # most that die once do not die again
 LONGEST_BACKOFF_SECONDS = 30.0
 PAUSE_GRACE_SECONDS = 60.0  # for the steps that are under way when a run is paused
 SLICE_SECONDS = 1.0  # how soon Ctrl-C is heard while the gateway is waited for
@@ -99,6 +101,7 @@ class Launch:
         note: Callable[[str], None] | None = None,
         last: Begun = NONE,
         place: Callable[[], AbstractContextManager[int | None]] = nullcontext,
+        away: Away = nullcontext,
         announcement: Announcement | None = None,
     ) -> None:
         """Args: `last` is the run's attempt as it was seen; `place` lets one begin, and may look again."""
@@ -107,7 +110,7 @@ class Launch:
         self._supervisor = Supervisor(children)
         self._stopped = threading.Event()
         self._run_id = settings.run_id or uuid7()
-        self._place, self._patient, self._held_by = place, False, ""
+        self._place, self._away, self._patient, self._held_by = place, away, False, ""
         self._printed = f"in its app's log: meshgate logs {settings.app}"
         self._played = 0
         self._seen, self._crashes = last.number, last.failures  # of every process: the store keeps count
@@ -157,7 +160,11 @@ class Launch:
         self._supervisor.stop(reason)
 
     def _next(self) -> _Played | int:
-        """The next attempt, once it is its turn; the exit status when the run is given up instead."""
+        """The next attempt, once it is its turn; the exit status when the run is given up instead.
+
+        Each look at a run that is held up is an attempt refused, and on record: they become rarer.
+        """
+        pause = POLL_SECONDS
         while True:
             with self._place() as seen:
                 begun = self._begin(self._seen if seen is None else seen)
@@ -165,12 +172,15 @@ class Launch:
                     attempt = Attempt(self._run_id, begun.number)
                     spent = self._spent(begun)
                     return self._given_up(attempt, spent) if spent else self._play(attempt)
-            if self._supervisor.rest(POLL_SECONDS):  # held up: it takes nobody's place meanwhile
+            if self._supervisor.rest(pause):  # held up: it takes nobody's place meanwhile
                 raise LauncherError("cancelled by a signal while the run was held up")
+            pause = min(2 * pause, LONGEST_POLL_SECONDS)
 
     def _backoff(self) -> float:
         """How long to rest before the next attempt."""
-        seconds = self._settings.backoff_seconds * 2.0 ** min(self._crashes - 1, 16)
+        if self._crashes == 1:
+            return min(self._settings.backoff_seconds, FIRST_BACKOFF_SECONDS)
+        seconds = self._settings.backoff_seconds * 2.0 ** min(self._crashes - 2, 16)
         return min(seconds, LONGEST_BACKOFF_SECONDS)
 
     def _spent(self, begun: Begun) -> str:
@@ -203,6 +213,7 @@ class Launch:
             unavailable_seconds=self._settings.step_deadline_seconds,
             on_end=self._supervisor.end,
             note=self._say,
+            away=self._away,
         )
         over = threading.Event()
         entries: list[Entry] | None = None

@@ -3,12 +3,13 @@
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
 
 from meshgate_agents.child.framing import BadFrame, Message
 from meshgate_agents.launcher import requests
-from meshgate_agents.launcher.calling import Attempt, Calls
+from meshgate_agents.launcher.calling import Attempt, Away, Calls
 from meshgate_agents.launcher.children import Child
 from meshgate_agents.launcher.colleagues import DECLINED, Colleagues
 from meshgate_agents.launcher.conversations import FIRST_FRAME_SECONDS, PAUSED_POLL_SECONDS, Conversations
@@ -49,6 +50,7 @@ class Session:
         unavailable_seconds: float,
         on_end: Callable[[AttemptEnded], None],
         note: Callable[[str], None],
+        away: Away = nullcontext,
     ) -> None:
         self._gateway, self._attempt = gateway, attempt
         self._colleagues = colleagues or Colleagues()
@@ -64,6 +66,7 @@ class Session:
             attempt=attempt,
             unavailable_seconds=unavailable_seconds,
             stopped=self._stopped,
+            away=away,
         )
         self._lock = threading.Lock()
         self._programs: dict[str, int] = {}

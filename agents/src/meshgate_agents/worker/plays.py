@@ -23,7 +23,7 @@ from meshgate_agents.launcher.errors import (
 from meshgate_agents.launcher.gateway import Begun, End, Gateway, Known
 from meshgate_agents.launcher.launch import LONGEST_BACKOFF_SECONDS, Launch, say
 from meshgate_agents.launcher.settings import Settings
-from meshgate_agents.worker.slots import Slots
+from meshgate_agents.worker.slots import Absence, Slots
 
 PAUSE_SECONDS = 1.0  # between two looks at a run that goes on elsewhere, or cannot go on now
 CHANCE_SECONDS = 2.0  # between two looks whether a run still has its last chance
@@ -174,6 +174,7 @@ class Plays:
             note=_note(run_id),
             last=Begun(known.attempt, known.failures),
             place=lambda: self._place(run_id, known),
+            away=Absence(self._slots),
             announcement=self._announcement,
         )
         with self._lock:

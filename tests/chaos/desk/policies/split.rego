@@ -1,0 +1,5 @@
+package mesh.agents.split
+
+allow contains "agent:teller"
+
+allow contains "agent:cashier"
