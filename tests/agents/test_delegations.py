@@ -172,7 +172,7 @@ def test_an_agent_is_known_by_the_role_that_was_written(known) -> None:
 
 def test_a_role_of_two_apps_is_nobodys(known) -> None:
     """Unless this process works for one of the two crews."""
-    known(("desk", "Clerk", "a"), ("night", "Clerk", "b"))
+    known(("desk", "Clerk", "a"), ("night", "Clerk", "b"), own="clerk")
     with pytest.raises(colleagues.Ambiguous):
         colleagues.elsewhere(worker("Clerk"))
     colleagues.works_for("night")
@@ -449,7 +449,7 @@ def test_a_colleague_is_written_whole(tmp_path) -> None:
     config = {
         "app": "desk", "kind": "crew", "mesh": "m", "trust_domain": "t", "workload_api": "w",
         "gateway": {"target": "t", "server_name": "s"}, "project_root": "/", "socket_dir": "/", "tools": [],
-        "expects_report": True, "env": {},
+        "expects_report": True, "env": {}, "isolation": None,
     }  # fmt: skip
     entry = {"crew": "desk", "agent": "a", "role": "A", "app": "a"}
     path = tmp_path / "c.json"
