@@ -3,19 +3,20 @@
 from collections.abc import Iterator
 from typing import Any
 
-from . import personas
-from .colleagues import Colleague
+from . import colleagues, personas
 
 # What a task of no crew, such as a coworker's, would lose: the other process makes it from its text.
 OWN_SETTINGS = ("output_pydantic", "output_json", "response_model", "markdown", "converter_cls")
 
 
-def hindrance(agent: Any, task: Any, *, index: "int | None", to: "Colleague | None") -> str:
+def hindrance(agent: Any, task: Any, *, index: "int | None", to: "colleagues.Colleague | None") -> str:
     """Why a task cannot be carried over, and what to do; empty when it can."""
     return next(_hindrances(agent, task, index, to), "")
 
 
-def _hindrances(agent: Any, task: Any, index: "int | None", to: "Colleague | None") -> Iterator[str]:
+def _hindrances(
+    agent: Any, task: Any, index: "int | None", to: "colleagues.Colleague | None"
+) -> Iterator[str]:
     crew = _crew(agent)
     if getattr(task, "human_input", False):
         yield "the task asks for human input, and nobody is there to give it; drop human_input"

@@ -114,8 +114,8 @@ def prepare(agent: Any, task: Any, context: "str | None") -> "Asked | None":
     data = text.encode("utf-8", "surrogatepass")
     if len(data) > MAX_ARGUMENTS_BYTES:
         raise DelegationRefused(
-            f"agent {str(agent.role)!r} works in app {to.app!r}: task, context and personas have {len(data)} bytes, "
-            f"{MAX_ARGUMENTS_BYTES} at most can be carried over; hand over less context"
+            f"agent {str(agent.role)!r} works in app {to.app!r}: task, context and personas have "
+            f"{len(data)} bytes, {MAX_ARGUMENTS_BYTES} at most can be carried over; hand over less context"
         )
     request = {
         "op": "delegate",

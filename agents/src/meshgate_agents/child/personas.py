@@ -1,4 +1,4 @@
-"""What an agent is by its texts, as the inputs made them; who may delegate needs those of its coworkers too."""
+"""What inputs make of an agent's texts: its process is told, and of its coworkers where it may delegate."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def of(agent: Any) -> "dict[str, str]":
 
 
 def told(agent: Any, task: Any, to: colleagues.Colleague) -> "dict[str, dict[str, str]]":
-    """Those of its coworkers that are apps, by their keys; none where the other process has them as they are."""
+    """Those of its coworkers that are apps, by their keys; none where all are as they are written."""
     coworkers = _coworkers(agent, task)
     if not any(_filled_in(one) for one in coworkers):
         return {}
