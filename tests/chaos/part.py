@@ -61,7 +61,8 @@ def staged(root: Path, desk: Path = DESK, *, store: str = SQLITE) -> Iterator[Sp
         checker = running.enter_context(Checker(root))
         server = running.enter_context(postgres_server()) if store == POSTGRESQL else None
         url = server.url(server.database()) if server else ""
-        mesh = Tethered.start(root, desk, env=f"CHECKER_URL={checker.url}\n", store=url)
+        env = f"CHECKER_URL={checker.url}\nMODEL_BASE_URL={checker.url}\n"
+        mesh = Tethered.start(root, desk, env=env, store=url)
         running.callback(mesh.close)
         yield SplitStage(mesh, checker, server)
 

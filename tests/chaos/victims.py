@@ -50,7 +50,7 @@ def _child(mesh: Mesh, rows: list[Row], app: str, run_id: str) -> int | None:
     the launcher says so.
     """
     told = [
-        (each["attempt"], each["pid"])
+        (each["attempt"] or 0, each["pid"])
         for row in rows
         for each in row.get("programs") or ()
         if each["run_id"] == run_id
