@@ -4,7 +4,6 @@ import json
 import sys
 import threading
 import time
-import uuid
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -172,7 +171,7 @@ def test_an_agent_is_known_by_the_role_that_was_written(known) -> None:
 
 def test_a_role_of_two_apps_is_nobodys(known) -> None:
     """Unless this process works for one of the two crews."""
-    known(("desk", "Clerk", "a"), ("night", "Clerk", "b"))
+    known(("desk", "Clerk", "a"), ("night", "Clerk", "b"), own="clerk")
     with pytest.raises(colleagues.Ambiguous):
         colleagues.elsewhere(worker("Clerk"))
     colleagues.works_for("night")
@@ -238,10 +237,10 @@ def test_a_task_made_on_the_way_keeps_nothing_of_its_own() -> None:
     tool = object()
     agent = SimpleNamespace(role="A", tools=[tool], crew=None)
     plain = SimpleNamespace(tools=[tool], description="d")
-    assert carrying.hindrance(agent, plain, index=None) == ""
-    assert "A2A" in carrying.hindrance(SimpleNamespace(**vars(agent), a2a=[1]), plain, index=0)
+    assert carrying.hindrance(agent, plain, index=None, to=None) == ""
+    assert "A2A" in carrying.hindrance(SimpleNamespace(**vars(agent), a2a=[1]), plain, index=0, to=None)
     for more in ({"output_pydantic": Report}, {"markdown": True}, {"tools": [object()]}):
-        text = carrying.hindrance(agent, SimpleNamespace(**{**vars(plain), **more}), index=None)
+        text = carrying.hindrance(agent, SimpleNamespace(**{**vars(plain), **more}), index=None, to=None)
         assert next(iter(more)) in text
 
 
@@ -252,16 +251,6 @@ def test_what_triggered_a_crew_is_carried_over() -> None:
     assert carrying.description(agent, task) == "read\n\nTrigger Payload: mail"
     task.allow_crewai_trigger_context = None
     assert carrying.description(agent, task) == "read"
-
-
-def test_a_coworker_whose_role_the_inputs_made_is_not_known_there() -> None:
-    """The other process has its crew as it is written."""
-    agent = SimpleNamespace(role="A", allow_delegation=True)
-    plain = SimpleNamespace(description="d", tools=[], id=uuid.uuid4())
-    agents = [agent, worker("Clerk for S", "Clerk for {shop}")]
-    agent.crew = SimpleNamespace(agents=agents, id=uuid.uuid4())
-    assert "Clerk for S" in carrying.hindrance(agent, plain, index=0)
-    assert carrying.hindrance(agent, plain, index=None) == ""
 
 
 def split(make, crew: str, roles: dict[str, str], **answers: Any) -> Any:  # noqa: F811
@@ -449,7 +438,7 @@ def test_a_colleague_is_written_whole(tmp_path) -> None:
     config = {
         "app": "desk", "kind": "crew", "mesh": "m", "trust_domain": "t", "workload_api": "w",
         "gateway": {"target": "t", "server_name": "s"}, "project_root": "/", "socket_dir": "/", "tools": [],
-        "expects_report": True, "env": {},
+        "expects_report": True, "env": {}, "isolation": None,
     }  # fmt: skip
     entry = {"crew": "desk", "agent": "a", "role": "A", "app": "a"}
     path = tmp_path / "c.json"

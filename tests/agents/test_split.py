@@ -21,6 +21,11 @@ CREWS = {
     "delegates": ("once", {"lead": "Lead", "clerk": "Clerk", "writer": "Writer"}),
     "hierarchical": ("once", {"clerk": "Clerk"}),
     "managed": ("once", {"manager": "Manager", "clerk": "Clerk"}),
+    "named": ("once", {"lead": "Lead of {shop}", "clerk": "Clerk for {shop}", "writer": "Writer"}),
+    "managed_named": (
+        "once",
+        {"manager": "Manager", "clerk": "Clerk for {shop}", "aide": "Aide for {shop}"},
+    ),
     "async_tasks": ("once", {"a": "A", "b": "B", "c": "C"}),
     "pydantic": ("once", {"clerk": "Clerk"}),
     "guarded": ("once", {"clerk": "Clerk"}),

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import sys
 import threading
 
@@ -29,9 +30,10 @@ def test_the_backoff_is_kept_over_the_deaths_of_workers(store, plays, monkeypatc
     rests: list[float] = []
     monkeypatch.setattr(supervise.Supervisor, "rest", lambda _self, seconds: rests.append(seconds))
     store.add("r")
+    monkeypatch.setattr(launch, "FIRST_BACKOFF_SECONDS", 0.01)  # of the second; the tests' own is 0.05
     store.runs["r"] |= {"failures": 2, "attempt": 2}
     assert ended(plays.play("r")) == "completed"
-    assert rests == [0.1]
+    assert rests == [0.05]
 
 
 @pytest.mark.parametrize("how", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("no thread")])
@@ -119,6 +121,26 @@ def test_so_many_runs_are_played_at_once(store, plays, tmp_path) -> None:  # noq
         assert begun == [f"r{n}" for n in range(len(begun))]
         (tmp_path / f"go{number}").touch()
         assert ended(futures[number]) == "completed"
+
+
+def test_a_task_waits_for_no_slot_of_who_waits_for_tasks(store, plays, tmp_path) -> None:  # noqa: F811
+    """Runs wait for deeper ones alone: two apps whose agents give each other tasks never wait in a circle."""
+    plays._slots, plays._runs_at_once = slots.Slots(1), 1
+    store.add("root", sys.executable, "-c", WAIT, str(tmp_path / "go"))
+    root = plays.play("root")
+    eventually(lambda: store.state("root") == "running", "it has the slot")
+    for depth in (1, 2):
+        name = f"d{depth}"
+        store.add(name, sys.executable, "-c", WAIT, str(tmp_path / ("go" if depth == 1 else "free")))
+        store.runs[name]["order"] = json.dumps(
+            {**json.loads(store.runs[name]["order"]), "depth": depth}
+        ).encode()
+    (tmp_path / "free").touch()
+    first, second = plays.play("d1"), plays.play("d2")
+    eventually(lambda: store.state("d1") == "running", "it has a slot of its own depth")
+    assert ended(second) == "completed"
+    (tmp_path / "go").touch()
+    assert (ended(root), ended(first)) == ("completed", "completed")
 
 
 def test_a_run_that_rests_or_is_held_up_takes_no_place(store, plays, tmp_path) -> None:  # noqa: F811

@@ -57,6 +57,7 @@ TRIAGE = Colleague("desk", "triage_analyst", "Triage {kind} Analyst", "triage-an
 BILLING = Colleague("desk", "billing", "Billing Clerk", "billing")
 NIGHT = Colleague("night", "clerk", "Night Clerk", "billing")
 TASK = {"index": 1, "name": "", "description": "d", "expected_output": "e"}
+PERSONA = {"role": "Triage mail Analyst", "goal": "g", "backstory": "b"}
 GIVEN = {
     "crew": "desk",
     "agent": "billing",
@@ -188,6 +189,7 @@ def test_a_delegation_is_an_entry_of_the_catalogue(split):
     [
         {},
         {"context": "what came before"},
+        {"colleagues": {"triage_analyst": PERSONA}},
         {"task": {**TASK, "index": None}},
         {"crew": "night", "agent": "clerk"},
     ],
@@ -210,6 +212,14 @@ def test_a_task_of_a_colleague_fits_its_schema(split, change):
         {"persona": {"role": "r"}},
         {"context": 1},
         {"context": "x" * 262_145},
+        {"colleagues": {"billing": PERSONA}},
+        {"colleagues": {"clerk": PERSONA}},
+        {"colleagues": {"nobody": PERSONA}},
+        {"colleagues": {"triage_analyst": {**PERSONA, "role": 7}}},
+        {"colleagues": {"triage_analyst": {**PERSONA, "llm": "m"}}},
+        {"colleagues": {"triage_analyst": {**PERSONA, "role": "x" * 4097}}},
+        {"colleagues": [PERSONA]},
+        {"crew": "night", "agent": "clerk", "colleagues": {"triage_analyst": PERSONA}},
     ],
 )
 def test_what_is_no_task_of_a_colleague_is_not_taken(split, change):
@@ -218,8 +228,23 @@ def test_what_is_no_task_of_a_colleague_is_not_taken(split, change):
         jsonschema.validate(GIVEN | change, _schema(split))
 
 
-def _schema(manifest):
-    return delegations.entries(manifest)["agent:billing"]["schema"]
+def _schema(manifest, app="billing"):
+    return delegations.entries(manifest)[f"agent:{app}"]["schema"]
+
+
+def test_an_app_of_one_agent_is_told_of_its_crew_alone(tmp_path, split):
+    """Its colleagues are that crew's other agents; one without any is told of nobody."""
+    given = GIVEN | {"agent": "triage_analyst"}
+    jsonschema.validate(given | {"colleagues": {"billing": PERSONA}}, _schema(split, "triage-analyst"))
+    for key in ("clerk", "triage_analyst"):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(given | {"colleagues": {key: PERSONA}}, _schema(split, "triage-analyst"))
+    apart = SPLIT.replace("Night Clerk, app: billing", "Night Clerk, app: night-clerk")
+    alone = _schema(_load(tmp_path, apart), "night-clerk")
+    night = GIVEN | {"crew": "night", "agent": "clerk"}
+    jsonschema.validate(night, alone)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(night | {"colleagues": {}}, alone)
 
 
 def test_a_delegations_digest_follows_what_it_leads_to(tmp_path, split):

@@ -29,7 +29,7 @@ def test_a_delegation_makes_a_run_and_tells_its_app(world) -> None:
     run, given = world.runs.read(peer("billing"), run_id=run_of(answer))
     assert (run.app, run.state, run.attempt, run.driven) == (BILLING, "pending", 0, True)
     assert (run.origin, run.origin_run, run.parent_call, run.narrow) == ("start", "", answer.call_id, "")
-    assert json.loads(given) == {"app": "billing", "delegation": {"task": "pay"}}
+    assert json.loads(given) == {"app": "billing", "delegation": {"task": "pay"}, "depth": 1}
     assert json.loads(run.chain) == [{"app": "desk", "spiffe_id": DESK, "run_id": "run-1"}]
     assert world.runtime.started == [(run.run_id, "billing")]
     assert world.runtime.effects == []

@@ -239,6 +239,7 @@ def test_whose_program_a_process_is_can_be_told(mesh) -> None:
         for name, run_id in (("nightly", "told"), ("run terminal", "terminal")):
             (found,) = programs(mesh, name)
             pid = int((mesh.root / f"{run_id}.pid").read_text())
+            assert found.pop("memory")["bytes"] > 0
             assert found == {"run_id": run_id, "attempt": 1, "pid": pid}
     assert over(mesh, "told")["state"] == "completed"
     assert terminal.wait(SECONDS) == 0

@@ -29,12 +29,17 @@ def entries(manifest: Manifest) -> dict[str, dict[str, Any]]:
     return {tool_id(app): _entry(manifest, app, agents) for app, agents in sorted(by_app.items())}
 
 
-def arguments_schema(agents: Sequence[Colleague]) -> dict[str, Any]:
-    """What a delegation carries: which agent of which crew, with the texts that its task has this time."""
+def arguments_schema(agents: Sequence[Colleague], isolated: Sequence[Colleague]) -> dict[str, Any]:
+    """What a delegation carries: which agent of which crew, with the texts that its task has this time.
+
+    Args:
+        agents: of the app.
+        isolated: all that are apps; of whom a delegation may tell are those of the same crew.
+    """
     schema = _object(
         crew={"enum": sorted({one.crew for one in agents})},
         agent={"enum": sorted({one.agent for one in agents})},
-        persona=_object(role=_text(MAX_NAME_CHARACTERS), goal=_text(), backstory=_text()),
+        persona=_persona(),
         task=_object(
             index={"type": ["integer", "null"], "minimum": 0, "maximum": MAX_TASKS},
             name=_text(MAX_NAME_CHARACTERS),
@@ -43,15 +48,35 @@ def arguments_schema(agents: Sequence[Colleague]) -> dict[str, Any]:
         ),
         context={"type": ["string", "null"], "maxLength": MAX_CHARACTERS},
     )
+    others = [_others(one, isolated) for one in agents]
+    if any(others):  # what is not required, and of the crew's other agents alone
+        schema["properties"]["colleagues"] = _personas({key for keys in others for key in keys})
     if len(agents) > 1:
         schema["anyOf"] = [
-            {"properties": {"crew": {"const": one.crew}, "agent": {"const": one.agent}}} for one in agents
+            {
+                "properties": {
+                    "crew": {"const": one.crew},
+                    "agent": {"const": one.agent},
+                    "colleagues": {"propertyNames": {"enum": keys}} if keys else False,
+                }
+            }
+            for one, keys in zip(agents, others, strict=True)
         ]
     return schema
 
 
+def _others(agent: Colleague, isolated: Sequence[Colleague]) -> list[str]:
+    """The keys of its colleagues."""
+    return sorted(one.agent for one in isolated if one.crew == agent.crew and one.agent != agent.agent)
+
+
+def _personas(keys: set[str]) -> dict[str, Any]:
+    names = {"enum": sorted(keys)}
+    return {"type": "object", "propertyNames": names, "additionalProperties": _persona()}
+
+
 def _entry(manifest: Manifest, app: str, agents: Sequence[Colleague]) -> dict[str, Any]:
-    schema = arguments_schema(agents)
+    schema = arguments_schema(agents, manifest.isolated)
     defined = {
         "schema": schema,
         "agents": [[one.crew, one.agent, one.role, manifest.crews[one.crew].crew] for one in agents],
@@ -79,6 +104,10 @@ def _object(**properties: Any) -> dict[str, Any]:
         "required": list(properties),
         "additionalProperties": False,
     }
+
+
+def _persona() -> dict[str, Any]:
+    return _object(role=_text(MAX_NAME_CHARACTERS), goal=_text(), backstory=_text())
 
 
 def _text(characters: int = MAX_CHARACTERS) -> dict[str, Any]:

@@ -10,14 +10,12 @@ import importlib.util
 import inspect
 import json
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 TRACEBACK_LINES = 6
-_PLACEHOLDER = re.compile(r"\{[A-Za-z_][A-Za-z0-9_-]*\}")  # what CrewAI fills inputs in for
 
 
 def main() -> None:
@@ -79,7 +77,7 @@ class Scanner:
                 for agent in agents
             ]
             found["manages"] = hierarchical and manager is None
-            found["not_carried"] = _not_carried(crew, found["agents"])
+            found["not_carried"] = _not_carried(crew)
             files = [getattr(task, "output_file", None) for task in crew.tasks]
             found["files"] = [str(path) for path in files if path]
             found["memory"] = bool(getattr(crew, "memory", False))
@@ -250,14 +248,9 @@ def _all_agents(crew: Any) -> list[Any]:
     return list({id(agent): agent for agent in listed if agent is not None}.values())
 
 
-def _not_carried(crew: Any, agents: list[dict[str, Any]]) -> list[str]:
+def _not_carried(crew: Any) -> list[str]:
     """What of it is refused where its agents are apps; in their own processes nobody could do it."""
-    filled = [agent["role"] for agent in agents if _PLACEHOLDER.search(agent["role"])]
-    found = [
-        f"{agent['role']!r} may delegate, and another agent's role has placeholders"
-        for agent in agents
-        if agent["delegates"] and any(role != agent["role"] for role in filled)
-    ]
+    found = []
     if any(getattr(task, "human_input", False) for task in crew.tasks):
         found.append("a task has human_input")
     if getattr(crew, "stream", False):

@@ -85,7 +85,7 @@ class Delegations:
             parent_call=row.call_id,
             chain=chains.written(links),
             narrow=narrowing.written(narrows),
-            input=self.vault.put(tables, _envelope(row.host, arguments)),
+            input=self.vault.put(tables, _envelope(row.host, arguments, depth=len(links))),
         )
         if not tables.runs.insert(run):
             raise Conflict("run_taken", call_id=row.call_id, tool=row.tool, detail=run.run_id)
@@ -184,9 +184,9 @@ class Delegations:
         return tables.calls.get(run.parent_call) if run.parent_call else None
 
 
-def _envelope(app: str, arguments: bytes) -> bytes:
+def _envelope(app: str, arguments: bytes, *, depth: int) -> bytes:
     """The run's input as its app's worker reads it."""
-    kept = {"app": app, "delegation": json.loads(arguments)}
+    kept = {"app": app, "delegation": json.loads(arguments), "depth": depth}
     return json.dumps(kept, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 

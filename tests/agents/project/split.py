@@ -34,7 +34,8 @@ class Told(Scripted):
     """Replies by what it is shown alone; accounts for tokens; remembers the prompt of each live call."""
 
     def call(self, messages, tools=None, *args, **kwargs):
-        names = sorted(tool["function"]["name"] for tool in tools or [])
+        functions = [tool["function"] for tool in tools or []]
+        names = sorted([one["name"], one["description"]] for one in functions)
         with (HERE / "prompts").open("a") as file:
             file.write(
                 json.dumps([os.environ["MESHGATE_APP"], self.replies[-1], names, messages], default=str)
@@ -128,6 +129,44 @@ def managed() -> Crew:
     )
     made = Task(description="see to it", expected_output="done")
     return Crew(agents=[pays("Clerk")], tasks=[made], process=Process.hierarchical, manager_agent=manager)
+
+
+def named() -> Crew:
+    """Roles, goals and backstories with placeholders, of the one who hands work over and of its coworkers."""
+    job = {"task": "pay order 1", "context": "now", "coworker": "Clerk for S"}
+    question = {"question": "how are you", "context": "none", "coworker": "Writer"}
+    lead = agent(
+        "Lead of {shop}",
+        [call("delegate_work_to_coworker", id="d", **job)],
+        [call("ask_question_to_coworker", id="q", **question)],
+        "all done",
+        allow_delegation=True,
+    )
+    clerk, writer = pays("Clerk for {shop}"), agent("Writer", "I am well")
+    writer.goal = "writes for {shop}"
+    return Crew(agents=[lead, clerk, writer], tasks=[task(lead, "lead {shop}")])
+
+
+def managed_named() -> Crew:
+    """A manager over roles with placeholders; the second task is meant for one of them."""
+    jobs = [
+        {"task": f"pay {name}", "context": "now", "coworker": f"{name} for S"} for name in ("Clerk", "Aide")
+    ]
+    manager = agent(
+        "Manager",
+        [call("delegate_work_to_coworker", id="d", **jobs[0])],
+        [call("delegate_work_to_coworker", id="e", **jobs[1])],
+        "managed",
+        allow_delegation=True,
+    )
+    clerk, aide = pays("Clerk for {shop}"), pays("Aide for {shop}", "2")
+    made = Task(description="see to {shop}", expected_output="done")
+    return Crew(
+        agents=[clerk, aide],
+        tasks=[made, task(clerk)],
+        process=Process.hierarchical,
+        manager_agent=manager,
+    )
 
 
 def async_tasks() -> Crew:

@@ -3,16 +3,20 @@
 from collections.abc import Iterator
 from typing import Any
 
+from . import colleagues, personas
+
 # What a task of no crew, such as a coworker's, would lose: the other process makes it from its text.
 OWN_SETTINGS = ("output_pydantic", "output_json", "response_model", "markdown", "converter_cls")
 
 
-def hindrance(agent: Any, task: Any, *, index: "int | None") -> str:
+def hindrance(agent: Any, task: Any, *, index: "int | None", to: "colleagues.Colleague | None") -> str:
     """Why a task cannot be carried over, and what to do; empty when it can."""
-    return next(_hindrances(agent, task, index), "")
+    return next(_hindrances(agent, task, index, to), "")
 
 
-def _hindrances(agent: Any, task: Any, index: "int | None") -> Iterator[str]:
+def _hindrances(
+    agent: Any, task: Any, index: "int | None", to: "colleagues.Colleague | None"
+) -> Iterator[str]:
     crew = _crew(agent)
     if getattr(task, "human_input", False):
         yield "the task asks for human input, and nobody is there to give it; drop human_input"
@@ -27,15 +31,12 @@ def _hindrances(agent: Any, task: Any, index: "int | None") -> Iterator[str]:
     held = _own_settings(agent, task) if index is None else []
     if held:
         yield f"the task is none of its crew's, so that its {', '.join(held)} would be lost; make it one"
-    if getattr(agent, "allow_delegation", False) and index is not None:
-        filled = [
-            other.role for other in getattr(crew, "agents", ()) if _filled_in(other) and other is not agent
-        ]
-        if filled:
-            yield (
-                f"it may delegate, and what the inputs made of the role {filled[0]!r} is not known there; "
-                "write that role without a placeholder"
-            )
+    unknown = None if index is None else personas.unknown(agent, task, to)
+    if unknown is not None:
+        yield (
+            f"it may delegate, and what the inputs made of its coworker {unknown.role!r}, which is no app, "
+            "is not known there; list that agent in meshgate.yaml, or write it without placeholders"
+        )
 
 
 def _own_settings(agent: Any, task: Any) -> "list[str]":
@@ -64,11 +65,6 @@ def index_of(agent: Any, task: Any) -> "int | None":
 def _crew(agent: Any) -> Any:
     crew = getattr(agent, "crew", None)
     return None if isinstance(crew, str) else crew
-
-
-def _filled_in(agent: Any) -> bool:
-    written = getattr(agent, "_original_role", None)
-    return written is not None and written != agent.role
 
 
 def _has_files(crew: Any, task: Any) -> bool:

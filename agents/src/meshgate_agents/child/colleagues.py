@@ -59,6 +59,12 @@ def own(crew: str, agent: str) -> "Colleague | None":
     return next((one for one in found if one.app == _told.own), None)
 
 
+def others(colleague: Colleague) -> "tuple[Colleague, ...]":
+    """The other agents of its crew that are apps."""
+    crew = (one for one in _told.listed if one.crew == colleague.crew)
+    return tuple(one for one in crew if one.agent != colleague.agent)
+
+
 def elsewhere(agent: Any) -> "Colleague | None":
     """The entry of an agent that another app is; None for one that works here.
 

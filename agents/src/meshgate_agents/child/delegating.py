@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import carrying, colleagues, delegated_forms, own_tools, progress
+from . import carrying, colleagues, delegated_forms, own_tools, personas, progress
 from .channel import Channel, end_process
 from .framing import Message
 from .scopes import current, delegation_step
@@ -106,27 +106,16 @@ def prepare(agent: Any, task: Any, context: "str | None") -> "Asked | None":
     if to is None:
         return None
     index = carrying.index_of(agent, task)
-    hindrance = carrying.hindrance(agent, task, index=index)
+    hindrance = carrying.hindrance(agent, task, index=index, to=to)
     if hindrance:
         raise DelegationRefused(f"agent {str(agent.role)!r} works in app {to.app!r}: {hindrance}")
-    arguments = {
-        "crew": to.crew,
-        "agent": to.agent,
-        "persona": {name: str(getattr(agent, name)) for name in ("role", "goal", "backstory")},
-        "task": {
-            "index": index,
-            "name": str(task.name or ""),
-            "description": carrying.description(agent, task),
-            "expected_output": str(task.expected_output),
-        },
-        "context": None if context is None else str(context),
-    }
+    arguments = _arguments(agent, task, context, to=to, index=index)
     text = json.dumps(arguments, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     data = text.encode("utf-8", "surrogatepass")
     if len(data) > MAX_ARGUMENTS_BYTES:
         raise DelegationRefused(
-            f"agent {str(agent.role)!r} works in app {to.app!r}: task and context have {len(data)} bytes, "
-            f"{MAX_ARGUMENTS_BYTES} at most can be carried over; hand over less context"
+            f"agent {str(agent.role)!r} works in app {to.app!r}: task, context and personas have "
+            f"{len(data)} bytes, {MAX_ARGUMENTS_BYTES} at most can be carried over; hand over less context"
         )
     request = {
         "op": "delegate",
@@ -136,6 +125,26 @@ def prepare(agent: Any, task: Any, context: "str | None") -> "Asked | None":
         "untrusted": {"role": current().role},
     }
     return Asked(agent, task, to, request)
+
+
+def _arguments(
+    agent: Any, task: Any, context: "str | None", *, to: colleagues.Colleague, index: "int | None"
+) -> Message:
+    """All that travels. A task with no index is a coworker's, to which CrewAI gives nobody to ask in turn."""
+    told = {} if index is None else personas.told(agent, task, to)
+    return {
+        "crew": to.crew,
+        "agent": to.agent,
+        "persona": personas.of(agent),
+        "task": {
+            "index": index,
+            "name": str(task.name or ""),
+            "description": carrying.description(agent, task),
+            "expected_output": str(task.expected_output),
+        },
+        "context": None if context is None else str(context),
+        **({"colleagues": told} if told else {}),
+    }
 
 
 def _finished(asked: Asked, answer: Message) -> Any:

@@ -14,6 +14,7 @@ DECLINED = {
     "other_crew": "asks for a crew that this app is no agent of",
     "other_agent": "asks for an agent that this app is not",
     "other_task": "asks for a task it was not given",
+    "other_colleague": "tells of a colleague that its crew has not",
     "no_agent": "its crew has no agent of that role",
     "no_crew": "its reference gives no crew",
     "hindered": "the task holds what cannot be carried over",

@@ -26,6 +26,15 @@ def fit(envelope: bytes, *, kind: str) -> None:
         raise BadSettings("the run is no task, and its app is an agent by now, which acts only when asked")
 
 
+def depth(envelope: bytes) -> int:
+    """How many callers stand above a run; 0 for one that nobody delegated, and for what cannot be read."""
+    try:
+        found = json.loads(envelope or b"{}").get("depth", 0)
+    except (ValueError, AttributeError):
+        return 0
+    return found if isinstance(found, int) else 0
+
+
 def program(envelope: bytes, own: Program) -> Program:
     """The program of a run. It is handed the run's input, or what an agent's app was asked for.
 

@@ -47,6 +47,8 @@ class Plays:
         self._settings, self._command = settings, tuple(command)
         self._gateway, self._children, self._announcement = gateway, children, announcement
         self._slots, self._last_chance = Slots(runs_at_once), Slots(1)
+        self._runs_at_once = runs_at_once
+        self._deeper: dict[int, tuple[Slots, Slots]] = {}
         self._lock = threading.Lock()
         self._playing: dict[str, Future[str]] = {}
         self._launches: dict[str, Launch] = {}
@@ -174,7 +176,7 @@ class Plays:
             note=_note(run_id),
             last=Begun(known.attempt, known.failures),
             place=lambda: self._place(run_id, known),
-            away=Absence(self._slots),
+            away=Absence(self._pools(known)[0]),
             announcement=self._announcement,
         )
         with self._lock:
@@ -200,8 +202,8 @@ class Plays:
         """
         with ExitStack() as held:
             if self._on_last_chance(known) and self._on_last_chance(self.known(run_id)):
-                held.enter_context(self._alone(run_id, known.attempt))
-            held.enter_context(self._slots.slot(self._stop))
+                held.enter_context(self._alone(run_id, known))
+            held.enter_context(self._pools(known)[0].slot(self._stop))
             now = self.known(run_id)
             if now and now.state == "running" and not now.forsaken and now.attempt > known.attempt:
                 raise RunOver(
@@ -209,17 +211,30 @@ class Plays:
                 )
             yield now.attempt if now else None
 
+    def _pools(self, known: Known) -> tuple[Slots, Slots]:
+        """The slots, and the place for last chances, of runs with as many callers above them.
+
+        A run waits for deeper ones alone. Were they to share slots, two apps whose agents give each other
+        tasks could wait for each other's for ever.
+        """
+        depth = orders.depth(known.input_json)
+        if not depth:
+            return self._slots, self._last_chance
+        with self._lock:
+            return self._deeper.setdefault(depth, (Slots(self._runs_at_once), Slots(1)))
+
     def _on_last_chance(self, known: Known | None) -> bool:
         """Whether the run is given up should its next attempt be lost."""
         return known is not None and known.failures > 0 and known.failures >= self._settings.attempts - 1
 
     @contextmanager
-    def _alone(self, run_id: str, after: int) -> Iterator[None]:
+    def _alone(self, run_id: str, known: Known) -> Iterator[None]:
         """The one place for last chances, until the attempt has brought a step or is over."""
         over = threading.Event()
         with ExitStack() as place:
-            place.enter_context(self._last_chance.slot(self._stop))
-            watch = threading.Thread(target=self._leave_early, args=(run_id, after, place, over), daemon=True)
+            place.enter_context(self._pools(known)[1].slot(self._stop))
+            about = (run_id, known.attempt, place, over)
+            watch = threading.Thread(target=self._leave_early, args=about, daemon=True)
             watch.start()
             try:
                 yield

@@ -30,6 +30,7 @@ class Asked:
     description: str
     expected_output: str
     context: "str | None"
+    colleagues: "dict[str, dict[str, str]]"
 
 
 def main() -> None:
@@ -51,7 +52,8 @@ def main() -> None:
         _decline("no_crew", f"{reference} gives a flow; an agent that is an app is of a crew")
     agent, task = _chosen(crew, own.role, asked)
     _be(agent, asked.persona)
-    hindrance = _ours("carrying").hindrance(agent, task, index=asked.index)
+    _know(crew, own, asked.colleagues)
+    hindrance = _ours("carrying").hindrance(agent, task, index=asked.index, to=own)
     if hindrance:
         _decline("hindered", hindrance)
     meshgate_kickoff.tell(_done(crew, agent, task, asked))
@@ -66,19 +68,29 @@ def _asked(given: Any) -> Asked:
         persona, task, context = given.get("persona"), given.get("task"), given.get("context")
     if not isinstance(persona, dict) or not isinstance(task, dict):
         _decline("unreadable", "the delegation has no persona or no task")
-    index = task.get("index")
-    names = ("role", "goal", "backstory")
+    index, others = task.get("index"), _personas(given.get("colleagues", {}))
+    names = _ours("personas").NAMES
     found = [
         texts(given, "crew", "agent"),
         texts(persona, *names),
         texts({"name": "", **task}, "name", "description", "expected_output"),
     ]
-    if None in found or not isinstance(context, (str, type(None))) or not _is_index(index):
+    if None in found or others is None or not isinstance(context, (str, type(None))) or not _is_index(index):
         _decline("unreadable", "the delegation does not have the form that was agreed")
     (crew, agent), told, (name, description, expected) = found
-    return Asked(
-        crew, agent, dict(zip(names, told, strict=True)), index, name, description, expected, context
-    )
+    own = dict(zip(names, told, strict=True))
+    return Asked(crew, agent, own, index, name, description, expected, context, others)
+
+
+def _personas(given: Any) -> "dict[str, dict[str, str]] | None":
+    """Of colleagues, by their keys; None for what is none."""
+    texts, names = _ours("colleagues").texts, _ours("personas").NAMES
+    if not isinstance(given, dict):
+        return None
+    for persona in given.values():
+        if not isinstance(persona, dict) or set(persona) != set(names) or texts(persona, *names) is None:
+            return None
+    return given
 
 
 def _is_index(value: Any) -> bool:
@@ -137,6 +149,17 @@ def _be(agent: Any, persona: "dict[str, str]") -> None:
     agent.interpolate_inputs({})
     for name, text in persona.items():
         setattr(agent, name, text)
+
+
+def _know(crew: Any, own: Any, given: "dict[str, dict[str, str]]") -> None:
+    """Its colleagues as the inputs made them: who they are is the written role's matter, before and after."""
+    roles = {one.agent: one.role for one in _ours("colleagues").others(own)}
+    for key, persona in given.items():
+        found = [one for one in _agents(crew) if key in roles and _is_of(one, roles[key])]
+        if not found:
+            _decline("other_colleague", f"crew {own.crew!r} has no colleague {key!r} of agent {own.agent!r}")
+        for one in found:
+            _be(one, persona)
 
 
 def _done(crew: Any, agent: Any, task: Any, asked: Asked) -> "dict[str, Any]":
