@@ -130,7 +130,15 @@ def test_workers_know_their_colleagues(tmp_path, split):
     state = prepare_state(tmp_path)
     made = {
         app: configs.worker(
-            split, state, app, name=app, target="t:1", sidecar="127.0.0.1:1", definitions={}, env={}
+            split,
+            state,
+            app,
+            name=app,
+            target="t:1",
+            sidecar="127.0.0.1:1",
+            definitions={},
+            env={},
+            fork_servers={},
         )
         for app in ("desk", "billing", "nightly")
     }
