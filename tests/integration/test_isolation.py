@@ -34,6 +34,7 @@ FILES = (
     "victim's input",
     "variables",
 )
+ABSTRACT = f"meshgate-test-{os.getpid()}"
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def model() -> Iterator[int]:
 def abstract() -> Iterator[None]:
     """A socket without a path, of somebody else on this host."""
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind("\0meshgate-isolation-test")
+        server.bind(f"\0{ABSTRACT}")
         server.listen()
         yield
 
@@ -121,7 +122,7 @@ def _port(mesh: LiveMesh, process: str) -> int:
 @pytest.fixture(scope="module")
 def crew(mesh: LiveMesh, model: int, backend: int) -> dict[str, Any]:
     """What came of every attempt of a crew."""
-    given = json.dumps(targets(mesh, model, backend))
+    given = json.dumps({**targets(mesh, model, backend), "abstract": ABSTRACT})
     done = mesh.command("runs", "start", "attacker", "--run-id", "crew", "--input", given)
     assert done.returncode == 0, done.stderr
     eventually(lambda: mesh.asked("runs", "show", "crew")["state"] in ("completed", "failed"), "it ends")
@@ -133,7 +134,7 @@ def crew(mesh: LiveMesh, model: int, backend: int) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def program(mesh: LiveMesh, model: int, backend: int) -> dict[str, Any]:
     """What came of every attempt of a program at a terminal."""
-    given = json.dumps(targets(mesh, model, backend))
+    given = json.dumps({**targets(mesh, model, backend), "abstract": ABSTRACT})
     with mesh.running("tool", "attacks.py", given) as run:
         output, _ = run.communicate(timeout=180)
     (line,) = [line for line in output.splitlines() if line.startswith("TOLD ")] or [output]

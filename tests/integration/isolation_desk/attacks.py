@@ -98,9 +98,9 @@ def listen():
         return "done"
 
 
-def abstract():
+def abstract(name):
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.connect("\0meshgate-isolation-test")
+        sock.connect(f"\0{name}")
 
 
 def create(folder):
@@ -149,7 +149,7 @@ def attack(told, name):
         "socket": each(ask, told["sockets"]),
         "connect": each(connect, {**told["ports"], "model": told["model"]}),
         "listen": tried(listen),
-        "abstract": tried(abstract),
+        "abstract": tried(abstract, told["abstract"]),
         "umount": umount(root),
         "status": status,
         "core": list(resource.getrlimit(resource.RLIMIT_CORE)),
