@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ def connect(path: Path) -> socket.socket:
 
 def ask(
     path: Path, request: dict[str, Any], *, descriptors: tuple[int, ...] = ()
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Sends a request and yields its answers.
 
     Raises:
@@ -176,8 +176,10 @@ def converse(
 
 def ask_once(path: Path, request: dict[str, Any]) -> dict[str, Any]:
     """A request with one answer."""
-    for answer in ask(path, request):
-        return answer
+    # Closed here: of a Ctrl-C that comes while a forgotten generator is taken down nobody hears.
+    with contextlib.closing(ask(path, request)) as answers:
+        for answer in answers:
+            return answer
     raise DependencyUnavailable("the supervisor gave no answer", next_step="meshgate ps")
 
 

@@ -89,7 +89,7 @@ def require(manifest: Manifest, state: State) -> None:
         for written, path in _writable(state, manifest.kept_part(app).writable):
             if why := _unfit(state, path):
                 raise UsageError(
-                    f"writable of {app}: {written!r} {why}",
+                    f"{'.'.join(manifest.place(app, of='writable'))}.writable: {written!r} {why}",
                     next_step="name folders and files of the project that are there",
                 )
 

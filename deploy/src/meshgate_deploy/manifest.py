@@ -230,10 +230,10 @@ class Manifest(_Part):
         crews = {app, *(one.crew for one in self.isolated if one.app == app)}
         return tuple(one for one in self.isolated if one.crew in crews)
 
-    def place(self, app: str) -> tuple[str, ...]:
-        """Where the own tools of an app that runs agent code are written."""
+    def place(self, app: str, *, of: str = "tools") -> tuple[str, ...]:
+        """Where something of an app that runs agent code, such as its own tools, is written."""
         for one in self.isolated:
-            if one.app == app and self.crews[one.crew].agents[one.agent].tools:
+            if one.app == app and getattr(self.crews[one.crew].agents[one.agent], of):
                 return ("crews", one.crew, "agents", one.agent)
         return ("crews" if app in self.crews else "programs", app)
 
