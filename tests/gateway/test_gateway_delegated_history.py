@@ -147,7 +147,7 @@ def play(wire, call_id: str) -> str:
     """The callee's worker does the task over mTLS."""
     run_id, runs = delegated_run(call_id), wire.runs("billing")
     given = json.loads(runs.ReadRun(pb.ReadRunRequest(run_id=run_id)).input_json)
-    assert given == {"app": "billing", "delegation": {"task": "pay"}}
+    assert given == {"app": "billing", "delegation": {"task": "pay"}, "depth": 1}
     attempt = pb.StartAttemptRequest(run_id=run_id, launcher_instance="w", after=0)
     assert runs.StartAttempt(attempt).attempt == 1
     runs.FinishRun(pb.FinishRunRequest(run_id=run_id, attempt=1, state="completed", result=DONE))
