@@ -252,6 +252,34 @@ def test_a_forked_program_has_nothing_open_but_its_streams(desk) -> None:
     assert (ended.out.strip(), EXECUTED in ended.err) == ("[0, 1, 2]", False)
 
 
+CONFINED = """
+import os, pathlib
+status = pathlib.Path("/proc/self/status").read_text()
+print(next(line.split()[1] for line in status.splitlines() if line.startswith("NoNewPrivs")))
+print(next(line.split()[1] for line in status.splitlines() if line.startswith("CapBnd")))
+try:
+    print(pathlib.Path(os.environ["KEY"]).read_text())
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+def test_a_forked_program_is_confined_as_an_executed_one_is(desk, tmp_path) -> None:
+    """No privilege, and nothing of what its rules leave out; it is not run where that cannot be."""
+    (tmp_path / "key").write_text("the key")
+    desk.env["KEY"] = str(tmp_path / "key")
+    system = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/dev")
+    places = (*system, sys.prefix, sys.base_prefix, SITE_FOLDER.parents[1])
+    rules = {
+        "read": [*map(os.path.realpath, places)], "write": ["/dev"], "hide": [], "cover": "",
+        "connect": [], "listen": False,
+    }  # fmt: skip
+    isolation = {"command": [], "own": None, "other": rules, "env": {}, "folders": []}
+    ended = desk.python(CONFINED, isolation=isolation, **PROGRAM)
+    assert EXECUTED not in ended.err
+    assert ended.out.split() == ["1", "0" * 16, "PermissionError"], ended.err
+
+
 def test_who_may_ask_is_whom_the_supervisor_named(desk, tmp_path) -> None:
     """This process is refused until it is named, and what descends from it always."""
     with program_server(tmp_path) as server:
