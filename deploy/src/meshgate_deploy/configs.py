@@ -24,8 +24,8 @@ def ready_file(state: State, app: str) -> Path:
 
 
 def programs_file(state: State, run_id: str) -> Path:
-    """Where the launcher of a run at a terminal says which program plays it."""
-    return state.run / f"run-{run_id}.programs"
+    """Where the launcher of a replay says which program plays it."""
+    return state.run / f"replay-{run_id}.programs"
 
 
 def definitions_file(state: State, host: str) -> Path:
@@ -189,6 +189,7 @@ def worker(  # noqa: PLR0913 - what one worker is made of
         "runs_at_once": manifest.runner(app).runs_at_once,
         "dapr": _sidecar(state, name, sidecar),
         "ready_file": str(ready_file(state, name)),
+        "terminals": str(state.terminals),
     }
 
 

@@ -12,7 +12,7 @@ Row = Mapping[str, Any]
 
 
 def status(
-    manifest: Manifest, state: State, *, services: Iterable[Row], launchers: Iterable[Row], ready: bool
+    manifest: Manifest, state: State, *, services: Iterable[Row], replays: Iterable[Row], ready: bool
 ) -> dict[str, Any]:
     """The answer to `status`.
 
@@ -20,14 +20,14 @@ def status(
         manifest: which apps there are.
         state: where workers say what they play.
         services: rows of what is kept running.
-        launchers: rows of runs at a terminal.
+        replays: rows of replays at a terminal.
         ready: whether the mesh is up.
     """
     owners = {name: app for app in manifest.apps for name in manifest.replicas(app)}
     return {
         "ready": ready,
         "mesh": manifest.mesh, "trust_domain": manifest.trust_domain, "pid": os.getpid(),
-        "processes": [*(_service(row, manifest, state, owners) for row in services), *map(dict, launchers)],
+        "processes": [*(_service(row, manifest, state, owners) for row in services), *map(dict, replays)],
         "apps": [_app(manifest, app) for app in manifest.apps],
     }  # fmt: skip
 
