@@ -105,7 +105,7 @@ def shown(run: Run, *, now_ms: int) -> Run:
 
 
 def left(run: Run, *, now_ms: int) -> bool:
-    """Whether the launcher of a run at a terminal gives no sign, and nobody else will go on with it."""
+    """Whether a run of a launcher's own gets no sign of it, and nobody else will go on with it."""
     patience = LEFT_AFTER_MS.get(run.state)
     silent = now_ms - max(run.heartbeat_ms, run.updated_ms)
     return not run.driven and patience is not None and silent > patience
