@@ -1,6 +1,7 @@
 """Runs at a terminal: workers play them, with the terminal's own streams, whatever dies meanwhile."""
 
 import contextlib
+import json
 import os
 import pty
 import re
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dapr.conf import settings as dapr_settings
+from dapr.ext.workflow import DaprWorkflowClient, WorkflowState
 from integration import fault_mesh
 from integration.fault_mesh import MESHGATE, Mesh
 
@@ -107,13 +110,27 @@ def test_a_program_has_the_terminal_itself(mesh) -> None:
         os.close(ours)
 
 
+def workflow(mesh: Mesh, run_id: str) -> WorkflowState:
+    """What Dapr has of the run, once that has ended."""
+    config = json.loads((mesh.state.generated / "nightly.json").read_text())["dapr"]
+    dapr_settings.DAPR_API_TOKEN = Path(config["api_token_file"]).read_text()
+    client = DaprWorkflowClient(host="127.0.0.1", port=str(config["grpc_port"]))
+    try:
+        ended = client.wait_for_workflow_completion(run_id, timeout_in_seconds=SECONDS)
+    finally:
+        dapr_settings.DAPR_API_TOKEN = None
+    assert ended is not None
+    return ended
+
+
 def test_its_worker_plays_it_as_a_workflow(mesh, ask) -> None:
-    """Under the run's own id, as every other run of the app; nothing of it is the supervisor's child."""
+    """Under the run's own id, as every other run of the app; what is told goes to the terminal alone."""
     asked = ask("workflow", "pay:o-workflow")
     assert asked.ended() == 0, asked.err
     assert asked.out == ["GOT pay o-workflow paid", "KEPT", "END pay:o-workflow"]
-    started = [r["operator"] for r in mesh.records(kind="run_started", run_id="workflow")]
-    assert len(started) == 1
+    instance = workflow(mesh, "workflow")
+    assert (instance.name, instance.runtime_status.name) == ("run", "COMPLETED")
+    assert json.loads(instance.serialized_output) == {"state": "completed"}
     worker = mesh.state.log("nightly").read_text()
     assert "run workflow, attempt 1" not in worker  # that is told at the terminal
     assert "run workflow, attempt 1" in asked.err
@@ -187,17 +204,16 @@ def test_without_its_terminal_a_run_goes_on(mesh, ask) -> None:
 
     Who asks for it once more with the same command waits for its end.
     """
-    with mesh.held("o-lost-2"):
-        asked = ask("lost", "pay:o-lost-1", "pay:o-lost-2")
-        eventually(lambda: mesh.effects("o-lost-2"), "its second call is under way")
+    words = ("pay:o-lost-1", "wait:lost", "pay:o-lost-2")
+    with mesh.held("lost"):
+        asked = ask("lost", *words)
+        eventually(lambda: "GOT pay o-lost-1 paid" in asked.out, "it waits between two calls")
         mesh.again(signal.SIGKILL)
         assert asked.ended() == 125
         assert "meshgate runs watch lost" in asked.err
         eventually(lambda: int(asked.run["attempt"]) > 1, "its worker goes on with it")
-        again = ask("lost", "pay:o-lost-1", "pay:o-lost-2")
+        again = ask("lost", *words)
         eventually(lambda: "run lost is played without this terminal" in again.err, "it says so")
-        follower = ask("other", "lookup:o-other")
-        assert follower.ended() == 0
     assert again.ended() == 0, again.err
     assert asked.run["state"] == "completed"
     assert re.search(r"^GOT pay o-lost-2 paid$", mesh.state.log("nightly").read_text(), re.MULTILINE)
@@ -206,15 +222,16 @@ def test_without_its_terminal_a_run_goes_on(mesh, ask) -> None:
 
 def test_who_only_follows_a_run_does_not_end_it(mesh, ask) -> None:
     """Ctrl-C of one whose terminal the run never had: it goes on."""
-    with mesh.held("o-followed"):
-        asked = ask("followed", "pay:o-followed")
-        eventually(lambda: mesh.effects("o-followed"), "its call is under way")
+    words = ("pay:o-followed-1", "wait:followed", "pay:o-followed-2")
+    with mesh.held("followed"):
+        asked = ask("followed", *words)
+        eventually(lambda: "GOT pay o-followed-1 paid" in asked.out, "it waits between two calls")
         mesh.again(signal.SIGKILL)
         eventually(lambda: int(asked.run["attempt"]) > 1, "its worker goes on with it")
-        follower = ask("followed", "pay:o-followed")
+        follower = ask("followed", *words)
         eventually(lambda: "without this terminal" in follower.err, "it follows")
         follower.popen.send_signal(signal.SIGINT)
         assert follower.ended() == 130
         assert "run followed goes on: meshgate runs watch followed" in follower.err
     eventually(lambda: asked.run["state"] == "completed", "it is completed")
-    assert len(mesh.effects("o-followed")) == 1
+    assert [len(mesh.effects(f"o-followed-{number}")) for number in (1, 2)] == [1, 1]
