@@ -48,22 +48,29 @@ class Delegations:
     ) -> None:
         """Makes the run of a delegation that was allowed just now.
 
-        Allowed once more before it began, only what may be done below it is put anew.
+        Allowed once more before it began, it only may be narrowed further.
 
         Raises:
             Conflict: too many runs of the callee have not ended.
         """
+        if tables.runs.get(calls.delegated_run(row.call_id)) is not None:
+            self.narrowed(tables, row, obligations)
+            return
         asking = tables.runs.get(row.run_id)
         if asking is None:
             raise RuntimeError("a delegation belongs to a run")
-        narrows = [*narrowing.read(asking.narrow)]
-        if narrowing.NAME in obligations:
-            narrows.append(narrowing.parse(obligations[narrowing.NAME]))
+        narrow = narrowing.added(asking.narrow, obligations)
+        self._make(tables, row, caller, asking, narrow, arguments)
+
+    @staticmethod
+    def narrowed(tables: Tables, row: LedgerRow, obligations: Mapping[str, object]) -> None:
+        """Puts the run of a delegation that was allowed once more under this verdict's `narrow` too.
+
+        What an earlier verdict narrowed stays: nobody may do more because a task waited.
+        """
         made = tables.runs.get(calls.delegated_run(row.call_id))
-        if made is None:
-            self._make(tables, row, caller, asking, narrows, arguments)
-        else:
-            tables.runs.move(made, replace(made, narrow=narrowing.written(narrows)))
+        if made is not None:
+            tables.runs.move(made, replace(made, narrow=narrowing.added(made.narrow, obligations)))
 
     def _make(  # noqa: PLR0913, PLR0917 - what a run is made of
         self,
@@ -71,7 +78,7 @@ class Delegations:
         row: LedgerRow,
         caller: Caller,
         asking: Run,
-        narrows: list[Mapping[str, object]],
+        narrow: str,
         arguments: bytes,
     ) -> None:
         now, links = self.now_ms(), chains.below(caller, asking)
@@ -84,7 +91,7 @@ class Delegations:
             driven=True,
             parent_call=row.call_id,
             chain=chains.written(links),
-            narrow=narrowing.written(narrows),
+            narrow=narrow,
             input=self.vault.put(tables, _envelope(row.host, arguments, depth=len(links))),
         )
         if not tables.runs.insert(run):
@@ -93,24 +100,9 @@ class Delegations:
             "origin": run.origin,
             "parent_call": row.call_id,
             "delegation": chains.shown(links),
-            "narrow": [dict(each) for each in narrows],
+            "narrow": [dict(each) for each in narrowing.read(narrow)],
         }
         tables.records.append(note(self.recorder, "run_started", run, more=about))
-
-    def begun(self, tables: Tables, run: Run) -> None:
-        """An attempt of the run begins: from here on the call may have acted.
-
-        Raises:
-            Conflict: who asked is over, superseded or held up. Its next attempt asks again, or does not.
-        """
-        row = self._call(tables, run)
-        if row is None or row.state is not State.RESERVED:
-            return
-        asking = tables.runs.get(row.run_id)
-        if asking is None or not attempts.acts(asking, row.attempt):
-            detail = f"{run.run_id} begins once an attempt of {row.run_id} waits for it"
-            raise Conflict("run_waiting", call_id=row.call_id, tool=row.tool, detail=detail)
-        _move(tables, row, ledger.begun(row, now_ms=self.now_ms()))
 
     def ended(self, tables: Tables, run: Run) -> None:
         """Settles the call that the run answers, and cancels what the run had asked for."""
@@ -144,11 +136,12 @@ class Delegations:
             return _failed("agent_result_invalid", "the agent's result is not JSON")
         return Outcome(State.DONE, data, ResultKind.JSON.value)
 
-    def withdraw(self, tables: Tables, row: LedgerRow) -> None:
+    def withdraw(self, tables: Tables, row: LedgerRow) -> Run | None:
         """A delegation that was allowed, and is denied before it began: its run never begins."""
         run = tables.runs.get(calls.delegated_run(row.call_id))
         if run is not None and not run.ended:
-            self._cancel(tables, run, "the task may not be given any more")
+            return self._cancel(tables, run, "the task may not be given any more")
+        return run
 
     def cancel_below(self, tables: Tables, run: Run) -> None:
         """Cancels the open runs that this one had asked for, and theirs."""
@@ -158,7 +151,7 @@ class Delegations:
             if child is not None and not child.ended and child.state != "cancelling":
                 self._cancel(tables, child, f"with {run.run_id}, which asked for it")
 
-    def _cancel(self, tables: Tables, run: Run, why: str) -> None:
+    def _cancel(self, tables: Tables, run: Run, why: str) -> Run:
         after = replace(attempts.cancelled(run, why), updated_ms=self.now_ms())
         if not tables.runs.move(run, after):
             raise Conflict("run_changed", detail=run.run_id)
@@ -167,6 +160,7 @@ class Delegations:
             self.ended(tables, after)
         else:
             self.cancel_below(tables, after)
+        return after
 
     def family(self, tables: Tables, run_id: str) -> list[str]:
         """The run, and every run below it."""

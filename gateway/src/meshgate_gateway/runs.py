@@ -10,14 +10,16 @@ from dataclasses import dataclass, replace
 
 from meshgate_gateway import attempts, calls, inputs
 from meshgate_gateway.authenticate import Door
+from meshgate_gateway.beginnings import Beginnings, Worker
 from meshgate_gateway.bounds import DEFAULT_BOUNDS, Bounds
 from meshgate_gateway.delegations import Delegations
-from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted
+from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted, Unavailable
 from meshgate_gateway.model import RUNNERS, Caller, Kind, Presented, Run, State
 from meshgate_gateway.notes import note
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder
 from meshgate_gateway.store import CallQuery, Store, Tables
+from meshgate_gateway.verdicts import Question, Verdict
 
 ENDS = frozenset({"completed", "failed", "cancelled"})
 PAUSES = frozenset({"restarting", "paused", "stopped"})  # how an attempt ends and its run does not
@@ -175,6 +177,7 @@ class Runs:
     recorder: Recorder
     now_ms: Callable[[], int]
     delegations: Delegations
+    beginnings: Beginnings
     bounds: Bounds = DEFAULT_BOUNDS
 
     def start(self, presented: Presented, *, run_id: str, input_json: bytes) -> Run:
@@ -234,39 +237,51 @@ class Runs:
         """A launcher begins to work on a run: every older attempt is superseded from here on.
 
         With `after` only if that is still the run's attempt: of several that saw the same one begins.
-        """
 
-        def work(tables: Tables, caller: Caller) -> Run:
-            run = owned(tables, caller=caller, run_id=run_id)
-            if run.ended:
-                raise Conflict("run_ended", detail=f"{run_id} is {run.state}")
-            if run.state in HELD or run.state == "pausing":
-                raise Conflict(f"run_{run.state}", detail=f"{run_id}: {run.detail}")
-            if run.attempt and run.launcher == launcher:
-                return run
-            if after is not None and run.attempt != after:
-                raise Conflict("attempt_superseded", detail=f"{run_id}: after {after}, now {run.attempt}")
-            now = self.now_ms()
-            before = attempts.ended(run, lost=True) if run.launcher else run
-            begun = replace(
-                before,
-                state="running",
-                attempt=run.attempt + 1,
-                begun_steps=run.recorded_steps,
-                launcher=launcher,
-                detail="",
-                updated_ms=now,
-                heartbeat_ms=now,
-            )
-            self.delegations.begun(tables, begun)
-            return self._moved(tables, run, begun, "attempt_started")
+        Raises:
+            Conflict: the run has ended, by a denial here too, is held up, or another attempt was begun.
+            Unavailable: no verdict on whether its task may still be done; nothing has begun.
+        """
 
         def serve(caller: Caller) -> Run:
             if not 0 < len(launcher) <= 128 or not launcher.isascii():  # noqa: PLR2004 - a random id
                 raise InvalidRequest("launcher_invalid")
-            return self.store.write(lambda tables: work(tables, caller))
+            worker = Worker(caller, launcher)
+
+            def begin(verdict: Verdict | None) -> Run | Question:
+                return self.store.write(lambda tables: self._begin(tables, run_id, worker, after, verdict))
+
+            found = begin(None)
+            if isinstance(found, Question):
+                with self.beginnings.verdicts.deciding(found) as verdict:
+                    found = begin(verdict)
+            if isinstance(found, Question):
+                raise Unavailable("call_moved", detail=f"{run_id}, while policy was asked")
+            if found.ended:
+                self.delegations.wake(found)
+                raise Conflict("run_ended", detail=f"{run_id}: {found.detail}", recorded=True)
+            return found
 
         return self.door.enter(presented, "StartAttempt", serve)
+
+    def _begin(
+        self, tables: Tables, run_id: str, worker: Worker, after: int | None, verdict: Verdict | None
+    ) -> Run | Question:
+        """The run with a new attempt, or ended because its task was denied, or what to ask policy first."""
+        run = owned(tables, caller=worker.caller, run_id=run_id)
+        if run.ended:
+            raise Conflict("run_ended", detail=f"{run_id} is {run.state}")
+        if run.state in HELD or run.state == "pausing":
+            raise Conflict(f"run_{run.state}", detail=f"{run_id}: {run.detail}")
+        if run.attempt and run.launcher == worker.launcher:
+            return run
+        if after is not None and run.attempt != after:
+            raise Conflict("attempt_superseded", detail=f"{run_id}: after {after}, now {run.attempt}")
+        found = self.beginnings.begun(tables, run, worker, verdict)
+        if isinstance(found, Question) or found.ended:
+            return found
+        begun = attempts.begun(found, worker.launcher, now_ms=self.now_ms())
+        return self._moved(tables, found, begun, "attempt_started")
 
     def heartbeat(self, presented: Presented, *, run_id: str, attempt: int, steps: int) -> Run:
         """The current attempt lives."""

@@ -24,7 +24,6 @@ from meshgate_gateway.passes import Pass
 from meshgate_gateway.store import CallQuery, Store, Tables
 
 RESTART_AFTER_MS = 10_000  # a lease: by then whoever reserved it would have started it
-PATIENCE_MS = 600_000  # ten step deadlines of 60 s
 MAX_PER_SWEEP = 500
 
 _log = logging.getLogger(__name__)
@@ -107,7 +106,7 @@ class Sweeper:
             message = b"the tool did not finish before its deadline"
             return self.hosts.expire(row, Outcome(state, message, "", "timeout"), cause="deadline")
         age = now - row.updated_ms
-        if age > PATIENCE_MS:
+        if age > ledger.PATIENCE_MS:
             message = b"no tool host took the call; it has not begun"
             outcome = Outcome(State.FAILED, message, "", "never_started")
             return self.hosts.expire(row, outcome, cause="never_started")
