@@ -51,7 +51,7 @@ class Delegations:
         Allowed once more before it began, it only may be narrowed further.
 
         Raises:
-            Conflict: too many runs of the callee have not ended.
+            Conflict: too many runs of the callee have not ended, or too many were asked for.
         """
         if tables.runs.get(calls.delegated_run(row.call_id)) is not None:
             self.narrowed(tables, row, obligations)
@@ -83,7 +83,8 @@ class Delegations:
     ) -> None:
         now, links = self.now_ms(), chains.below(caller, asking)
         callee = chains.spiffe_id(caller, row.host)
-        self.bounds.check_open(tables, callee)
+        self.bounds.check_share(tables, row, callee)
+        self.bounds.add_delegation(tables, row, links[0].run_id)
         run = Run(calls.delegated_run(row.call_id), callee, "pending", 0, "", now, now, now, 0, "")
         run = replace(
             run,
@@ -92,6 +93,7 @@ class Delegations:
             parent_call=row.call_id,
             chain=chains.written(links),
             narrow=narrow,
+            caller=caller.spiffe_id,
             input=self.vault.put(tables, _envelope(row.host, arguments, depth=len(links))),
         )
         if not tables.runs.insert(run):

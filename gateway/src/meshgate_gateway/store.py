@@ -106,11 +106,14 @@ class RunTable(Protocol):
     def move(self, before: Run, after: Run) -> bool:
         """Compare-and-set on state and attempt."""
 
-    def grow(self, run_id: str, *, steps: int, size_bytes: int) -> None:
-        """Adds to what a run has recorded. A `Run` read before it in this transaction is out of date."""
+    def grow(self, run_id: str, *, steps: int = 0, size_bytes: int = 0, delegated: int = 0) -> None:
+        """Adds to what a run has recorded, or others did below it.
 
-    def open(self, app: str) -> int:
-        """How many runs of an app have not ended."""
+        A `Run` read before it in this transaction is out of date.
+        """
+
+    def open(self, app: str, *, caller: str = "") -> int:
+        """How many runs of an app have not ended; with `caller` those that it delegated."""
 
     def list(self, limit: int) -> Sequence[Run]:
         """Newest first."""

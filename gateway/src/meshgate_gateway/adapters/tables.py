@@ -70,8 +70,8 @@ _INSERT_STEP = _insert("journal", JOURNAL)
 _MOVE_CALL = _update("calls", CALL, "state = ? AND take = ?")
 _MOVE_RUN = _update("runs", RUN, "state = ? AND attempt = ?")
 _GROW_RUN = (
-    "UPDATE runs SET recorded_steps = recorded_steps + ?, recorded_bytes = recorded_bytes + ? "
-    "WHERE run_id = ?"
+    "UPDATE runs SET recorded_steps = recorded_steps + ?, recorded_bytes = recorded_bytes + ?, "
+    "delegated = delegated + ? WHERE run_id = ?"
 )
 _SELECT_CALL = f"SELECT {', '.join(CALL)} FROM calls"
 _SELECT_RUN = f"SELECT {', '.join(RUN)} FROM runs"
@@ -259,14 +259,18 @@ class Runs:
         rows = self._db.execute(sql, (max(1, min(limit, MAX_ROWS)),))
         return [_run_in(row) for row in rows.fetchall()]
 
-    def grow(self, run_id: str, *, steps: int, size_bytes: int) -> None:
-        """Adds to what a run has recorded."""
-        self._db.execute(_GROW_RUN, (steps, size_bytes, run_id))
+    def grow(self, run_id: str, *, steps: int = 0, size_bytes: int = 0, delegated: int = 0) -> None:
+        """Adds to what a run has recorded, or others did below it."""
+        self._db.execute(_GROW_RUN, (steps, size_bytes, delegated, run_id))
 
-    def open(self, app: str) -> int:
-        """How many runs of an app have not ended."""
+    def open(self, app: str, *, caller: str = "") -> int:
+        """How many runs of an app have not ended; with `caller` those that it delegated."""
         sql = f"SELECT count(*) FROM runs WHERE app = ? AND state NOT IN ({ENDED})"
-        return int(self._db.execute(sql, (app,)).fetchone()[0])
+        values = [app]
+        if caller:
+            sql += " AND caller = ?"
+            values.append(caller)
+        return int(self._db.execute(sql, values).fetchone()[0])
 
     def branches(self, run_id: str) -> Sequence[Run]:
         """Runs that were made from this one."""
