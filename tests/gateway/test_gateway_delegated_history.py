@@ -220,13 +220,15 @@ def test_archives_of_both_verify_and_name_each_other(wire, tmp_path) -> None:
     assert wire.admin().ShowRun(pb.ShowRunRequest(run_id=run_id, operator="ann")).result == b""
 
 
-ADDED = {7: ("parent_call", "chain", "narrow", "caller", "delegated"), 8: ("caller", "delegated")}
+ADDED = {8: ("caller", "delegated", "recalling")}
+ADDED[7] = ("parent_call", "chain", "narrow", *ADDED[8])
 BILLING = "spiffe://desk.example/ns/desk/billing"
 
 
 def without(columns: tuple[str, ...], execute: Any) -> None:
     """Makes a database what an earlier version left behind."""
-    execute("DROP INDEX runs_asked")
+    for index in ("runs_asked", "runs_recalling"):
+        execute(f"DROP INDEX {index}")
     for column in columns:
         execute(f"ALTER TABLE runs DROP COLUMN {column}")
     execute("CREATE INDEX runs_open ON runs (app) WHERE state NOT IN ('completed', 'failed', 'cancelled')")
@@ -276,6 +278,7 @@ def check_old(store: Any, *, delegated: bool) -> None:
     else:
         for run in runs.values():
             assert (run.parent_call, run.chain, run.narrow, run.caller, run.delegated) == ("", "", "", "", 0)
+    assert not any(run.recalling for run in runs.values())
 
 
 def old(store: Any) -> None:

@@ -10,7 +10,7 @@ Everything here is called within a transaction that somebody else opened.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from meshgate_gateway import attempts, ledger
+from meshgate_gateway import attempts, chains, ledger
 from meshgate_gateway.decide import Allow, Deny
 from meshgate_gateway.delegations import Delegations
 from meshgate_gateway.errors import Conflict
@@ -44,13 +44,14 @@ class Beginnings:
             A question when policy is to be asked first. Then nothing was written.
 
         Raises:
-            Conflict: who asked is over, superseded or held up. Its next attempt asks again, or does not.
+            Conflict: who asked is over, superseded or held up, or somebody above is over. The next attempt of
+                who asked asks again, or does not.
         """
         row = tables.calls.get(run.parent_call) if run.parent_call else None
         if row is None or row.state is not State.RESERVED:
             return run
         asking = tables.runs.get(row.run_id)
-        if asking is None or not attempts.acts(asking, row.attempt):
+        if asking is None or not attempts.acts(asking, row.attempt) or _over_above(tables, run):
             detail = f"{run.run_id} begins once an attempt of {row.run_id} waits for it"
             raise Conflict("run_waiting", call_id=row.call_id, tool=row.tool, detail=detail)
         now = self.now_ms()
@@ -86,6 +87,12 @@ class Beginnings:
         if isinstance(decision, Allow):
             self.delegations.narrowed(tables, row, decision.obligations)
         return after
+
+
+def _over_above(tables: Tables, run: Run) -> bool:
+    """Whether a run above is over, or told to be: a family hears of that from the top down, and in slices."""
+    above = [tables.runs.get(link.run_id) for link in chains.read(run.chain)]
+    return any(one is None or one.ended or one.state == "cancelling" for one in above)
 
 
 def _move(tables: Tables, before: LedgerRow, after: LedgerRow) -> None:

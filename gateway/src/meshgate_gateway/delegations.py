@@ -2,14 +2,16 @@
 
 The call's decision, its ledger row and the run are made in one transaction. The run's first attempt is the
 begin of the effect, and the transaction that ends the run, however it ends, settles the call. When a run ends
-or is cancelled, what it had asked for below is cancelled with it: nobody is there to take the answer.
+or is cancelled, what it had asked for below is cancelled with it: nobody is there to take the answer. A
+large family takes several transactions, so that others write in between: until the last of them, a run whose
+callees are not all told is marked. Nothing below it can begin meanwhile, see `beginnings`.
 
-Everything here is called within a transaction that somebody else opened, but for `wake`.
+Everything here is called within a transaction that somebody else opened, but for `wake` and `recall`.
 """
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from meshgate_gateway import attempts, calls, chains, ledger, narrowing
 from meshgate_gateway.answers import OPEN
@@ -20,11 +22,19 @@ from meshgate_gateway.model import Caller, LedgerRow, Outcome, ResultKind, Run, 
 from meshgate_gateway.notes import note
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder
-from meshgate_gateway.store import CallQuery, Tables
+from meshgate_gateway.store import CallQuery, Store, Tables
 
 MAX_ANSWER_BYTES = 3_145_728  # below gRPC's default 4 MiB receive limit, as of any call
 MAX_MESSAGE_CHARACTERS = 500  # one line for a model
 MAX_BELOW = 10_000  # as many calls as a run has steps
+SLICE = 10  # runs cancelled per transaction: 10 ms that others wait on SQLite, 50 on PostgreSQL
+
+
+@dataclass(slots=True)
+class Room:
+    """How many runs a transaction may still end."""
+
+    left: int = field(default_factory=lambda: SLICE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +116,16 @@ class Delegations:
         }
         tables.records.append(note(self.recorder, "run_started", run, more=about))
 
-    def ended(self, tables: Tables, run: Run) -> None:
-        """Settles the call that the run answers, and cancels what the run had asked for."""
+    def ended(self, tables: Tables, run: Run, room: Room | None = None) -> Run:
+        """Settles the call that the run answers, and cancels what the run had asked for.
+
+        Returns:
+            As `cancel_below`.
+        """
         row = self._call(tables, run)
         if row is not None and row.state in OPEN:
             self._settle(tables, row, run)
-        self.cancel_below(tables, run)
+        return self.cancel_below(tables, run, room)
 
     def _settle(self, tables: Tables, row: LedgerRow, run: Run) -> None:
         outcome = self._outcome(tables, run)
@@ -145,24 +159,50 @@ class Delegations:
             return self._cancel(tables, run, "the task may not be given any more")
         return run
 
-    def cancel_below(self, tables: Tables, run: Run) -> None:
-        """Cancels the open runs that this one had asked for, and theirs."""
-        query = CallQuery(run_id=run.run_id, states=tuple(OPEN), delegated=True, limit=MAX_BELOW)
-        for row in tables.calls.query(query):
-            child = tables.runs.get(calls.delegated_run(row.call_id))
-            if child is not None and not child.ended and child.state != "cancelling":
-                self._cancel(tables, child, f"with {run.run_id}, which asked for it")
+    def cancel_below(self, tables: Tables, run: Run, room: Room | None = None) -> Run:
+        """Cancels the open runs that this one had asked for, and theirs, as far as there is room.
 
-    def _cancel(self, tables: Tables, run: Run, why: str) -> Run:
+        Returns:
+            The run after that: `recalling` while there is a rest, which is `recall`'s.
+        """
+        room, rest = room or Room(), False
+        for child in tables.runs.below(run.run_id, limit=room.left + 1):
+            if not room.left:
+                rest = True
+                break
+            room.left -= 1
+            self._cancel(tables, child, f"with {run.run_id}, which asked for it", room)
+        if rest == run.recalling:
+            return run
+        now = tables.runs.get(run.run_id) or run  # it has grown by the failures of its calls
+        after = replace(now, recalling=rest)
+        tables.runs.move(now, after)
+        return after
+
+    def recall(self, store: Store) -> int:
+        """Goes on cancelling where runs are marked, a transaction for each slice; how many that took.
+
+        Called by whoever ended a run, and by the sweep: whoever did may have died over it.
+
+        Raises:
+            StoreUnavailable: what was done stays, and the rest is marked.
+        """
+        slices = 0
+        while store.read(lambda tables: tables.runs.recalling(limit=1)):
+            store.write(self._slice)
+            slices += 1
+        return slices
+
+    def _slice(self, tables: Tables) -> None:
+        for run in tables.runs.recalling(limit=1):
+            self.cancel_below(tables, run)
+
+    def _cancel(self, tables: Tables, run: Run, why: str, room: Room | None = None) -> Run:
         after = replace(attempts.cancelled(run, why), updated_ms=self.now_ms())
         if not tables.runs.move(run, after):
             raise Conflict("run_changed", detail=run.run_id)
         tables.records.append(note(self.recorder, "run_cancel", after, more={"cause": why}))
-        if after.ended:
-            self.ended(tables, after)
-        else:
-            self.cancel_below(tables, after)
-        return after
+        return self.ended(tables, after, room) if after.ended else self.cancel_below(tables, after, room)
 
     def family(self, tables: Tables, run_id: str) -> list[str]:
         """The run, and every run below it."""

@@ -280,6 +280,7 @@ class Run:
         caller: SPIFFE ID of the app that delegated it, the last of `chain`; empty for any other run.
         delegated: so many delegations were made below it, also by the runs that these started; of a run
             that nobody delegated, any other's is 0.
+        recalling: not all that it had asked for below has been cancelled with it yet.
     """
 
     run_id: str
@@ -309,6 +310,7 @@ class Run:
     narrow: str = ""
     caller: str = ""
     delegated: int = 0
+    recalling: bool = False
     input: Sealed | None = None
     traceback: Sealed | None = None
     result: Sealed | None = None

@@ -5,14 +5,14 @@ in the transaction that writes. The gateway marks and refuses; it never starts a
 """
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from meshgate_gateway import attempts, calls, inputs
 from meshgate_gateway.authenticate import Door
 from meshgate_gateway.beginnings import Beginnings, Worker
 from meshgate_gateway.bounds import DEFAULT_BOUNDS, Bounds
-from meshgate_gateway.delegations import Delegations
+from meshgate_gateway.delegations import Delegations, Room
 from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted, Unavailable
 from meshgate_gateway.model import RUNNERS, Caller, Kind, Presented, Run, State
 from meshgate_gateway.notes import note
@@ -121,15 +121,13 @@ def forsaken(run: Run, *, now_ms: int) -> bool:
 
 
 def settle_left(store: Store, recorder: Recorder, delegations: Delegations, *, now_ms: int) -> int:
-    """Ends runs that were cancelled, and pauses those that were to be, while no launcher lives to do it."""
+    """Ends runs that were cancelled, and pauses those that were to be, while no launcher lives to do it.
+
+    A transaction for so many, as when they are told to.
+    """
     since = now_ms - SILENT_AFTER_MS
 
-    def settled(tables: Tables, found: Run) -> Run | None:
-        run = tables.runs.get(found.run_id)
-        if (
-            run is None or run.state != found.state
-        ):  # it ended with the run of its caller, which was among them
-            return None
+    def settled(tables: Tables, run: Run, room: Room) -> Run | None:
         state, event = (
             ("paused", "attempt_ended") if run.state == "pausing" else ("cancelled", "run_finished")
         )
@@ -138,19 +136,29 @@ def settle_left(store: Store, recorder: Recorder, delegations: Delegations, *, n
             return None
         tables.records.append(note(recorder, event, after))
         if after.ended:
-            delegations.ended(tables, after)
+            delegations.ended(tables, after, room)
         return after
 
-    def work(tables: Tables) -> list[Run]:
-        found = [settled(tables, run) for run in tables.runs.leaving(silent_since_ms=since)]
-        return [run for run in found if run is not None]
+    def work(tables: Tables, found: Sequence[Run]) -> tuple[int, list[Run | None]]:
+        room = Room()
+        touched: list[Run | None] = []
+        for number, one in enumerate(found):
+            if not room.left:
+                return number, touched
+            run = tables.runs.get(one.run_id)
+            if run is not None and run.state == one.state:  # else it ended with its caller's
+                room.left -= 1
+                touched.append(settled(tables, run, room))
+        return len(found), touched
 
-    if not store.read(lambda tables: tables.runs.leaving(silent_since_ms=since)):
-        return 0
-    touched = store.write(work)
-    for run in touched:
-        delegations.wake(run)
-    return len(touched)
+    count, left = 0, store.read(lambda tables: tables.runs.leaving(silent_since_ms=since))
+    while left:
+        number, touched = store.write(lambda tables, left=left: work(tables, left))  # type: ignore[misc]
+        left, ended = left[number:], [run for run in touched if run is not None]
+        for run in ended:
+            delegations.wake(run)
+        count += len(ended)
+    return count
 
 
 def owned(tables: Tables, *, caller: Caller, run_id: str) -> Run:
@@ -356,8 +364,8 @@ class Runs:
                 if left:
                     after = replace(after, state="waiting", detail=f"unknown {left[0].call_id}")
             moved = self._moved(tables, run, after, f"run_{action}", operator)
-            if action == "cancel":
-                self.delegations.cancel_below(tables, moved)
+            if action == "cancel" and not moved.ended:
+                return self.delegations.cancel_below(tables, moved)
             return moved
 
         return self._woken(self.store.write(work))
@@ -367,8 +375,13 @@ class Runs:
         return self.store.read(lambda tables: self.delegations.family(tables, run_id))
 
     def _woken(self, run: Run) -> Run:
-        """Tells whoever waits for a run that it has ended; called once that is durable."""
+        """Tells whoever waits for a run that it has ended, and cancels the rest of what it had asked for.
+
+        Called once the end is durable.
+        """
         self.delegations.wake(run)
+        if run.recalling:
+            self.delegations.recall(self.store)
         return run
 
     @staticmethod
@@ -426,9 +439,7 @@ class Runs:
         if not tables.runs.move(before, after):
             raise Conflict("run_changed", detail=before.run_id)
         tables.records.append(note(self.recorder, event, after, operator))
-        if after.ended:
-            self.delegations.ended(tables, after)
-        return after
+        return self.delegations.ended(tables, after) if after.ended else after
 
 
 def _controlled(run: Run, action: str) -> Run:

@@ -134,6 +134,12 @@ class RunTable(Protocol):
     def leaving(self, *, silent_since_ms: int) -> Sequence[Run]:
         """Runs to be cancelled or paused whose last heartbeat is older, at most MAX_ROWS."""
 
+    def below(self, run_id: str, *, limit: int) -> Sequence[Run]:
+        """Runs whose calls of this run are open, and that are neither over nor told to end."""
+
+    def recalling(self, *, limit: int) -> Sequence[Run]:
+        """Runs that are, or are to be, over, and not all that they had asked for is told so."""
+
 
 class JournalTable(Protocol):
     """Model steps of runs."""

@@ -7,6 +7,7 @@ sent, run by its caller itself, and the run has ended  -> failed: run_ended
 sent or unknown, and its host can find out             -> asked, first at the deadline, ten times in two hours
 a run to be cancelled that no launcher works on        -> cancelled
 a run to be paused that no launcher works on           -> paused
+a run that is over, what it had asked for is not yet   -> cancelled with it
 """
 
 import logging
@@ -47,9 +48,8 @@ class Sweeper:
     def sweep(self) -> int:
         """One pass; returns how many calls and runs it touched."""
         this = Pass(self.now_ms)
-        ended = runs.settle_left(
-            self.store, self.hosts.recorder, self.delegations, now_ms=this.now
-        ) + self._ask(this)
+        ended = runs.settle_left(self.store, self.hosts.recorder, self.delegations, now_ms=this.now)
+        ended += self.delegations.recall(self.store) + self._ask(this)
         return ended + sum(self._tried(self._swept, row, this) for row in self._open())
 
     def _open(self) -> Sequence[LedgerRow]:

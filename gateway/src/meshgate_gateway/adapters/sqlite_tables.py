@@ -28,6 +28,7 @@ CREATE INDEX IF NOT EXISTS runs_origin ON runs (origin_run) WHERE origin_run != 
 CREATE INDEX IF NOT EXISTS runs_leaving ON runs (heartbeat_ms) WHERE state IN ('cancelling', 'pausing');
 CREATE INDEX IF NOT EXISTS runs_unfinished ON runs (updated_ms) WHERE purging OR state = 'copying';
 CREATE INDEX IF NOT EXISTS runs_asked ON runs (app, caller) WHERE state NOT IN ({ENDED});
+CREATE INDEX IF NOT EXISTS runs_recalling ON runs (updated_ms) WHERE recalling;
 CREATE INDEX IF NOT EXISTS runs_driven ON runs (updated_ms)
   WHERE driven AND state IN ('pending', 'running', 'restarting');
 CREATE TABLE IF NOT EXISTS journal ({", ".join(JOURNAL)}, PRIMARY KEY (run_id, step_key)) WITHOUT ROWID;
@@ -42,7 +43,14 @@ INSERT OR IGNORE INTO meta VALUES ('schema_version', '{SCHEMA_VERSION}');
 
 # What a table got after a store of an earlier schema may have been made, with what stands there.
 _ADDED = {
-    "runs": {"parent_call": "''", "chain": "''", "narrow": "''", "caller": "''", "delegated": "0"},
+    "runs": {
+        "parent_call": "''",
+        "chain": "''",
+        "narrow": "''",
+        "caller": "''",
+        "delegated": "0",
+        "recalling": "0",
+    },
 }
 # What the new columns hold of runs that are older, and what took another's place.
 _FILLED = (
