@@ -28,6 +28,7 @@ CREWS = {
     ),
     "async_tasks": ("once", {"a": "A", "b": "B", "c": "C"}),
     "pydantic": ("once", {"clerk": "Clerk"}),
+    "jotted": ("once", {"clerk": "Clerk"}),
     "guarded": ("once", {"clerk": "Clerk"}),
     "planned": ("once", {"clerk": "Clerk", "writer": "Writer"}),
     "callbacks": ("once", {"clerk": "Clerk", "writer": "Writer"}),

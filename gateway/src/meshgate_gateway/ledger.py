@@ -34,6 +34,7 @@ ANSWERED = frozenset({State.DONE, State.FAILED})  # an effect was tried, and wha
 RUN_ENDED = "run_ended"  # error class of a call whose run ended while the agent itself ran it
 SETTLED = frozenset({State.DONE, State.FAILED, State.DENIED})
 GRACE_MS = 5_000  # a host's FinishCall may be on its way; its clock may go a little wrong
+PATIENCE_MS = 600_000  # ten step deadlines of 60 s; nothing begins on a decision that is older
 NOT_BEGUN = "not_begun"  # the error class of a host that found out so
 ASK_AGAIN_MS = 15_000  # longer than an answer of `reconcile` may take; twice that the next time, and so on
 MAX_ASKS = 10  # over two hours; then a person, or a host that comes back

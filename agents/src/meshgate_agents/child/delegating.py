@@ -41,12 +41,17 @@ class DelegationRefused(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """A delegation that is ready to be sent, made where the program made it."""
+    """A delegation that is ready to be sent, made where the program made it.
+
+    Attributes:
+        of_crew: the task is one of its crew's, not one that was made on the way.
+    """
 
     agent: Any
     task: Any
     to: colleagues.Colleague
     request: Message
+    of_crew: bool
 
     @property
     def who(self) -> str:
@@ -124,7 +129,7 @@ def prepare(agent: Any, task: Any, context: "str | None") -> "Asked | None":
         "step": delegation_step(app=to.app, arguments=data),
         "untrusted": {"role": current().role},
     }
-    return Asked(agent, task, to, request)
+    return Asked(agent, task, to, request, index is not None)
 
 
 def _arguments(
@@ -172,7 +177,7 @@ def _output(asked: Asked, answer: Message) -> Any:
         end_process(f"the launcher gave an unknown answer: {state!r}")
     try:
         given = json.loads(answer["result"])
-        output = delegated_forms.rebuild(given["output"], asked.task)
+        output = delegated_forms.rebuild(given["output"], asked.task, of_crew=asked.of_crew)
     except (ValueError, KeyError, TypeError, RecursionError, delegated_forms.NoForm) as error:
         raise DelegationFailed(f"{asked.who} gave no usable result: {error}") from error
     delegated_forms.account(asked.agent, given.get("usage"))

@@ -18,7 +18,7 @@ DECLINED = {
     "no_agent": "its crew has no agent of that role",
     "no_crew": "its reference gives no crew",
     "hindered": "the task holds what cannot be carried over",
-    "no_form": "gave what is no text, no JSON and no object of a class that the task names",
+    "no_form": "gave what is neither text nor an object of a class that the task names",
     "too_large": "gave a result that is too large",
 }
 

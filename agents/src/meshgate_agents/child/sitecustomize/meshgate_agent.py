@@ -181,7 +181,7 @@ def _done(crew: Any, agent: Any, task: Any, asked: Asked) -> "dict[str, Any]":
             crew._drain_memory_writes()  # noqa: SLF001 - as a kickoff does at its end
             crew._finish_execution("")  # noqa: SLF001
     try:
-        form = forms.encode(output, task)
+        form = forms.encode(output, task, of_crew=asked.index is not None)
     except forms.NoForm as error:
         _decline("no_form", str(error))
     result = {"output": form, "usage": forms.since(before, forms.spent(counted))}
