@@ -38,12 +38,14 @@ class Colleague:
         agent: its key there.
         role: as the project writes it, before inputs are filled in.
         app: whose process it runs in.
+        same_storage: whether that process has CrewAI's storage where this one has it.
     """
 
     crew: str
     agent: str
     role: str
     app: str
+    same_storage: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +179,8 @@ def _isolation(raw: Mapping[str, Any] | None) -> Isolation | None:
 
 def _colleague(item: Mapping[str, Any]) -> Colleague:
     crew, agent, role, app = (str(item[name]) for name in ("crew", "agent", "role", "app"))
-    return Colleague(crew=crew, agent=agent, role=role, app=app)
+    shares = item.get("same_storage", False) is True
+    return Colleague(crew=crew, agent=agent, role=role, app=app, same_storage=shares)
 
 
 def _entry(item: Mapping[str, Any]) -> ToolEntry:
