@@ -144,6 +144,7 @@ def launcher(  # noqa: PLR0913 - what one run is made of
                 "tool": tool,
                 "identity": row["identity"],
                 "own_limit_bytes": own_limits.limit_bytes(manifest, tool),
+                "own_deadline_seconds": own_limits.deadline_seconds(manifest, tool),
             }
             for tool, row in sorted(definitions.items())
             if tool.partition(".")[0] not in manifest.runners or tool.startswith(f"{app}.")
