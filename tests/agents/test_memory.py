@@ -80,7 +80,7 @@ def test_a_run_with_memory_goes_on_wherever_it_is_killed(desk, uncut, kills):
 def steps(desk):
     """Every finished step that the gateway has of the run: kind and key."""
     entries = desk.gateway.world.journal.read(DESK, run_id=desk.gateway.runs[0], attempt=0)
-    return [(one.kind, one.key) for one in entries]
+    return [(one.step.kind, one.step.key) for one in entries]
 
 
 @pytest.fixture
@@ -117,9 +117,8 @@ def test_a_run_with_memory_is_killed_at_every_step(make_core_desk):
     assert len({key for _, key in kept}) == len(kept)
     assert {key for _, key in kept} >= set(desk.gateway.journal)  # whatever was recorded once is still there
     kinds, uncut = (Counter(kind for kind, _ in steps(one)) for one in (desk, whole))
-    assert {kind: kinds[kind] for kind in ("recall", "extract", "save", "")} == {
-        kind: uncut[kind] for kind in ("recall", "extract", "save", "")
-    }
+    assert kinds["tool"] == uncut["tool"] == 2
+    assert kinds["model"] >= uncut["model"]  # a save that was cut may ask its models once more
     again = play(desk, "own", replay=True, run_id=desk.gateway.runs[0])
     assert again.status == 0, again.err
     assert f"equal, all {len(kept)} steps" in again.err
