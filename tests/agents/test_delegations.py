@@ -110,7 +110,7 @@ def test_a_report_is_answered_with_the_colleagues() -> None:
     """The child learns who is who from its launcher alone."""
     session = made(Remembering(), colleagues=listed("clerk"))
     answer = session._answer({"op": "report", "program": "p"}, 1)
-    entry = {"crew": "desk", "agent": "clerk", "role": "Clerk", "app": "clerk"}
+    entry = {"crew": "desk", "agent": "clerk", "role": "Clerk", "app": "clerk", "same_storage": False}
     assert (answer["app"], answer["colleagues"], answer["crews"]) == ("desk", [entry], {})
 
 
@@ -165,8 +165,18 @@ def test_an_agent_is_known_by_the_role_that_was_written(known) -> None:
     """Not by what the inputs made of it, nor by its line breaks; one that is listed nowhere works here."""
     known(("desk", "Clerk for {shop}\n", "clerk"), ("desk", "Lead", "desk"))
     assert colleagues.elsewhere(worker("Clerk for S", "Clerk for\n {shop}")).app == "clerk"
-    for agent in (worker("Clerk for S"), worker("Lead"), worker("Crew Manager"), worker("clerk for {shop}")):
+    for agent in (worker("Clerk"), worker("Lead"), worker("Crew Manager"), worker("clerk for {shop}")):
         assert colleagues.elsewhere(agent) is None
+
+
+@pytest.mark.parametrize("role", ["Clerk for S", "Clerk for\n S and T", "Clerk for ", "Clerk for {other}"])
+def test_a_role_that_was_filled_in_and_is_lost_is_refused(known, role) -> None:
+    """A copy or a restored agent of another app's would work here, with this one's identity."""
+    known(("desk", "Clerk for {shop}", "clerk"), ("desk", "{anything}", "any"), ("desk", "Own {x}", "desk"))
+    with pytest.raises(colleagues.Ambiguous, match="with inputs filled in"):
+        colleagues.elsewhere(worker(role, role))
+    for other in ("A Clerk for S", "Clerk", "Own y"):
+        assert colleagues.elsewhere(worker(other, other)) is None
 
 
 def test_a_role_of_two_apps_is_nobodys(known) -> None:

@@ -31,6 +31,7 @@ NEXT: dict[State, frozenset[State]] = {
 BEGINNINGS = frozenset({State.RESERVED, State.DENIED})
 OUTCOMES = frozenset({State.DONE, State.FAILED, State.UNKNOWN})
 ANSWERED = frozenset({State.DONE, State.FAILED})  # an effect was tried, and what came of it is known
+TIMEOUT = "timeout"  # error class of a body that did not end before its deadline
 RUN_ENDED = "run_ended"  # error class of a call whose run ended while the agent itself ran it
 SETTLED = frozenset({State.DONE, State.FAILED, State.DENIED})
 GRACE_MS = 5_000  # a host's FinishCall may be on its way; its clock may go a little wrong

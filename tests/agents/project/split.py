@@ -278,7 +278,6 @@ def planned() -> Crew:
         tasks=[task(clerk), *more],
         planning=True,
         planning_llm=planner,
-        max_rpm=500,
     )
 
 
@@ -311,8 +310,7 @@ def tell(*results) -> None:
     print("EVENTS", json.dumps(seen))
 
 
-def main(name: str, how: str) -> None:
-    crew = globals()[name]()
+def main(crew, how: str) -> None:
     if how == "each":
         tell(*crew.kickoff_for_each([{"shop": "S"}, {"shop": "T"}, {"shop": "S"}]))
     elif how == "each_async":
@@ -330,4 +328,5 @@ def main(name: str, how: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*[*sys.argv[1:], "once"][:2])
+    name, how = [*sys.argv[1:], "once"][:2]
+    main(globals()[name](), how)

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import carrying, colleagues, delegated_forms, own_tools, personas, progress
+from . import carrying, colleagues, delegated_forms, expectations, own_tools, personas, progress
 from .channel import Channel, end_process
 from .framing import Message
 from .scopes import current, delegation_step
 
 NAMES = ("execute_task", "aexecute_task")
+ALONE = ("kickoff", "kickoff_async", "akickoff")  # without a task
 MAX_ARGUMENTS_BYTES = 262_144  # the gateway's own bound
 
 
@@ -65,11 +66,37 @@ def intercept(agent_class: type, channel: Channel) -> None:
     Raises:
         RuntimeError: Agent is not what we know, so nothing may run.
     """
-    missing = [name for name in NAMES if not callable(agent_class.__dict__.get(name))]
+    missing = [name for name in (*NAMES, *ALONE) if not callable(agent_class.__dict__.get(name))]
     if missing:
         raise RuntimeError(f"this CrewAI is not supported: Agent lacks {missing}")
     for name in NAMES:
         setattr(agent_class, name, _replacement(agent_class.__dict__[name], channel))
+    for name in ALONE:
+        setattr(agent_class, name, _kept_here(agent_class.__dict__[name]))
+
+
+def _kept_here(original: Callable[..., Any]) -> Callable[..., Any]:
+    """An agent that is an app has no work without a task of its crew."""
+
+    def check(agent: Any) -> None:
+        to = _elsewhere(agent)
+        if to is not None:
+            raise DelegationRefused(
+                f"agent {str(agent.role)!r} works in app {to.app!r}, and {original.__name__} would have it "
+                "work in this one; give it a task of its crew, or make an agent of another role"
+            )
+
+    @functools.wraps(original)
+    def sync(agent: Any, /, *args: Any, **kwargs: Any) -> Any:
+        check(agent)
+        return original(agent, *args, **kwargs)
+
+    @functools.wraps(original)
+    async def awaited(agent: Any, /, *args: Any, **kwargs: Any) -> Any:
+        check(agent)
+        return await original(agent, *args, **kwargs)
+
+    return awaited if asyncio.iscoroutinefunction(original) else sync
 
 
 def _replacement(original: Callable[..., Any], channel: Channel) -> Callable[..., Any]:
@@ -104,10 +131,7 @@ def prepare(agent: Any, task: Any, context: "str | None") -> "Asked | None":
     Raises:
         DelegationRefused: it cannot be carried over.
     """
-    try:
-        to = colleagues.elsewhere(agent)
-    except colleagues.Ambiguous as error:
-        raise DelegationRefused(f"{error}; write another role in one of the crews") from error
+    to = _elsewhere(agent)
     if to is None:
         return None
     index = carrying.index_of(agent, task)
@@ -132,11 +156,19 @@ def prepare(agent: Any, task: Any, context: "str | None") -> "Asked | None":
     return Asked(agent, task, to, request, index is not None)
 
 
+def _elsewhere(agent: Any) -> "colleagues.Colleague | None":
+    try:
+        return colleagues.elsewhere(agent)
+    except colleagues.Ambiguous as error:
+        raise DelegationRefused(str(error)) from error
+
+
 def _arguments(
     agent: Any, task: Any, context: "str | None", *, to: colleagues.Colleague, index: "int | None"
 ) -> Message:
     """All that travels. A task with no index is a coworker's, to which CrewAI gives nobody to ask in turn."""
     told = {} if index is None else personas.told(agent, task, to)
+    expected = expectations.of(agent)
     return {
         "crew": to.crew,
         "agent": to.agent,
@@ -149,6 +181,7 @@ def _arguments(
         },
         "context": None if context is None else str(context),
         **({"colleagues": told} if told else {}),
+        **({"expects": expected} if expected else {}),
     }
 
 

@@ -293,7 +293,7 @@ class Launch:
             return AttemptEnded(f"process {silent} of the program gave no sign of life")
         if session.idle_seconds > self._settings.stall_seconds:
             return AttemptEnded(f"no step was finished for {self._settings.stall_seconds:g} s")
-        return None
+        return session.overdue()
 
     def _verdict(self, played: Played) -> int | None:
         """The exit status when this attempt was the last; None when the run goes on."""
