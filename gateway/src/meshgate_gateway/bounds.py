@@ -16,7 +16,7 @@ from meshgate_gateway.store import Tables
 MAX_RUN_STEPS = 10_000  # model replies and calls; all of them are read at once
 MAX_RUN_BYTES = 268_435_456  # of clear text; a launcher holds the journal in memory, twice while it reads
 MAX_OPEN_RUNS = 1_000  # of one app, not ended; ten times what one machine has launchers for
-MAX_DELEGATED = MAX_RUN_STEPS  # below one run, over its life; each is a process and a history; crews make tens
+MAX_DELEGATED = MAX_RUN_STEPS  # below one run, over its life; each is a process and a history
 
 
 @dataclass(frozen=True, slots=True)
