@@ -27,11 +27,12 @@ EXPECTED = {
         "runs.plenty.list",
         "runs.plenty.resume",
     },
+    "delegation": {"delegation.added", "delegation.whole", "delegation.task"},
     "forks": {"forks.ready", "forks.private", "forks.again"},
     "guarantees": {f"guarantees.{level}.{kind}" for level in LEVELS for kind in ("p50", "throughput")},
 }
 HAVE_GOALS = {"brokered", "durable", "decision", "forks"}
-SOME_HAVE_GOALS = {"runs"}
+SOME_HAVE_GOALS = {"runs", "delegation"}
 
 
 @pytest.fixture
@@ -57,6 +58,7 @@ def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         pytest.param("durable", marks=pytest.mark.plane),
         pytest.param("runs", marks=pytest.mark.plane),
+        pytest.param("delegation", marks=pytest.mark.plane),
         "brokered",
         "decision",
         "forks",
