@@ -75,7 +75,7 @@ def whole(client: DaprWorkflowClient, workflow: str) -> str:
     Raises:
         RuntimeError: it did not end as it must.
     """
-    instance = client.schedule_new_workflow(workflow, input={}, instance_id=f"raw-{uuid.uuid4().hex}")
+    instance = str(client.schedule_new_workflow(workflow, input={}, instance_id=f"raw-{uuid.uuid4().hex}"))
     state = client.wait_for_workflow_completion(instance, timeout_in_seconds=SECONDS)
     if state is None or state.runtime_status.name != "COMPLETED":
         raise RuntimeError(f"{workflow} ended as {state}")
