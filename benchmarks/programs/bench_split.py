@@ -12,7 +12,6 @@ MODULE = time.clock_gettime(time.CLOCK_BOOTTIME)
 
 import json  # noqa: E402 - after the clock
 import urllib.request  # noqa: E402
-from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from crewai import Agent, Crew, Task  # noqa: E402
@@ -23,22 +22,15 @@ def now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def born() -> float:
-    """When this process was made, to 10 ms."""
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+def timed(work: Any) -> Any:
+    """The same, with a clock around it."""
 
-
-class Timed(Agent):
-    """As every agent, with a clock around its task."""
-
-    def execute_task(self, task: Any, context: str | None = None, tools: Any = None) -> Any:
-        """CrewAI's own way, or meshgate's."""
+    def execute_task(self: Any, task: Any, *arguments: Any, **named: Any) -> Any:
         begun = now()
-        output = super().execute_task(task, context, tools)
+        output = work(self, task, *arguments, **named)
         told = {
-            "bench": os.environ.get("MESHGATE_APP", ""), "pid": os.getpid(), "born": born(),
-            "module": MODULE, "begun": begun, "ended": now(),
+            "bench": os.environ.get("MESHGATE_APP", ""), "module": MODULE, "begun": begun,
+            "ended": now(),
         }  # fmt: skip
         print(json.dumps(told), flush=True)
         if "hold" in str(task.description) and told["bench"] != "desk":
@@ -46,8 +38,12 @@ class Timed(Agent):
                 pass
         return output
 
+    return execute_task
 
-clerk = Timed(role="Clerk", goal="Answer", backstory="Here for years", verbose=False)
+
+# CrewAI's own way, or meshgate's. A class of ours below Agent would cost 50 ms in each process.
+Agent.execute_task = timed(Agent.execute_task)  # type: ignore[method-assign]
+clerk = Agent(role="Clerk", goal="Answer", backstory="Here for years", verbose=False)
 tasks = [
     Task(description=f"Say {{what}} {number}", expected_output="done", agent=clerk, context=[])
     for number in range(int(os.environ.get("BENCH_TASKS", "1")))

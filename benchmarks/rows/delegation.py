@@ -118,8 +118,8 @@ def _repeat(bench: Bench, mesh: "Mesh", raw: Callable[[], float]) -> Mapping[str
 # Of what the caller's and the callee's program told of one delegation.
 PARTS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], float]] = {
     "whole": lambda asked, _done: asked["ended"] - asked["begun"],
-    "begin": lambda asked, done: done["born"] - asked["begun"],
-    "build": lambda _asked, done: done["begun"] - done["born"],
+    "begin": lambda asked, done: done["module"] - asked["begun"],
+    "build": lambda _asked, done: done["begun"] - done["module"],
     "task": lambda _asked, done: done["ended"] - done["begun"],
     "end": lambda asked, done: asked["ended"] - done["ended"],
 }
@@ -128,8 +128,8 @@ PARTS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], float]] = {
 def _rows(series: Mapping[str, Series]) -> Sequence[Row]:
     ms = {name: f"{one.median:.1f}" for name, one in series.items()}
     parts = (
-        f"until its program is forked {ms['begin']}, until that has built the crew {ms['build']}, the task "
-        f"{ms['task']}, from there to the answer {ms['end']}"
+        f"until its program imports the crew's module {ms['begin']}, until that has built the crew "
+        f"{ms['build']}, the task {ms['task']}, from there to the answer {ms['end']}"
     )
     return [
         Row(
