@@ -357,7 +357,7 @@ class Supervisor:
     def _status(self) -> dict[str, Any]:
         return status(
             self.manifest, self.state, services=self._services.rows, launchers=self._runs.rows,
-            ready=self._ready.is_set(),
+            fork_servers=self._preloaded.rows, ready=self._ready.is_set(),
         )  # fmt: skip
 
     def _start_order(self, request: dict[str, Any]) -> dict[str, Any]:
