@@ -10,7 +10,7 @@ COLUMNS = 100
 SHOWN = ("name", "state", "pid", "restarts", "up", "memory", "spiffe_id")
 LEFT_OUT_FIRST = ("up", "pid", "restarts")  # where a row is wider than a terminal; JSON has them
 MIB = 1_048_576
-SUPERVISOR = {"name": "supervisor", "spiffe_id": None, "state": "ready", "restarts": 0, "up_seconds": None}
+SUPERVISOR = {"name": "supervisor", "spiffe_id": None, "restarts": 0, "up_seconds": None}
 
 Row = Mapping[str, Any]
 
@@ -26,7 +26,9 @@ def measured(status: Row) -> dict[str, Any]:
     of_apps = _pids(processes)
     servers = [{**row, "memory": families.row(_pids([row]), but=of_apps)} for row in status["fork_servers"]]
     everybody = [*of_apps, *_pids(servers)]
-    supervisor = {"pid": status["pid"], "memory": families.row([status["pid"]], but=everybody)}
+    state = "ready" if status["ready"] else "starting"
+    memory = families.row([status["pid"]], but=everybody)
+    supervisor = {"pid": status["pid"], "state": state, "memory": memory}
     return {
         **status, "processes": processes, "apps": apps, "fork_servers": servers, "supervisor": supervisor,
     }  # fmt: skip
