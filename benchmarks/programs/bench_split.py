@@ -11,6 +11,7 @@ import time
 MODULE = time.clock_gettime(time.CLOCK_BOOTTIME)
 
 import json  # noqa: E402 - after the clock
+import sys  # noqa: E402
 import urllib.request  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -51,4 +52,4 @@ tasks = [
 crew = Crew(agents=[clerk], tasks=tasks, verbose=False)
 
 if __name__ == "__main__":
-    crew.kickoff(inputs={"what": "done"})
+    crew.kickoff(inputs={"what": sys.argv[1] if sys.argv[1:] else "done"})

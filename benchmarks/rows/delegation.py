@@ -154,7 +154,7 @@ class Mesh:
 
     def __init__(self, project: Path, tasks: int, environ: Mapping[str, str], model: Model) -> None:
         self.project, self.model = project, model
-        self._tasks, self._environ = tasks, environ
+        self._tasks, self.environ = tasks, environ
         self._runs = 0
 
     def delegations(self) -> Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]:
@@ -170,7 +170,7 @@ class Mesh:
         """The same crew in one process, without meshgate."""
         done = subprocess.run(
             [sys.executable, "bench_split.py"], cwd=self.project, check=False, capture_output=True, text=True,
-            env={**os.environ, **QUIET, **self._environ}, timeout=LONGEST_SECONDS,
+            env={**os.environ, **QUIET, **self.environ}, timeout=LONGEST_SECONDS,
         )  # fmt: skip
         told = _lines(done.stdout)
         if done.returncode or len(told) != self._tasks:
