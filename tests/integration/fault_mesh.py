@@ -133,8 +133,19 @@ class Mesh:
         return self._up.pid
 
     @classmethod
-    def start(cls, root: Path, desk: Path = DESK, *, env: str = "", store: str = "") -> "Mesh":
-        """Copies a project, writes its `.env` and where its store is, and brings its mesh up."""
+    def start(
+        cls,
+        root: Path,
+        desk: Path = DESK,
+        *,
+        env: str = "",
+        store: str = "",
+        meanwhile: Callable[["Mesh"], None] = lambda _: None,
+    ) -> "Mesh":
+        """Copies a project, writes its `.env` and where its store is, and brings its mesh up.
+
+        What is to happen while it comes up is `meanwhile`.
+        """
         shutil.copytree(desk, root, dirs_exist_ok=True)
         if store:
             with (root / "meshgate.yaml").open("a") as manifest:
@@ -143,6 +154,7 @@ class Mesh:
         (root / ".env").write_text(env)
         made = cls(root)
         try:
+            meanwhile(made)
             made._await()
         except BaseException:
             made.close()

@@ -27,7 +27,7 @@ FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
 # What a machine raises that is out of disk, descriptors, threads or memory: tried again, never the end.
 FAULTS = (OSError, RuntimeError, MemoryError)
-PORT_TAKEN = ("address already in use", "bind: address")
+PORT_TAKEN = ("address already in use", "bind: address", "could not listen on any endpoint")
 
 Report = Callable[["Service"], None]
 

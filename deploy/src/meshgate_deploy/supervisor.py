@@ -66,6 +66,7 @@ from meshgate_deploy.status import status
 Say = Callable[[str], None]
 TICK_SECONDS = 0.5
 CONNECT_SECONDS = 30.0
+HOST_RESTARTS = 3  # before it has connected even once: it will not
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FORWARDED = {"INT": signal.SIGINT, "TERM": signal.SIGTERM, "HUP": signal.SIGHUP}
 
@@ -181,6 +182,7 @@ class Supervisor:
         """The order of a start."""
         manifest, services, mesh = self.manifest, self._services, self._mesh
         self._prepare()
+        services.watch()  # from here on: what ends before all are up is started again too
         services.start(mesh.sentry())
         mesh.trust_anchors()
         self._together(
@@ -211,7 +213,6 @@ class Supervisor:
             ]
         )
         self._await_hosts()
-        services.watch()
         self._probe()
         watch = SidecarWatch(services=services, sidecars=self._sidecars, say=self._say)
         threading.Thread(target=watch.run, args=(self._stop,), name="sidecars", daemon=True).start()
@@ -269,8 +270,8 @@ class Supervisor:
             ready = configs.ready_file(self.state, host)
             service = self._services.find(host)
             while not ready.exists():
-                dead = service is not None and service.child is not None and not service.child.running
-                if dead or time.monotonic() > give_up_at or self._stop.is_set():
+                dying = service is not None and service.restarts > HOST_RESTARTS
+                if dying or time.monotonic() > give_up_at or self._stop.is_set():
                     raise DependencyUnavailable(
                         f"tool host {host} did not connect to the gateway", next_step=f"meshgate logs {host}"
                     )
