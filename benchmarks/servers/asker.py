@@ -86,7 +86,9 @@ class Asker:
     def _program(self) -> Program:
         for word in self._served.told.values():
             word.clear()
-        return Program(command=(sys.executable, str(PROGRAM)), cwd=self._folder, stdin=subprocess.DEVNULL)
+        return Program(
+            command=(sys.executable, str(PROGRAM)), cwd=self._folder, streams=(subprocess.DEVNULL, None, None)
+        )
 
     def _env(self) -> dict[str, str]:
         return {

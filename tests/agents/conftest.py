@@ -48,6 +48,7 @@ class Desk:
     gateway: FakeGateway
     tools: list[dict[str, Any]]
     env: dict[str, str] = field(default_factory=dict)
+    patience_seconds: float = 150
     server: ProgramServer | None = None  # from which programs are forked; without one they are executed
 
     def argv(self, *command: str, **settings: Any) -> list[str]:
@@ -93,7 +94,7 @@ class Desk:
             settings["fork_servers"] = {sys.executable: str(self.server.path)}
         with admitted(self.server, self.argv(*command, **settings), cwd=self.tmp) as popen:
             try:
-                out, err = popen.communicate(timeout=150)
+                out, err = popen.communicate(timeout=self.patience_seconds)
             except BaseException:
                 popen.kill()
                 raise

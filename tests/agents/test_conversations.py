@@ -166,3 +166,49 @@ def test_a_process_begins_so_many_at_once(served: Served, monkeypatch: pytest.Mo
     again = served.channel.begin({"op": "model", "step": OTHER, "wait": False})
     assert again is not None
     assert again.ask({"op": "gave_up", "step": OTHER}) == {"state": "ok"}
+
+
+@pytest.mark.parametrize("fault", ["no JSON", "interrupted", "not connected"])
+def test_what_could_not_begin_takes_no_place(
+    served: Served, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """Else a program that was interrupted often enough would begin nothing more without a question."""
+    request: dict[str, Any] = {"op": "model", "step": STEP, "wait": False}
+    served.channel.ask(ALIVE)
+    with monkeypatch.context() as broken:
+        if fault == "interrupted":
+            broken.setattr(channels, "send", _interrupted)
+        elif fault == "not connected":
+            broken.setattr(served.channel, "_connected", _interrupted)
+        else:
+            request["step"] = {**STEP, "turn": float("nan")}
+        for _ in range(channels.MAX_BEGUN + 1):
+            with pytest.raises((KeyboardInterrupt, ValueError)):
+                served.channel.begin(request)
+    begun = served.channel.begin({"op": "model", "step": STEP, "wait": False})
+    assert begun is not None
+    assert begun.ask({"op": "gave_up", "step": STEP}) == {"state": "ok"}
+
+
+def test_a_connection_is_closed_when_a_request_was_cut_off(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher would read the next request as the rest of it."""
+    cut: list[socket.socket] = []
+
+    def half(connection: socket.socket, _message: Any) -> None:
+        connection.sendall(b"\0\0")
+        cut.append(connection)
+        raise KeyboardInterrupt
+
+    served.channel.ask(ALIVE)
+    with monkeypatch.context() as broken:
+        broken.setattr(channels, "send", half)
+        with pytest.raises(KeyboardInterrupt):
+            served.channel.ask(ALIVE)
+    assert [connection.fileno() for connection in cut] == [-1]
+    assert served.channel.ask(ALIVE) == {"state": "ok"}
+
+
+def _interrupted(*_: Any) -> Any:
+    raise KeyboardInterrupt

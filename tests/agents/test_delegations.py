@@ -110,7 +110,7 @@ def test_a_report_is_answered_with_the_colleagues() -> None:
     """The child learns who is who from its launcher alone."""
     session = made(Remembering(), colleagues=listed("clerk"))
     answer = session._answer({"op": "report", "program": "p"}, 1)
-    entry = {"crew": "desk", "agent": "clerk", "role": "Clerk", "app": "clerk"}
+    entry = {"crew": "desk", "agent": "clerk", "role": "Clerk", "app": "clerk", "same_storage": False}
     assert (answer["app"], answer["colleagues"], answer["crews"]) == ("desk", [entry], {})
 
 
@@ -165,8 +165,18 @@ def test_an_agent_is_known_by_the_role_that_was_written(known) -> None:
     """Not by what the inputs made of it, nor by its line breaks; one that is listed nowhere works here."""
     known(("desk", "Clerk for {shop}\n", "clerk"), ("desk", "Lead", "desk"))
     assert colleagues.elsewhere(worker("Clerk for S", "Clerk for\n {shop}")).app == "clerk"
-    for agent in (worker("Clerk for S"), worker("Lead"), worker("Crew Manager"), worker("clerk for {shop}")):
+    for agent in (worker("Clerk"), worker("Lead"), worker("Crew Manager"), worker("clerk for {shop}")):
         assert colleagues.elsewhere(agent) is None
+
+
+@pytest.mark.parametrize("role", ["Clerk for S", "Clerk for\n S and T", "Clerk for ", "Clerk for {other}"])
+def test_a_role_that_was_filled_in_and_is_lost_is_refused(known, role) -> None:
+    """A copy or a restored agent of another app's would work here, with this one's identity."""
+    known(("desk", "Clerk for {shop}", "clerk"), ("desk", "{anything}", "any"), ("desk", "Own {x}", "desk"))
+    with pytest.raises(colleagues.Ambiguous, match="with inputs filled in"):
+        colleagues.elsewhere(worker(role, role))
+    for other in ("A Clerk for S", "Clerk", "Own y"):
+        assert colleagues.elsewhere(worker(other, other)) is None
 
 
 def test_a_role_of_two_apps_is_nobodys(known) -> None:
@@ -190,24 +200,41 @@ TASK = SimpleNamespace(output_pydantic=Report)
 REPORT = {"type": "pydantic", "class": f"{__name__}:Report", "value": {"paid": 1}}
 
 
-@pytest.mark.parametrize("output", ["text", "", Report(paid=2), {"a": [1, None, "x"]}, None, 3])
-def test_what_an_agent_gave_is_the_same_on_the_other_side(output) -> None:
-    """Text, JSON and objects of the task's class, by way of JSON."""
-    form = json.loads(json.dumps(delegated_forms.encode(output, TASK)))
-    rebuilt = delegated_forms.rebuild(form, TASK)
+PLAIN = [{"a": [1, None, "x"]}, [], None, 3, 0.5, True]
+
+
+@pytest.mark.parametrize("of_crew", [True, False])
+@pytest.mark.parametrize("output", ["text", "", "null", "7", Report(paid=2)])
+def test_what_an_agent_gave_is_the_same_on_the_other_side(output, of_crew) -> None:
+    """Text and objects of the task's class, by way of JSON."""
+    form = json.loads(json.dumps(delegated_forms.encode(output, TASK, of_crew=of_crew)))
+    rebuilt = delegated_forms.rebuild(form, TASK, of_crew=of_crew)
     assert (rebuilt, type(rebuilt)) == (output, type(output))
 
 
-def test_objects_of_other_classes_have_no_form() -> None:
+@pytest.mark.parametrize("output", PLAIN)
+def test_plain_values_are_for_coworkers_only(output) -> None:
+    """A tool gives them on to a model; a task of a crew would end with CrewAI's own TypeError."""
+    form = json.loads(json.dumps(delegated_forms.encode(output, TASK, of_crew=False)))
+    assert delegated_forms.rebuild(form, TASK, of_crew=False) == output
+    with pytest.raises(delegated_forms.NoForm):
+        delegated_forms.encode(output, TASK, of_crew=True)
+    with pytest.raises(delegated_forms.NoForm):
+        delegated_forms.rebuild(form, TASK, of_crew=True)
+
+
+@pytest.mark.parametrize("of_crew", [True, False])
+def test_objects_of_other_classes_have_no_form(of_crew) -> None:
     """Nothing is imported by a name: only a class that the task at hand names is made."""
     for output in (Other(paid=1), object(), {1: 2}, [object()], (1,)):
         with pytest.raises(delegated_forms.NoForm):
-            delegated_forms.encode(output, TASK)
+            delegated_forms.encode(output, TASK, of_crew=of_crew)
     bad = [None, 3, [], {}, {"type": "text", "value": 3}, {"type": "json"}, {"type": "pickle", "value": "x"}]
     wrong = [{"class": "os:system"}, {"class": f"{__name__}:Other"}, {"class": 7}, {"value": {"paid": "x"}}]
+    wrong += [{"value": value} for value in (None, 7, "paid", [])]
     for form in [*bad, *({**REPORT, **one} for one in wrong)]:
         with pytest.raises(delegated_forms.NoForm):
-            delegated_forms.rebuild(form, TASK)
+            delegated_forms.rebuild(form, TASK, of_crew=of_crew)
 
 
 def test_usage_is_added_where_crewai_counts() -> None:
@@ -292,9 +319,43 @@ def test_what_did_not_come_to_pass_is_raised(make, answer, error, line) -> None:
 def test_a_result_that_is_no_result_is_a_failure_of_its_agent(result) -> None:
     """Also one that is nested too deep to be read: any other error would be tried again, five times."""
     agent = SimpleNamespace(role="Clerk")
-    asked = delegating.Asked(agent, TASK, colleagues.Colleague("desk", "clerk", "Clerk", "clerk"), {})
+    to = colleagues.Colleague("desk", "clerk", "Clerk", "clerk")
+    asked = delegating.Asked(agent, TASK, to, {}, of_crew=True)
     with pytest.raises(delegating.DelegationFailed, match="gave no usable result"):
         delegating._output(asked, {"state": "done", "result": result})
+
+
+@pytest.mark.parametrize(("crew", "value"), [("sequential", 7), ("pydantic", {"paid": 1}), ("jotted", None)])
+def test_json_for_a_task_of_a_crew_is_a_failure_of_its_agent(make, crew, value) -> None:  # noqa: F811
+    """Whatever the callee says that it is: CrewAI would end with a TypeError that names nobody."""
+    answer = done({"output": {"type": "json", "value": value}, "usage": {}})
+    desk = split(make, crew, {"clerk": "Clerk for {shop}" if crew == "sequential" else "Clerk"}, clerk=answer)
+    ended = desk.run(crew)
+    assert ended.status == 1
+    last = [text for text in ended.err.splitlines() if text.startswith("meshgate.DelegationFailed: ")]
+    assert last, ended.err
+    assert "gave no usable result: JSON, where a task of a crew takes text" in last[-1]
+    assert len(desk.apps.asked) == 1
+    assert desk.desk.gateway.ended == []
+
+
+def test_an_agent_that_gives_no_text_says_so(make) -> None:  # noqa: F811
+    """In its own process, where its code is; the caller is told in one line, after one attempt."""
+    desk = make("odd", {"clerk": "Clerk"})
+    ended = desk.run("odd")
+    assert ended.status == 1
+    assert "failed: gave what is neither text nor an object of a class that the task names" in ended.err
+    (played,) = desk.apps.runs.values()
+    assert "an output of class builtins:dict" in played.err
+
+
+def test_a_coworker_may_give_json(make) -> None:  # noqa: F811
+    """CrewAI's tool shows it to the model."""
+    answer = done({"output": {"type": "json", "value": {"paid": 1}}, "usage": {}})
+    desk = split(make, "delegates", BOTH | {"clerk": "Clerk"}, clerk=answer, writer=done(OUTPUT))
+    ended = desk.run("delegates")
+    assert (ended.status, told(ended)[0]["raw"]) == (0, "all done"), ended.err
+    assert "paid" in desk.lines("prompts")[1]
 
 
 def test_a_model_is_told_why_its_coworker_was_not_asked(make) -> None:  # noqa: F811

@@ -315,7 +315,7 @@ def test_a_launcher_asks_the_supervisors_socket_alone(tmp_path) -> None:
             "python": sys.executable,
             "cwd": None,
             "env": {},
-            "stdin": subprocess.DEVNULL,
+            "streams": (subprocess.DEVNULL, None, None),
             "descriptors": 64,
             "rules": "",
         }

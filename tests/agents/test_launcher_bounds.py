@@ -248,15 +248,16 @@ def test_a_run_of_a_worker_is_replayed_with_its_input(desk) -> None:
     assert list((desk.tmp / "s").iterdir()) == []
 
 
-def test_a_full_run_fails_with_its_reason(desk) -> None:
+@pytest.mark.parametrize("reason", ["run_steps_limit", "delegations_limit"])
+def test_a_full_run_fails_with_its_reason(desk, reason) -> None:
     """No further attempt would come further: one attempt, the gateway's word in the run's end."""
     desk.gateway.behave = lambda _seen, _nth: grpc.StatusCode.FAILED_PRECONDITION
-    desk.gateway.reason = "run_steps_limit"
+    desk.gateway.reason = reason
     ended = desk.run(sys.executable, PROGRAM, "native", backoff_seconds=0.05)
     assert ended.status == 125
     ((state, detail),) = desk.gateway.finished
     assert state == "failed"
-    assert "run_steps_limit" in detail
+    assert reason in detail
     assert desk.gateway.ended == []
     assert desk.gateway.journal  # what was recorded stays
 

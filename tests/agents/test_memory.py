@@ -7,7 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from fakes.core_gateway import DESK, CoreGateway
 from fakes.fake_gateway import FakeGateway
+from gateway.conftest import make_world
+from meshgate_gateway.adapters.sqlite_store import SqliteStore
 
 PROGRAM = str(Path(__file__).parent / "project" / "remembers.py")
 KILLS = (
@@ -17,13 +20,14 @@ KILLS = (
     ["after agent:2", "after ConsolidationPlan:1"],
     ["after agent:3", "after save:3"],
 )
+MINDED = ("agent", "ExtractedMemories", "MemoryAnalysis", "ConsolidationPlan")
 pytestmark = pytest.mark.timeout(600)  # several starts of CrewAI in each
 VOLATILE = re.compile(r"id=[0-9a-f-]{36}|created=[0-9T:.-]+")  # a run's own; equal within one run
 
 
 def play(desk, shape, *, kills=(), **settings):
     desk.env["KILLS"] = ",".join(kills)
-    return desk.run(sys.executable, PROGRAM, shape, backoff_seconds=0.01, attempts=60, **settings)
+    return desk.run(sys.executable, PROGRAM, shape, **{"backoff_seconds": 0.01, "attempts": 60, **settings})
 
 
 def told(ended):
@@ -71,6 +75,53 @@ def test_a_run_with_memory_goes_on_wherever_it_is_killed(desk, uncut, kills):
     assert (prompts(desk) - prompts(other)).total() <= 2 * len(deaths)  # what was under way, two at most
     assert [state for state, _ in desk.gateway.finished] == ["completed"]
     assert desk.marks() == []
+
+
+def steps(desk):
+    """Every finished step that the gateway has of the run: kind and key."""
+    entries = desk.gateway.world.journal.read(DESK, run_id=desk.gateway.runs[0], attempt=0)
+    return [(one.step.kind, one.step.key) for one in entries]
+
+
+@pytest.fixture
+def make_core_desk(make_desk, tmp_path):
+    """Desks before the gateway's real core and store."""
+    worlds = []
+
+    def make():
+        worlds.append(make_world(SqliteStore(path=tmp_path / f"gateway-{len(worlds)}.db")))
+        desk = make_desk(CoreGateway(world=worlds[-1]))
+        desk.tools = [{**tool, "tool": tool["tool"].replace("desk.", "orders.")} for tool in desk.tools]
+        return desk
+
+    yield make
+    for world in worlds:
+        world.store.close()
+
+
+@pytest.mark.timeout(1200)
+def test_a_run_with_memory_is_killed_at_every_step(make_core_desk):
+    """Once after each call of a model or a tool and each save, and at each question to the embedder."""
+    whole, desk = make_core_desk(), make_core_desk()
+    desk.patience_seconds = 1100
+    expected = told(play(whole, "own"))
+    ended = play(desk, "own", kills=["everywhere"], attempts=200)
+    assert ended.status == 0, ended.err
+    assert told(ended) == expected
+    deaths = Counter(place.rpartition(" ")[0] for place in logged(desk, "deaths"))
+    assert set(deaths) == {*(f"after {name}" for name in (*MINDED, "save", "a tool")), "embed"}
+    assert len(desk.gateway.ended) == deaths.total() > 20
+    assert [state for state, _ in desk.gateway.finished] == ["completed"]
+    assert len(desk.gateway.world.runtime.effects) == 2  # each payment once
+    kept = steps(desk)
+    assert len({key for _, key in kept}) == len(kept)
+    assert {key for _, key in kept} >= set(desk.gateway.journal)  # whatever was recorded once is still there
+    kinds, uncut = (Counter(kind for kind, _ in steps(one)) for one in (desk, whole))
+    assert kinds["tool"] == uncut["tool"] == 2
+    assert kinds["model"] >= uncut["model"]  # a save that was cut may ask its models once more
+    again = play(desk, "own", replay=True, run_id=desk.gateway.runs[0])
+    assert again.status == 0, again.err
+    assert f"equal, all {len(kept)} steps" in again.err
 
 
 def test_a_replay_of_a_run_with_memory_is_equal(uncut):

@@ -57,6 +57,7 @@ def own_desk(described, make_desk, tmp_path, monkeypatch):
             "tool": tool,
             "identity": row["identity"],
             "own_limit_bytes": 1000 if tool == "desk.slim" else 1_000_000,
+            "own_deadline_seconds": 0.5 if tool == "desk.hang" else None,
         }
         for tool, row in described.items()
     ]
@@ -112,6 +113,25 @@ def test_failures_have_the_form_that_hosted_tools_have(own_desk):
     assert none is None
     assert "the tool failed (tool_raised): ValueError: no such order" in bad
     assert outcomes(own_desk) == ["failed", "failed", "done", "failed"]
+
+
+def test_a_body_past_its_deadline_has_failed_and_is_not_run_again(own_desk):
+    """Its process is ended, as nobody knows what it has changed; the next attempt is told of the failure."""
+    ended = play(own_desk, "hangs")
+    assert ended.status == 0, ended.err
+    kept, *answers = staged(ended)
+    assert kept == ["1 2.0", "4 5.0"]
+    assert len(answers) == 2
+    for answer in answers:
+        assert "the tool failed (timeout): no answer before its deadline" in answer
+    assert (own_desk.tmp / "hung").read_text() == "11"
+    assert outcomes(own_desk) == ["done", "failed", "failed", "done"]
+    failed = [record for record in own_desk.gateway.world.records("outcome") if record["state"] == "failed"]
+    assert {record["error_class"] for record in failed} == {"timeout"}
+    why = "the body of tool 'hang' ran past its deadline of 0.5 s"
+    assert [(state, why in detail) for state, detail in own_desk.gateway.ended] == [("restarting", True)] * 2
+    replayed = play(own_desk, "hangs", {"replay": True, "run_id": own_desk.gateway.runs[0]})
+    assert "equal, all 4 steps" in replayed.err
 
 
 def test_a_denied_body_does_not_run(own_desk):

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 from meshgate_agents.child import interception, own_tools
@@ -11,7 +12,8 @@ from meshgate_agents.child.framing import BadFrame
 from meshgate_agents.launcher import turns
 from meshgate_agents.launcher.errors import AttemptEnded, Differs
 from meshgate_agents.launcher.gateway import Answer, Entry, Step
-from meshgate_agents.launcher.own_tools import OwnTools
+from meshgate_agents.launcher.own_tools import TIMED_OUT, OwnTools
+from meshgate_agents.launcher.tools import Limits
 from meshgate_agents.launcher.turns import Turns
 
 DONE = {"state": "done", "kind": "text", "data": "staged"}
@@ -29,14 +31,14 @@ class Gateway:
         return Answer(state="done", call_id=given["call_id"], kind="text", result=given["told"].data)
 
 
-def parts(*, live: bool = True) -> tuple[OwnTools, Gateway]:
+def parts(*, live: bool = True, now: Callable[[], float] = time.monotonic) -> tuple[OwnTools, Gateway]:
     gateway = Gateway()
-    return OwnTools(gateway=gateway, attempt=3, ask=lambda ask: ask(), live=live), gateway
+    return OwnTools(gateway=gateway, attempt=3, ask=lambda ask: ask(), live=live, now=now), gateway
 
 
 def permit(own: OwnTools, *, recorded: bool = False, state: str = "run", text: str = "") -> None:
     answer = Answer(state=state, call_id="c1", kind="text", result=text, arguments="{}", take=2)
-    given = own.permit(KEY, answer, recorded=recorded, limit_bytes=10, name="stage")
+    given = own.permit(KEY, answer, recorded=recorded, limits=Limits(10, 5.0), name="stage")
     assert given == {"state": "run", "call_id": "c1", "arguments": "{}", "max_result_bytes": 10}
 
 
@@ -50,6 +52,23 @@ def test_an_outcome_without_a_permit_is_refused() -> None:
     with pytest.raises(BadFrame):
         own.ran(KEY, DONE)
     assert len(gateway.told) == 1
+
+
+@pytest.mark.parametrize(("recorded", "live"), [(False, True), (True, True), (True, False)])
+def test_a_body_past_its_deadline_has_failed(recorded, live) -> None:
+    """Once, in this attempt and under this permit; what is on record stays, and a replay writes nothing."""
+    clock = [100.0]
+    own, gateway = parts(live=live, now=lambda: clock[0])
+    permit(own, recorded=recorded, state="done" if recorded else "run", text="was")
+    clock[0] += 5.0
+    assert own.overdue() is None
+    clock[0] += 0.1
+    assert "tool 'stage' ran past its deadline of 5 s" in str(own.overdue())
+    assert own.overdue() is None
+    told = {"call_id": "c1", "attempt": 3, "take": 2, "told": TIMED_OUT}
+    assert gateway.told == ([] if recorded else [told])
+    with pytest.raises(BadFrame):  # whatever the body gives after all
+        own.ran(KEY, DONE)
 
 
 def test_a_step_that_is_under_way_is_not_run_twice() -> None:

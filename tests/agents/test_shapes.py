@@ -1,6 +1,7 @@
 """Real, unmodified CrewAI programs of every shape, killed at a model call: same answer, each effect once."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ SHAPES = {
     "hierarchical": (3, ["the clerk has paid"], [R1], 4),
     "pydantic_task": (2, [1, "Report"], [R1], 2),
     "guardrail": (3, ["nicely paid"], [L1, L1], 4),  # `repeat: same` is the gateway's: test_durable.py
-    "checkpoints": (4, ["paid 2"], [R1, R2], 4),
+    "checkpoints": (4, ["saw 2"], [L1, L2], 4),
 }
 
 
@@ -55,3 +56,26 @@ def test_a_killed_program_goes_on(desk, shape):
     assert [state for state, _ in desk.gateway.ended] == ["restarting"]
     assert [state for state, _ in desk.gateway.finished] == ["completed"]
     assert desk.marks() == []
+
+
+def test_checkpoints_are_written_beside_the_journal(desk):
+    """By each attempt, one after each of its tasks: CrewAI restores each, with outputs and brokered tools."""
+    for _ in range(6):
+        for left in ("died", "model-calls"):
+            (desk.tmp / left).unlink(missing_ok=True)
+        shutil.rmtree(desk.tmp / "checkpoints", ignore_errors=True)
+        desk.gateway.journal.clear()
+        ended = play(desk, "checkpoints", cut=4)
+        if "changed size during iteration" not in ended.err:  # CrewAI's threads: it wrote while events came
+            break
+    assert ended.status == 0, ended.err
+    lines = [line for line in ended.out.splitlines() if line.startswith("RESTORED ")]
+    restored = [json.loads(line.removeprefix("RESTORED ")) for line in lines]
+    assert len({name for name, _, _ in restored}) == 3  # the first attempt had done one task
+    outputs = sorted([done for _, done, _ in restored], key=str)
+    assert outputs == [["saw 1", "saw 2"], ["saw 1", None], ["saw 1", None]]
+    assert all(tools == ["LookupTool", "LookupTool"] for _, _, tools in restored)
+    for path in (desk.tmp / "checkpoints").rglob("*.json"):
+        state = json.loads(path.read_text())
+        assert state["trigger"] == "task_completed"
+        assert "crew" in [one["entity_type"] for one in state["entities"]]

@@ -5,6 +5,7 @@ import re
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from fakes.agent_apps import AgentApps
 from fakes.fake_gateway import FakeGateway, serving
 
 PROGRAM = str(PROJECT / "split.py")
+VOLATILE = re.compile(r"0x[0-9a-f]+|id=[0-9a-f-]{36}|created=[0-9T:.-]+")
 
 # crew: how it is kicked off, and its agents' roles by app
 CREWS = {
@@ -28,6 +30,7 @@ CREWS = {
     ),
     "async_tasks": ("once", {"a": "A", "b": "B", "c": "C"}),
     "pydantic": ("once", {"clerk": "Clerk"}),
+    "jotted": ("once", {"clerk": "Clerk"}),
     "guarded": ("once", {"clerk": "Clerk"}),
     "planned": ("once", {"clerk": "Clerk", "writer": "Writer"}),
     "callbacks": ("once", {"clerk": "Clerk", "writer": "Writer"}),
@@ -45,11 +48,12 @@ class Split:
 
     desk: Desk
     apps: AgentApps
-    colleagues: list[dict[str, str]]
+    colleagues: list[dict[str, Any]]
+    program: str = PROGRAM
 
     def run(self, crew: str, how: str = "once", **settings: Any) -> Ended:
         settings = {"colleagues": self.colleagues, "backoff_seconds": 0.05, **settings}
-        return self.desk.run(sys.executable, PROGRAM, crew, how, **settings)
+        return self.desk.run(sys.executable, self.program, crew, how, **settings)
 
     def lines(self, name: str) -> list[str]:
         path = self.desk.tmp / name
@@ -65,7 +69,7 @@ class Split:
     def prompts(self) -> "Counter[str]":
         """What the models were shown, whoever asked them. CrewAI's planner is shown addresses of objects."""
         shown = (json.dumps(json.loads(line)[1:]) for line in self.lines("prompts"))
-        return Counter(re.sub(r"0x[0-9a-f]+", "0x", text) for text in shown)
+        return Counter(VOLATILE.sub("", text) for text in shown)
 
     @property
     def worked(self) -> set[str]:
@@ -77,20 +81,23 @@ def make(tmp_path, listed_tools):
     """Splits, each in a folder of its own."""
     servers = []
 
-    def made(crew: str, roles: dict[str, str], name: str = "many") -> Split:
+    def made(
+        crew: str, roles: dict[str, str], name: str = "many", *, program: str = PROGRAM, **more: Any
+    ) -> Split:
         (tmp_path / name).mkdir()
         listed = [
-            {"crew": "desk", "agent": f"the_{app}", "role": role, "app": app} for app, role in roles.items()
+            {"crew": "desk", "agent": f"the_{app}", "role": role, "app": app, **more}
+            for app, role in roles.items()
         ]
         gateway = FakeGateway()
         desk = Desk(tmp_path / name, gateway, listed_tools)
-        settings = {"colleagues": listed, "crews": {"desk": f"split:{crew}"}}
+        settings = {"colleagues": listed, "crews": {"desk": f"{Path(program).stem}:{crew}"}}
         apps = AgentApps(desk.config, dict.fromkeys(roles, settings))
         gateway.behave = apps.serves("desk")
         server = serving(gateway)
         server.__enter__()
         servers.append(server)
-        return Split(desk, apps, listed)
+        return Split(desk, apps, listed, program)
 
     yield made
     for server in servers:

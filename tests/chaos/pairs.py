@@ -36,6 +36,7 @@ AGENT = ("agent-child", "agent-worker", "split-daprd")
 SPLIT_SHARED = ("split-gateway", "split-toolhost")
 SPLIT = (*CREW, *AGENT, *SPLIT_SHARED)
 VICTIMS = (*OWN, *SHARED, *CONTROL, *STORE)
+SPLIT_STOPPED = ("crew-worker", "agent-worker", "crew-daprd", "split-daprd")
 STOPPED = ("launcher", "gateway", "agent-daprd", "gateway-daprd", "host-daprd")
 
 SQLITE, POSTGRESQL = STORES = ("sqlite", "postgresql")
@@ -44,6 +45,7 @@ IDLE_IN_REPLAY = (
     "a replay is answered from what the launcher read from the gateway: nothing of it lies with this process"
 )
 NO_PROGRAM = "an agent's program runs from the begin of its task to its answer"
+HOLDS_IT = "that process is stopped to hold this phase, and goes on when the phase is over"
 NO_TOOL = "a delegation needs no tool host; the tool's own phases are those of the other crews"
 
 
@@ -82,6 +84,9 @@ def every_pair() -> Iterator[Pair]:
     for victim in SPLIT:
         for phase in SPLIT_PHASES:
             yield Pair(victim, "KILL", phase)
+    for victim in SPLIT_STOPPED:
+        for phase in SPLIT_PHASES:
+            yield Pair(victim, "STOP", phase)
 
 
 def impossible(pair: Pair, *, store: str = POSTGRESQL) -> str:
@@ -97,6 +102,9 @@ def impossible(pair: Pair, *, store: str = POSTGRESQL) -> str:
 
 
 def _impossible_split(pair: Pair) -> str:
+    held_by = {"after_delegation": "agent-worker", "after_answer": "crew-worker"}
+    if pair.signal == "STOP" and held_by.get(pair.phase) == pair.victim:
+        return HOLDS_IT
     if pair.victim == "agent-child":
         absent = pair.phase in ("before_delegation", "after_delegation", "after_answer")
         return NO_PROGRAM if absent else ""
@@ -126,7 +134,7 @@ def quick() -> list[Pair]:
 
 
 def quick_split() -> list[Pair]:
-    """A handful of a split crew: each victim, and each phase."""
+    """A handful of a split crew: each victim, and each phase; two are stopped."""
     chosen = (
         ("crew-child", "while_pending"),
         ("crew-worker", "after_answer"),
@@ -138,7 +146,11 @@ def quick_split() -> list[Pair]:
         ("split-toolhost", "during_tool"),
         ("crew-child", "during_replay"),
     )
-    return [Pair(victim, "KILL", phase) for victim, phase in chosen]
+    stopped = (("agent-worker", "during_tool"), ("crew-daprd", "while_pending"))
+    return [
+        *(Pair(victim, "KILL", phase) for victim, phase in chosen),
+        *(Pair(victim, "STOP", phase) for victim, phase in stopped),
+    ]
 
 
 def quick_postgresql() -> list[Pair]:

@@ -158,7 +158,9 @@ def test_pairs_of_a_split_crew():
     mine = {pair for pair in every_pair() if pair.split}
     assert {(pair.victim, pair.phase) for pair in mine} == {(v, p) for v in SPLIT for p in SPLIT_PHASES}
     assert {pair for pair in mine if not impossible(pair)} == {p for p in possible(store=SQLITE) if p.split}
-    assert {pair.victim for pair in mine if impossible(pair)} == {"agent-child", "split-toolhost"}
+    left_out = {(pair.victim, pair.signal) for pair in mine if impossible(pair)}
+    killed, stopped = ("agent-child", "split-toolhost"), ("agent-worker", "crew-worker")
+    assert left_out == {*((one, "KILL") for one in killed), *((one, "STOP") for one in stopped)}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from meshgate_deploy.catalogue import catalogue
 from meshgate_deploy.cli_output import Output, duration, show
 from meshgate_deploy.errors import ManifestError, NotFound, UsageError
 from meshgate_deploy.manifest import Manifest
-from meshgate_deploy.runs import choose_app
+from meshgate_deploy.orders import choose_app
 from meshgate_gateway import hosts, inputs
 
 BASE = {"apiVersion": "meshgate/v1", "mesh": "m", "trustDomain": "m.example"}

@@ -150,10 +150,27 @@ def test_workers_know_their_colleagues(tmp_path, split):
     assert made["desk"]["command"][1:] == ["-m", "meshgate_kickoff", "desk.crew:crew"]
     assert made["desk"]["crews"] == {}
     assert made["desk"]["colleagues"][1] == {
-        "crew": "desk", "agent": "billing", "role": "Billing Clerk", "app": "billing"
+        "crew": "desk", "agent": "billing", "role": "Billing Clerk", "app": "billing", "same_storage": False
     }  # fmt: skip
     assert len(made["billing"]["colleagues"]) == 3
     assert made["nightly"]["colleagues"] == []
+
+
+def test_a_named_storage_is_one_for_all(tmp_path):
+    """Each app has a folder of its own, unless the crew's `env` names one, which its agents are given too."""
+    state, text = prepare_state(tmp_path), SPLIT.replace("OPENAI_BASE_URL", "CREWAI_STORAGE_DIR")
+
+    def same(manifest: Manifest, app: str, env: dict[str, str]) -> list[bool]:
+        given = configs.launcher(
+            manifest, state, app, target="t:1", definitions={}, env=env, run_id=None, fork_servers={}
+        )
+        return [one["same_storage"] for one in given["colleagues"]]
+
+    named = {"CREWAI_STORAGE_DIR": "/s"}
+    assert same(_load(tmp_path), "desk", named) == [False, False]
+    assert same(_load(tmp_path, text), "desk", {}) == [False, False]
+    assert same(_load(tmp_path, text), "desk", named) == [True, True]
+    assert same(_load(tmp_path, text), "night", named) == [False]
 
 
 def test_a_run_by_hand_is_no_agents(split):
@@ -200,6 +217,7 @@ def test_a_delegation_is_an_entry_of_the_catalogue(split):
         {"colleagues": {"triage_analyst": PERSONA}},
         {"task": {**TASK, "index": None}},
         {"crew": "night", "agent": "clerk"},
+        {"expects": ["step_callback", "llm_call_completed"]},
     ],
 )
 def test_a_task_of_a_colleague_fits_its_schema(split, change):
@@ -227,6 +245,11 @@ def test_a_task_of_a_colleague_fits_its_schema(split, change):
         {"colleagues": {"triage_analyst": {**PERSONA, "llm": "m"}}},
         {"colleagues": {"triage_analyst": {**PERSONA, "role": "x" * 4097}}},
         {"colleagues": [PERSONA]},
+        {"expects": "step_callback"},
+        {"expects": [7]},
+        {"expects": ["a", "a"]},
+        {"expects": ["x" * 257]},
+        {"expects": [str(n) for n in range(1001)]},
         {"crew": "night", "agent": "clerk", "colleagues": {"triage_analyst": PERSONA}},
     ],
 )

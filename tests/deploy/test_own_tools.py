@@ -108,7 +108,6 @@ def test_another_effect_than_memory_is_refused(tmp_path, effect):
         ("effect: memory", "nothing else is possible"),
         ("execute: agent", "may be memory only, not irreversible"),
         ("execute: agent, effect: memory, reconcile: a.b:c", "nothing outside has to be asked"),
-        ("execute: agent, effect: memory, deadlineSeconds: 3", "cannot be cut short"),
     ],
 )
 def test_what_makes_no_sense_there_is_refused(tmp_path, rule, says):
@@ -177,6 +176,18 @@ def test_a_launcher_knows_only_its_own_apps_tools(tmp_path):
         limits[app] = {row["tool"]: row["own_limit_bytes"] for row in made["tools"]}
     assert limits["desk"] == {"desk.stage": 1_048_576, "orders.refund": None}
     assert limits["nightly"] == {"orders.refund": None}
+
+
+@pytest.mark.parametrize(("rule", "seconds"), [("", 30), (", deadlineSeconds: 2.5", 2.5)])
+def test_a_launcher_knows_how_long_a_body_may_take(tmp_path, rule, seconds):
+    """As a tool host does: what the rule says, else what every tool has."""
+    effect = "execute: agent, effect: memory"
+    manifest = _load(tmp_path, GOOD.replace(effect, effect + rule))
+    rows = {"desk.stage": DEFINITION}
+    state = State(tmp_path, tmp_path)
+    made = configs.launcher(manifest, state, "desk", target="t", definitions=rows, env={}, run_id=None)
+    assert made["tools"][0]["own_deadline_seconds"] == seconds
+    assert catalogue(manifest, rows)["tools"]["desk.stage"]["deadline_seconds"] == seconds
 
 
 def test_own_tools_are_described_without_a_secret(tmp_path):

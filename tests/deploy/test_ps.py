@@ -105,7 +105,7 @@ def status(*, pid: int) -> dict:
             row("gateway", app="gateway"),
             row("desk", app="desk", pid=pid, detail=f"plays {RUN}, rests", **played),
             row("triage-analyst", app="triage-analyst", detail="ended", **idle, **failing),
-            row("run by-hand", app="desk", spiffe_id=row("desk")["spiffe_id"], detail="desk", **terminal),
+            row("replay by-hand", app="desk", spiffe_id=row("desk")["spiffe_id"], detail="desk", **terminal),
         ],
         "fork_servers": [row("fork-server-programs", spiffe_id=None, detail="forks programs")],
         "apps": [
@@ -121,7 +121,7 @@ def test_apps_come_first_and_agents_below_their_crew() -> None:
     table, others, said = text.split("\n\n")
     lines = table.splitlines()
     assert [line[: line.index("  ", 5)].rstrip() for line in lines[1:]] == [
-        "gateway", "desk-tools", "desk", "  program", "  no program", "  terminal", "    no program",
+        "gateway", "desk-tools", "desk", "  program", "  no program", "  replay", "    no program",
         "  triage-analyst",
     ]  # fmt: skip
     assert [line.split()[0] for line in others.splitlines()] == [
@@ -141,7 +141,7 @@ def test_what_an_app_does_is_told_as_data() -> None:
     pid = os.getpid()
     apps = {one["name"]: one for one in ps.measured(status(pid=pid))["apps"]}
     desk = apps["desk"]
-    assert (desk["state"], desk["processes"]) == ("ready", ["desk", "run by-hand"])
+    assert (desk["state"], desk["processes"]) == ("ready", ["desk", "replay by-hand"])
     assert [run["run_id"] for run in desk["runs"]] == [RUN, "rests", "by-hand"]
     assert desk["memory"]["bytes"] > MIB
     assert (apps["triage-analyst"]["state"], apps["triage-analyst"]["restarts"]) == ("restarting", 3)

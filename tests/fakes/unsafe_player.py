@@ -18,7 +18,7 @@ def main(config: str) -> int:
     own = Program(
         command=(sys.executable, "-m", "meshgate_agent"),
         cwd=settings.project_root,
-        stdin=subprocess.DEVNULL,
+        streams=(subprocess.DEVNULL, None, None),
     )
     with unsafe_insecure(settings) as gateway:
         known = gateway.read_run(str(settings.run_id))

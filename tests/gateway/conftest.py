@@ -13,6 +13,7 @@ from meshgate_gateway import catalogue
 from meshgate_gateway.adapters.postgres_store import PostgresStore
 from meshgate_gateway.adapters.sqlite_store import SqliteStore
 from meshgate_gateway.authenticate import Door, Mesh
+from meshgate_gateway.beginnings import Beginnings
 from meshgate_gateway.broker import Broker, Rooms
 from meshgate_gateway.delegations import Delegations
 from meshgate_gateway.drive import Drive
@@ -148,7 +149,8 @@ def make_world(kept: SqliteStore | PostgresStore) -> World:
     drive = Drive(store, vault, recorder, runtime, mesh, clock, delegations, since_ms=clock())
     rooms = Rooms(door, store, slot, vault, recorder, executor, waiters, delegations, drive)
     broker = Broker(rooms=rooms, catalogue=tools, now_ms=clock, wait_seconds=0.05)
-    runs = Runs(door, store, vault, recorder, clock, delegations)
+    beginnings = Beginnings(delegations, verdicts, clock)
+    runs = Runs(door, store, vault, recorder, clock, delegations, beginnings)
     sweeper = Sweeper(store, hosts, executor, clock, delegations, tools.agents)
     journal = Journal(door, store, vault, recorder, clock)
     history = History(store, vault, recorder, mesh, clock)

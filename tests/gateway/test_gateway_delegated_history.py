@@ -14,6 +14,7 @@ from fakes.gateway_wire import serve
 from gateway.conftest import CATALOGUE
 from gateway.delegating import DONE, begin, delegate, end, run_of
 from gateway.test_gateway_archive import asking, export, files_of, key
+from meshgate_gateway import chains
 from meshgate_gateway.adapters.postgres_store import PostgresStore
 from meshgate_gateway.adapters.sqlite_store import SqliteStore
 from meshgate_gateway.calls import delegated_run
@@ -219,54 +220,77 @@ def test_archives_of_both_verify_and_name_each_other(wire, tmp_path) -> None:
     assert wire.admin().ShowRun(pb.ShowRunRequest(run_id=run_id, operator="ann")).result == b""
 
 
-ADDED = ("parent_call", "chain", "narrow")
+ADDED = {8: ("caller", "delegated", "recalling")}
+ADDED[7] = ("parent_call", "chain", "narrow", *ADDED[8])
+BILLING = "spiffe://desk.example/ns/desk/billing"
 
 
 def without(columns: tuple[str, ...], execute: Any) -> None:
     """Makes a database what an earlier version left behind."""
+    for index in ("runs_asked", "runs_recalling"):
+        execute(f"DROP INDEX {index}")
     for column in columns:
         execute(f"ALTER TABLE runs DROP COLUMN {column}")
+    execute("CREATE INDEX runs_open ON runs (app) WHERE state NOT IN ('completed', 'failed', 'cancelled')")
 
 
-def test_a_file_of_an_earlier_version_is_brought_up_to_date(tmp_path) -> None:
-    """Its runs are runs that nobody delegated; the second start has nothing to do."""
+@pytest.mark.parametrize("version", [7, 8])
+def test_a_file_of_an_earlier_version_is_brought_up_to_date(tmp_path, version) -> None:
+    """The second start has nothing to do."""
     path = tmp_path / "s.db"
-    first = SqliteStore(path=path)
-    old(first)
+    old(SqliteStore(path=path))
     with sqlite3.connect(path) as db:
-        without(ADDED, db.execute)
-        db.execute("UPDATE meta SET value = '7' WHERE key = 'schema_version'")
+        without(ADDED[version], db.execute)
+        db.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(version),))
     db.close()
     for _ in range(2):
         store = SqliteStore(path=path)
-        run = store.read(lambda tables: tables.runs.get("old"))
-        assert (run.parent_call, run.chain, run.narrow) == ("", "", "")
+        check_old(store, delegated=version > 7)
         store.close()
     with sqlite3.connect(path) as db:
-        assert db.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone() == ("8",)
+        assert db.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone() == ("9",)
+        names = {row[1] for row in db.execute("PRAGMA index_list(runs)")}
+        assert ("runs_asked" in names, "runs_open" in names) == (True, False)
     db.close()
 
 
-def test_a_database_of_an_earlier_version_is_brought_up_to_date(postgres) -> None:
-    """By the migration that came with delegations."""
+@pytest.mark.parametrize("version", [7, 8])
+def test_a_database_of_an_earlier_version_is_brought_up_to_date(postgres, version) -> None:
+    """By the migrations that came with delegations, and with their bounds."""
     url = postgres.url()
     old(PostgresStore(url=url))
     with psycopg.connect(url) as db:
-        without(ADDED, db.execute)
-        db.execute("UPDATE meshgate_schema SET version_num = '0001'")
+        without(ADDED[version], db.execute)
+        db.execute("UPDATE meshgate_schema SET version_num = %s", (f"000{version - 6}",))
     store = PostgresStore(url=url)
-    run = store.read(lambda tables: tables.runs.get("old"))
-    assert (run.parent_call, run.chain, run.narrow) == ("", "", "")
+    check_old(store, delegated=version > 7)
     store.close()
 
 
-def old(store: Any) -> None:
-    """A run of before."""
-    from meshgate_gateway.model import Run
+def check_old(store: Any, *, delegated: bool) -> None:
+    """Runs of before delegations are runs that nobody delegated; later ones are counted where they belong."""
+    runs = {run.run_id: run for run in store.read(lambda tables: tables.runs.list(10))}
+    if delegated:
+        below = {run_id: (run.caller, run.delegated) for run_id, run in runs.items()}
+        desk = BILLING.replace("billing", "desk")
+        assert below == {"old": ("", 2), "run-c1": (desk, 0), "run-c2": (BILLING, 0), "alone": ("", 0)}
+        assert store.read(lambda tables: tables.runs.open(BILLING, caller=desk)) == 1
+    else:
+        for run in runs.values():
+            assert (run.parent_call, run.chain, run.narrow, run.caller, run.delegated) == ("", "", "", "", 0)
+    assert not any(run.recalling for run in runs.values())
 
-    store.write(
-        lambda tables: tables.runs.insert(
-            Run("old", "spiffe://d/ns/m/desk", "pending", 0, "", 1, 1, 1, 0, "")
-        )
-    )
+
+def old(store: Any) -> None:
+    """Runs of before: one with a task and what that asked for in turn, one alone."""
+    desk, refunds = (BILLING.replace("billing", name) for name in ("desk", "refunds"))
+    links = (chains.Link("desk", desk, "old"), chains.Link("billing", BILLING, "run-c1"))
+    blank = Run("old", desk, "pending", 0, "", 1, 1, 1, 0, "")
+    made = [
+        blank,
+        replace(blank, run_id="run-c1", app=BILLING, parent_call="c1", chain=chains.written(links[:1])),
+        replace(blank, run_id="run-c2", app=refunds, parent_call="c2", chain=chains.written(links)),
+        replace(blank, run_id="alone"),
+    ]
+    store.write(lambda tables: [tables.runs.insert(run) for run in made])
     store.close()

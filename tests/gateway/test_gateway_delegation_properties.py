@@ -3,13 +3,14 @@
 import contextlib
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 from fakes.gateway_parts import ALLOW, deny, peer
 from gateway.conftest import make_world
 from gateway.delegating import begin, delegate, end
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from meshgate_gateway import chains
+from meshgate_gateway import chains, delegations
 from meshgate_gateway.adapters.sqlite_store import SqliteStore
 from meshgate_gateway.answers import OPEN
 from meshgate_gateway.calls import delegated_run
@@ -78,17 +79,18 @@ def check(world) -> None:
         assert row.take == min(run.attempt, 1)
         if row.state in OPEN:
             assert (row.state is State.SENT) is bool(run.attempt)
-            assert not asking.ended or run.state == "cancelling"
-            assert asking.state != "cancelling" or run.state == "cancelling"
+            told = run.state == "cancelling" or asking.recalling  # or it is still to be told
+            assert not asking.ended or told
+            assert asking.state != "cancelling" or told
         elif row.state is State.DONE:
             assert run.state == "completed"
 
 
 @settings(max_examples=60, deadline=None)
-@given(steps=st.lists(STEPS, min_size=5, max_size=40))
-def test_call_and_run_never_part(steps) -> None:
+@given(steps=st.lists(STEPS, min_size=5, max_size=40), size=st.sampled_from([1, 2, 10]))
+def test_call_and_run_never_part(steps, size) -> None:
     """In any order of questions, attempts, ends, an operator's words, sweeps and faults of the store."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, patch.object(delegations, "SLICE", size):
         world = make_world(SqliteStore(path=Path(folder) / "s.db"))
         world.broker._wait_seconds = 0.0
         world.begin()
@@ -96,4 +98,8 @@ def test_call_and_run_never_part(steps) -> None:
             with contextlib.suppress(Refused, StoreUnavailable):
                 act(world, kind, which, what)
             check(world)
+        act(world, "store", 0, "works")
+        world.sweeper.sweep()
+        check(world)
+        assert not world.store.read(lambda tables: tables.runs.recalling(limit=1))
         world.store.close()

@@ -74,16 +74,31 @@ def test_a_second_verdict_is_bound_too(world) -> None:
     assert world.records("decision")[-1]["reasons"] == ["narrowed"]
 
 
-def test_what_is_in_force_when_it_begins_binds(world) -> None:
-    """A delegation that is decided on again before it began is under the newer narrow."""
-    world.policy.answer = narrowing({REFUND: {}})
+def test_what_every_verdict_narrowed_binds(world) -> None:
+    """A delegation that is decided on again before it began is under the newer narrow too."""
+    older = {REFUND: {"amount": {"max": 50}}, LOOKUP: {}}
+    world.policy.answer = narrowing(older)
     answer = delegate(world)
-    world.runs.start_attempt(peer("desk"), run_id="run-1", launcher="l2")
-    world.policy.answer = narrowing({LOOKUP: {}})
-    delegate(world, attempt=2)
+    for launcher, tools in (("l2", older), ("l3", {REFUND: {"amount": {"max": 500, "min": 10}}})):
+        attempt = world.runs.start_attempt(peer("desk"), run_id="run-1", launcher=launcher).attempt
+        world.policy.answer = narrowing(tools)
+        delegate(world, attempt=attempt)
+    world.runs.start_attempt(peer("desk"), run_id="run-1", launcher="l4")
+    world.policy.answer = ALLOW
+    delegate(world, attempt=4)
+    assert len(rule.read(world.run(run_of(answer)).narrow)) == 2
     begin(world, run_of(answer))
-    assert asked(world, run_of(answer), order="A1", amount=1).reasons == ("narrowed",)
-    assert asked(world, run_of(answer), tool=LOOKUP, order="A1").state is State.DONE
+    reasons = [asked(world, run_of(answer), order="A1", amount=amount).reasons for amount in (9, 10, 50, 51)]
+    assert reasons == [("narrowed",), (), (), ("narrowed",)]
+    assert asked(world, run_of(answer), tool=LOOKUP, order="A1").reasons == ("narrowed",)
+
+
+def test_a_truth_value_is_no_number_among_narrows_either() -> None:
+    """Two that Python holds to be equal, and are not: both are kept."""
+    narrows = [{"tools": {"a.b": {"x": {"in": [value]}}}} for value in (1, True)]
+    text = rule.added(rule.added("", {"narrow": narrows[0]}), {"narrow": narrows[1]})
+    assert [rule.holds(rule.read(text), "a.b", {"x": value}) for value in (1, True)] == [False, False]
+    assert rule.added(text, {"narrow": narrows[0]}) == rule.added(text, {}) == text
 
 
 @pytest.mark.parametrize(

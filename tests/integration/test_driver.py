@@ -236,8 +236,8 @@ def test_whose_program_a_process_is_can_be_told(mesh) -> None:
             [*command, "python", "nightly.py", "tell:terminal", "pay:o-told-2"], cwd=mesh.root
         )
         eventually(lambda: mesh.effects("o-told-1") and mesh.effects("o-told-2"), "both calls are under way")
-        for name, run_id in (("nightly", "told"), ("run terminal", "terminal")):
-            (found,) = programs(mesh, name)
+        for run_id in ("told", "terminal"):
+            (found,) = [one for one in programs(mesh, "nightly") if one["run_id"] == run_id]
             pid = int((mesh.root / f"{run_id}.pid").read_text())
             assert found.pop("memory")["bytes"] > 0
             assert found == {"run_id": run_id, "attempt": 1, "pid": pid}

@@ -148,7 +148,7 @@ def test_a_run_is_kept_as_an_archive_and_forgotten(mesh) -> None:
         (("runs", "rerun", "old", "--yes"), "was purged"),
         (("runs", "export", "old"), "is there already"),
         (("runs", "export", "old", "-o", "new.tar.gz"), "was purged"),
-        (("run", "--app", "nightly", "--run-id", "old", "--", *program), "run_purged"),
+        (("run", "--app", "nightly", "--run-id", "old", "--", *program), "was purged"),
     ):
         done = cli(mesh, *refused)
         assert (done.returncode != 0, word in done.stderr) == (True, True), (refused, done.stderr)

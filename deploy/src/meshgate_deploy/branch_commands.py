@@ -48,8 +48,8 @@ def fork(  # noqa: PLR0913 - one option per field
 ) -> None:
     """Start a new run that has the first steps of one that ended, and goes its own way behind them.
 
-    The new run's id is printed; the old one is not changed. The app's worker plays it; a
-    command that was begun at a terminal runs in the folder where you are.
+    The new run's id is printed; the old one is not changed. The app's worker plays it, a
+    command in the folder of the old one.
     """
     branch(project, run_id, origin="fork", steps=from_step, edit=_read(edit), new_id=new_id, yes=yes)
 
@@ -57,8 +57,8 @@ def fork(  # noqa: PLR0913 - one option per field
 def rerun(run_id: RunId, *, new_id: NewId = None, yes: Yes = False, project: Project = None) -> None:
     """Start a new run with the same command as one that ended, from its beginning.
 
-    The new run's id is printed; the old one is not changed. The app's worker plays it; a
-    command that was begun at a terminal runs in the folder where you are.
+    The new run's id is printed; the old one is not changed. The app's worker plays it, a
+    command in the folder of the old one.
     """
     branch(project, run_id, origin="rerun", steps=0, edit=b"", new_id=new_id, yes=yes)
 

@@ -10,8 +10,6 @@ from meshgate_deploy.errors import DependencyUnavailable, ManifestError, Problem
 from meshgate_deploy.manifest import Manifest, ToolRule
 from meshgate_deploy.manifest_lines import suggest
 
-DEFAULT_DEADLINE_SECONDS = 30.0
-
 
 def read_definitions(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     """Tool id to definition, over all hosts.
@@ -73,7 +71,7 @@ def _entry(tool: str, definition: Mapping[str, Any], rule: ToolRule) -> dict[str
         "effect": rule.effect,
         "idempotent": rule.idempotent,
         "repeat": rule.repeat or ("allow" if rule.effect == "read" else "same"),
-        "deadline_seconds": rule.deadline_seconds or DEFAULT_DEADLINE_SECONDS,
+        "deadline_seconds": rule.deadline_seconds or own_tools.DEFAULT_DEADLINE_SECONDS,
         "definition_sha256": definition["definition_sha256"],
         "reconcile": rule.reconcile is not None,
     }

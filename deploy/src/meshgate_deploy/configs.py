@@ -17,6 +17,8 @@ from meshgate_deploy.manifest import Manifest, ToolEntry
 from meshgate_deploy.state import State
 from meshgate_deploy.store_url import is_postgresql
 
+STORAGE = "CREWAI_STORAGE_DIR"  # CrewAI's: where memory and knowledge lie
+
 
 def ready_file(state: State, app: str) -> Path:
     """Appears when the process serves."""
@@ -24,8 +26,8 @@ def ready_file(state: State, app: str) -> Path:
 
 
 def programs_file(state: State, run_id: str) -> Path:
-    """Where the launcher of a run at a terminal says which program plays it."""
-    return state.run / f"run-{run_id}.programs"
+    """Where the launcher of a replay says which program plays it."""
+    return state.run / f"replay-{run_id}.programs"
 
 
 def definitions_file(state: State, host: str) -> Path:
@@ -142,11 +144,15 @@ def launcher(  # noqa: PLR0913 - what one run is made of
                 "tool": tool,
                 "identity": row["identity"],
                 "own_limit_bytes": own_limits.limit_bytes(manifest, tool),
+                "own_deadline_seconds": own_limits.deadline_seconds(manifest, tool),
             }
             for tool, row in sorted(definitions.items())
             if tool.partition(".")[0] not in manifest.runners or tool.startswith(f"{app}.")
         ],
-        "colleagues": [dataclasses.asdict(one) for one in manifest.colleagues(app)],
+        "colleagues": [
+            {**dataclasses.asdict(one), "same_storage": _same_storage(manifest, app, one.app, env)}
+            for one in manifest.colleagues(app)
+        ],
         "crews": crews_of(manifest, app),
         "expects_report": kind != "program",
         "env": dict(env),
@@ -159,6 +165,12 @@ def launcher(  # noqa: PLR0913 - what one run is made of
         "fork_servers": dict(fork_servers),
         "programs_file": str(programs_file(state, run_id)) if run_id else None,
     }
+
+
+def _same_storage(manifest: Manifest, app: str, other: str, env: Mapping[str, str]) -> bool:
+    """Whether CrewAI's storage lies in one folder for both: each has its own unless both are given one."""
+    named = all(STORAGE in manifest.runner(one).env for one in (app, other))
+    return app == other or (named and bool(env.get(STORAGE)))
 
 
 def worker(  # noqa: PLR0913 - what one worker is made of
@@ -189,6 +201,7 @@ def worker(  # noqa: PLR0913 - what one worker is made of
         "runs_at_once": manifest.runner(app).runs_at_once,
         "dapr": _sidecar(state, name, sidecar),
         "ready_file": str(ready_file(state, name)),
+        "terminals": str(state.terminals),
     }
 
 

@@ -13,6 +13,8 @@ EFFECT = "external"  # whatever the agent's own tools do; each of these is decid
 DEADLINE_SECONDS = 86_400.0  # the longest a rule may say; what bounds a delegation is the bounds of its run
 MAX_CHARACTERS = 262_144  # of one text: the gateway takes no larger arguments in all
 MAX_NAME_CHARACTERS = 4096
+MAX_EXPECTED = 1000  # a callback, and types of events that are listened to; CrewAI has some 150
+MAX_EXPECTED_CHARACTERS = 256
 MAX_TASKS = 10_000  # the index of a task in its crew
 
 
@@ -48,6 +50,7 @@ def arguments_schema(agents: Sequence[Colleague], isolated: Sequence[Colleague])
         ),
         context={"type": ["string", "null"], "maxLength": MAX_CHARACTERS},
     )
+    schema["properties"]["expects"] = _expects()
     others = [_others(one, isolated) for one in agents]
     if any(others):  # what is not required, and of the crew's other agents alone
         schema["properties"]["colleagues"] = _personas({key for keys in others for key in keys})
@@ -68,6 +71,12 @@ def arguments_schema(agents: Sequence[Colleague], isolated: Sequence[Colleague])
 def _others(agent: Colleague, isolated: Sequence[Colleague]) -> list[str]:
     """The keys of its colleagues."""
     return sorted(one.agent for one in isolated if one.crew == agent.crew and one.agent != agent.agent)
+
+
+def _expects() -> dict[str, Any]:
+    """What is set in the asking process and must be in the agent's: not required, left out when empty."""
+    names = {"type": "string", "maxLength": MAX_EXPECTED_CHARACTERS}
+    return {"type": "array", "maxItems": MAX_EXPECTED, "uniqueItems": True, "items": names}
 
 
 def _personas(keys: set[str]) -> dict[str, Any]:

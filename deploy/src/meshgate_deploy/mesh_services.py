@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from meshgate_identities.attestation import Process
@@ -23,6 +24,7 @@ from meshgate_deploy.processes import Command
 from meshgate_deploy.runtime import RuntimeBinaries
 from meshgate_deploy.services import Service, Start, http_ready
 from meshgate_deploy.state import State, new_token, write_private
+from meshgate_deploy.terminals import Terminals
 
 SYSTEM_PATH = "/usr/bin:/bin"
 
@@ -39,9 +41,10 @@ class MeshServices:
         environment: Environment,
         enroller: Enroller,
         preloaded: Preloaded,
+        terminals: Terminals,
     ) -> None:
         self._manifest, self._state, self._binaries = manifest, state, binaries
-        self._preloaded = preloaded
+        self._preloaded, self._terminals = preloaded, terminals
         self._environment, self._enroller = environment, enroller
         self.plane = Plane(manifest.mesh, manifest.trust_domain, "", "", "", "")
         self.sidecars: dict[str, Invocation] = {}
@@ -168,11 +171,16 @@ class MeshServices:
                 fork_servers=self._preloaded.programs.addresses,
             ),
             env=self._environment.base,
-            told=self._preloaded.programs.admit,
+            told=partial(self._admit, app),
             ready=configs.ready_file(self._state, name).exists,
             name=name,
             death_signal=signal.SIGTERM,  # it ends its programs before it goes
         )  # fmt: skip
+
+    def _admit(self, app: str, worker: Process) -> None:
+        """What a worker may ask for: forks of programs, and terminals of its app's runs."""
+        self._preloaded.programs.admit(worker)
+        self._terminals.admit(app, worker)
 
     def _ours(  # noqa: PLR0913 - what tells one process of ours from another
         self,

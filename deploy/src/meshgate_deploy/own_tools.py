@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 RULE = "{execute: agent, effect: memory}"
 MAX_RESULT_BYTES = 1_048_576  # as a tool host's tools have it
+DEFAULT_DEADLINE_SECONDS = 30.0  # of every tool
 DESCRIBE_SECONDS = 60.0  # as long as a tool host may take to be ready
 POLL_SECONDS = 0.1
 
@@ -46,8 +47,6 @@ def _wrong(rule: "ToolRule") -> str:
         return f"its effect may be memory only, not {rule.effect}"
     if rule.reconcile is not None:
         return "nothing outside has to be asked what came of it"
-    if rule.deadline_seconds is not None:
-        return "its body cannot be cut short there; stallSeconds of the app bounds it"
     return ""
 
 
@@ -90,6 +89,12 @@ def limit_bytes(manifest: "Manifest", tool: str) -> int | None:
         return None
     rule = manifest.tools.get(tool)
     return (rule.max_result_bytes if rule else None) or MAX_RESULT_BYTES
+
+
+def deadline_seconds(manifest: "Manifest", tool: str) -> float:
+    """How long the body of such a tool may take."""
+    rule = manifest.tools.get(tool)
+    return (rule.deadline_seconds if rule else None) or DEFAULT_DEADLINE_SECONDS
 
 
 def describe(processes: Processes, command: Command, stop: threading.Event) -> None:

@@ -30,12 +30,12 @@ def register(app: typer.Typer) -> None:
 
 
 def init(project: Folder = None, force: Force = False) -> None:  # noqa: FBT002 (typer's form of a flag)
-    """Write a commented meshgate.yaml, and a policy that allows nothing."""
+    """Write a commented meshgate.yaml with the crews and agents found, and policies that allow nothing."""
     from meshgate_deploy.init import init as write
 
     for path in write(project or Path.cwd(), force=force):
         typer.echo(str(path))
-    note("next: edit meshgate.yaml, then meshgate doctor")
+    note("next: edit meshgate.yaml and policies, then meshgate doctor; scan also finds tools and grants")
 
 
 def scan(  # noqa: PLR0913, PLR0917 (one parameter per option)

@@ -55,7 +55,7 @@ def _measured(row: Row, families: Families) -> dict[str, Any]:
 
 def _app(app: Row, rows: Sequence[Row], families: Families) -> dict[str, Any]:
     """An app that has no process now is `stopped`; of several, the state is of one that is not ready."""
-    states = [row["state"] for row in rows if not _is_launcher(row)]
+    states = [row["state"] for row in rows if not _is_replay(row)]
     return {
         **app,
         "state": next((state for state in states if state != "ready"), states[0] if states else "stopped"),
@@ -85,7 +85,7 @@ def text(status: Row) -> str:
     said = [
         f"{row['name']}: {row['detail']}"
         for row in status["processes"]
-        if row["detail"] and not _is_launcher(row) and not row.get("runs")
+        if row["detail"] and not _is_replay(row) and not row.get("runs")
     ]
     parts = (_fitting(_rows(status)), _fitting(others), "\n".join(said))
     return "\n\n".join(filter(None, parts))
@@ -106,7 +106,7 @@ def _rows(status: Row) -> list[dict[str, Any]]:
     for app in _ordered(status["apps"]):
         for process in status["processes"]:
             if process.get("app") == app["name"]:
-                depth = "  " if app["crews"] or _is_launcher(process) else ""
+                depth = "  " if app["crews"] or _is_replay(process) else ""
                 rows.append(_line(process, depth))
                 rows += _playing(process, depth + "  ")
     return rows
@@ -122,7 +122,7 @@ def _ordered(apps: Sequence[Row]) -> list[Row]:
 
 
 def _line(process: Row, depth: str) -> dict[str, Any]:
-    name = "terminal" if _is_launcher(process) else process["name"]
+    name = "replay" if _is_replay(process) else process["name"]
     return {
         **process, "name": depth + name,
         "up": "" if process["up_seconds"] is None else duration(process["up_seconds"]),
@@ -159,5 +159,5 @@ def _size(memory: Row | None) -> str | None:
     return f"{about}{memory['bytes'] / MIB:.0f} MB"
 
 
-def _is_launcher(process: Row) -> bool:
-    return str(process["name"]).startswith("run ")  # no app's name has a space
+def _is_replay(process: Row) -> bool:
+    return str(process["name"]).startswith("replay ")  # no app's name has a space

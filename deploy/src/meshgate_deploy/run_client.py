@@ -68,16 +68,21 @@ def _check_words(command: Sequence[str]) -> None:
 
 def _converse(state: State, request: dict[str, Any], say: Callable[[str], None] | None) -> int:
     """Waits for the run's end; with `say` it is a detached one, and only its start is told."""
-    streams = () if say else (0, 1, 2)
+    streams, run_id = () if say else (0, 1, 2), request["run_id"]
     with connect(state.control) as sock, _forwarding(sock):
         for answer in converse(sock, request, streams):
+            run_id = answer.get("run_id", run_id)
             if "exit" in answer:
                 return int(answer["exit"])
             if say:
                 sys.stdout.write(f"{answer['run_id']}\n")
                 say(f"next: meshgate logs -f {answer['app']}")
                 return 0
-    raise DependencyUnavailable("the supervisor ended during the run", next_step="meshgate logs supervisor")
+    raise DependencyUnavailable(
+        "the supervisor ended during the run",
+        why="" if request["replay"] else "the run goes on without its terminal when the mesh is up again",
+        next_step=f"meshgate up, then meshgate runs {'replay' if request['replay'] else 'watch'} {run_id}",
+    )
 
 
 @contextlib.contextmanager

@@ -118,7 +118,7 @@ def replay(run_id: RunId, *, project: Project = None) -> None:
     """Run the program again on nothing but the run's journal: equal, or the first difference.
 
     No model is asked and no tool called. Status 0 when it is equal, 1 when not, 125 for a failure of ours.
-    A run that was started at a terminal is replayed from the folder you are in, any other from its own.
+    It is replayed in its own folder, and prints here.
     """
     from meshgate_deploy.run_client import run_program
 

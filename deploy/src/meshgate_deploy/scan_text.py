@@ -36,7 +36,7 @@ def manifest(findings: Findings) -> str:
     programs = [app for app in findings.apps if not app.crew]
     if crews:
         lines.append("crews:")
-        lines += [line for app in crews for line in _crew(app)]
+        lines += [line for app in crews for line in crew(app)]
     if programs:
         lines.append("programs:")
         for app in programs:
@@ -53,7 +53,8 @@ def manifest(findings: Findings) -> str:
     return "\n".join([*lines, "policies: policies", "store: sqlite", ""])
 
 
-def _crew(app: App) -> list[str]:
+def crew(app: App) -> list[str]:
+    """A crew and its agents, as lines of the manifest."""
     lines = [f"  {app.name}:", f"    crew: {_flow(app.crew)}"]
     if app.isolated:
         lines.append("    isolate: agents  # each is an app with an identity and a policy of its own")

@@ -72,6 +72,11 @@ class State:
         """The SPIFFE Workload API's socket."""
         return self.sockets / "workload.sock"
 
+    @property
+    def terminals(self) -> Path:
+        """The supervisor's socket for workers."""
+        return self.sockets / "terminals.sock"
+
     def log(self, name: str) -> Path:
         """A process's log file."""
         return self.logs / f"{name}.log"

@@ -16,7 +16,7 @@ def status(  # noqa: PLR0913 - what is known of each kind of process
     state: State,
     *,
     services: Iterable[Row],
-    launchers: Iterable[Row],
+    replays: Iterable[Row],
     fork_servers: Iterable[Row],
     ready: bool,
 ) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def status(  # noqa: PLR0913 - what is known of each kind of process
         manifest: which apps there are.
         state: where workers say what they play.
         services: rows of what is kept running.
-        launchers: rows of runs at a terminal.
+        replays: rows of replays at a terminal.
         fork_servers: rows of what the others are forked from.
         ready: whether the mesh is up.
     """
@@ -34,7 +34,7 @@ def status(  # noqa: PLR0913 - what is known of each kind of process
     return {
         "ready": ready,
         "mesh": manifest.mesh, "trust_domain": manifest.trust_domain, "pid": os.getpid(),
-        "processes": [*(_service(row, manifest, state, owners) for row in services), *map(dict, launchers)],
+        "processes": [*(_service(row, manifest, state, owners) for row in services), *map(dict, replays)],
         "fork_servers": [*map(dict, fork_servers)],
         "apps": [_app(manifest, app) for app in manifest.apps],
     }  # fmt: skip

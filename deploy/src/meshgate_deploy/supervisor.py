@@ -53,22 +53,23 @@ from meshgate_deploy.errors import (
 )
 from meshgate_deploy.manifest import Manifest, load
 from meshgate_deploy.mesh_services import MeshServices
+from meshgate_deploy.orders import Order, choose_app, forward
 from meshgate_deploy.policy_plane import PolicyPlane
 from meshgate_deploy.preloaded import Preloaded
 from meshgate_deploy.processes import Processes, become_subreaper, clean_leftovers, reap_orphans
-from meshgate_deploy.runs import Order, Runs, choose_app
+from meshgate_deploy.replays import Replays
 from meshgate_deploy.runtime import RuntimeBinaries
 from meshgate_deploy.services import Service, Services
 from meshgate_deploy.sidecar_watch import Sidecar, SidecarWatch
 from meshgate_deploy.state import State, prepare_state, write_private
 from meshgate_deploy.status import status
+from meshgate_deploy.terminals import Terminals
 
 Say = Callable[[str], None]
 TICK_SECONDS = 0.5
 CONNECT_SECONDS = 30.0
 HOST_RESTARTS = 3  # before it has connected even once: it will not
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-FORWARDED = {"INT": signal.SIGINT, "TERM": signal.SIGTERM, "HUP": signal.SIGHUP}
 
 
 class Supervisor:
@@ -117,6 +118,7 @@ class Supervisor:
 
     def _live(self) -> None:
         self._workload_api.start()
+        self._terminals.start()
         try:
             self._up()
             self._serve()
@@ -162,21 +164,22 @@ class Supervisor:
             cancelled=self._stop,
         )  # fmt: skip
         self._policies = PolicyPlane(manifest=manifest, state=state, opa=binaries.opa)
+        self._operator = Operator(
+            authority=self._authority, manifest=manifest, target=lambda: self._mesh.gateway_target
+        )
+        self._terminals = Terminals(state.terminals, self._operator.call)
         self._mesh = MeshServices(
             manifest=manifest, state=state, binaries=binaries, environment=self._environment,
-            enroller=self._enroller, preloaded=self._preloaded,
+            enroller=self._enroller, preloaded=self._preloaded, terminals=self._terminals,
         )  # fmt: skip
         self._services = Services(
             processes=processes, workload_api=self._workload_api, report=self._report, cancelled=self._stop
         )
-        self._runs = Runs(
+        self._replays = Replays(
             manifest=manifest, state=state, processes=processes, workload_api=self._workload_api,
             environment=self._environment, target=lambda: self._mesh.gateway_target,
             preloaded=self._preloaded,
         )  # fmt: skip
-        self._operator = Operator(
-            authority=self._authority, manifest=manifest, target=lambda: self._mesh.gateway_target
-        )
 
     def _up(self) -> None:
         """The order of a start."""
@@ -206,7 +209,7 @@ class Supervisor:
             [
                 partial(services.start, mesh.gateway(self._policies.place)),
                 *(
-                    partial(self._start, partial(mesh.worker, app, name, self._runs.definitions))
+                    partial(self._start, partial(mesh.worker, app, name, self._replays.definitions))
                     for app in manifest.runners
                     for name in manifest.replicas(app)
                 ),
@@ -256,8 +259,8 @@ class Supervisor:
     def _write_catalogue(self) -> None:
         apps = (*self.manifest.toolhosts, *self.manifest.own_tools)
         files = {app: configs.definitions_file(self.state, app) for app in apps}
-        self._runs.definitions = catalogue.read_definitions(files)
-        made = catalogue.catalogue(self.manifest, self._runs.definitions)
+        self._replays.definitions = catalogue.read_definitions(files)
+        made = catalogue.catalogue(self.manifest, self._replays.definitions)
         write_private(configs.catalogue_file(self.state), json.dumps(made, indent=2).encode())
         self._policies.active = self._policies.rehearse(self._first, made["tools"])
         self._activation = Activation(
@@ -309,7 +312,8 @@ class Supervisor:
 
     def _down(self) -> None:
         self._ready.clear()
-        self._runs.stop()
+        self._terminals.close()
+        self._replays.stop()
         self._services.stop()
         self._preloaded.close()
         self._workload_api.close()
@@ -357,47 +361,38 @@ class Supervisor:
 
     def _status(self) -> dict[str, Any]:
         return status(
-            self.manifest, self.state, services=self._services.rows, launchers=self._runs.rows,
+            self.manifest, self.state, services=self._services.rows, replays=self._replays.rows,
             fork_servers=self._preloaded.rows, ready=self._ready.is_set(),
         )  # fmt: skip
-
-    def _start_order(self, request: dict[str, Any]) -> dict[str, Any]:
-        """A detached run is the worker's, so it needs neither the asker nor this supervisor."""
-        command = tuple(map(str, request["command"]))
-        app = choose_app(self.manifest, request.get("app"), command)
-        answer = self._operator.call(
-            "StartRun",
-            {
-                "app": app, "run_id": request.get("run_id") or uuid7(), "command": command,
-                "cwd": str(request["cwd"]), "env": carried(request.get("asker") or {}),
-            },
-        )  # fmt: skip
-        return {"run_id": answer["run"]["run_id"], "app": app}
 
     def _run_order(
         self, request: dict[str, Any], descriptors: list[int], connection: socket.socket, send: Send
     ) -> None:
+        """A detached run needs neither the asker nor this supervisor."""
+        command = tuple(map(str, request["command"]))
+        app = choose_app(self.manifest, request.get("app"), command)
+        run_id, asker = str(request.get("run_id") or uuid7()), dict(request.get("asker") or {})
         if len(descriptors) != STREAMS:
-            send(self._start_order(request))
+            order = {"app": app, "run_id": run_id, "command": command, "cwd": str(request["cwd"])}
+            answer = self._operator.call("StartRun", {**order, "env": carried(asker)})
+            send({"run_id": answer["run"]["run_id"], "app": app})
             return
-        streams = (descriptors[0], descriptors[1], descriptors[2])
-        order = Order(
-            app=request.get("app"), run_id=request.get("run_id"), command=tuple(map(str, request["command"])),
-            cwd=Path(request["cwd"]), asker=dict(request.get("asker") or {}), streams=streams,
-            replay=request.get("replay") is True,
+        attended = Order(
+            app=app, run_id=run_id, command=command, cwd=Path(request["cwd"]), asker=asker,
+            streams=(descriptors[0], descriptors[1], descriptors[2]),
         )  # fmt: skip
-        running = self._runs.start(order)
-        send({"run_id": running.run_id, "app": running.app, "pid": running.child.pid})
-        threading.Thread(target=self._forward, args=(connection, running.signal), daemon=True).start()
-        send({"exit": self._runs.wait(running)})
+        play = self._replay if request.get("replay") is True else self._attend
+        send({"exit": play(attended, connection, lambda: send({"run_id": run_id, "app": app}))})
 
-    @staticmethod
-    def _forward(connection: socket.socket, deliver: Callable[[int], None]) -> None:
-        """Hands on the signals that the asker got; when it goes away, its run is cancelled."""
-        with connection.makefile("rb") as lines:
-            try:
-                for line in lines:
-                    deliver(FORWARDED.get(json.loads(line).get("signal"), signal.SIGTERM))
-            except (OSError, ValueError):
-                return
-        deliver(signal.SIGTERM)
+    def _attend(self, order: Order, connection: socket.socket, begun: Callable[[], None]) -> int:
+        with self._terminals.at(order) as terminal:
+            threading.Thread(target=forward, args=(connection, terminal.signal), daemon=True).start()
+            terminal.ordered()
+            begun()
+            return terminal.wait()
+
+    def _replay(self, order: Order, connection: socket.socket, begun: Callable[[], None]) -> int:
+        replaying = self._replays.start(order)
+        begun()
+        threading.Thread(target=forward, args=(connection, replaying.signal), daemon=True).start()
+        return self._replays.wait(replaying)

@@ -12,6 +12,21 @@ def acts(run: Run, number: int) -> bool:
     return bool(run.launcher) and run.attempt == number and not run.ended and run.state not in HELD
 
 
+def begun(run: Run, launcher: str, *, now_ms: int) -> Run:
+    """The run with its next attempt, which every older one is superseded by."""
+    before = ended(run, lost=True) if run.launcher else run
+    return replace(
+        before,
+        state="running",
+        attempt=run.attempt + 1,
+        begun_steps=run.recorded_steps,
+        launcher=launcher,
+        detail="",
+        updated_ms=now_ms,
+        heartbeat_ms=now_ms,
+    )
+
+
 def ended(run: Run, *, crashed: bool = False, lost: bool = False) -> Run:
     """The run without its current attempt. How many failed is kept here, so that it outlives every worker.
 
@@ -24,7 +39,7 @@ def ended(run: Run, *, crashed: bool = False, lost: bool = False) -> Run:
 
 def cancelled(run: Run, why: str) -> Run:
     """The run as it is once it is to be cancelled: over at once, unless somebody is at it."""
-    idle = run.state in ("pending", "paused")
+    idle = run.state in ("pending", "paused") or not run.attempt
     return replace(run, state="cancelled" if idle else "cancelling", detail=why)
 
 

@@ -13,6 +13,7 @@ from meshgate_gateway.adapters.services import AdminServicer, BrokerServicer, Ru
 from meshgate_gateway.admin import SAMPLE, Admin
 from meshgate_gateway.archive import Archive
 from meshgate_gateway.authenticate import Door, Mesh, Verifier
+from meshgate_gateway.beginnings import Beginnings
 from meshgate_gateway.broker import WAIT_SECONDS, Broker, Rooms
 from meshgate_gateway.delegations import Delegations
 from meshgate_gateway.drive import Drive, RunRuntime
@@ -134,7 +135,8 @@ class Gateway:
 
     def _services(self, door: Door, vault: Vault, mesh: Mesh) -> Services:
         parts, tools = self._parts, mesh.catalogue
-        runs = Runs(door, parts.store, vault, self.recorder, parts.now_ms, self.delegations)
+        beginnings = Beginnings(self.delegations, self.hosts.verdicts, parts.now_ms)
+        runs = Runs(door, parts.store, vault, self.recorder, parts.now_ms, self.delegations, beginnings)
         journal = Journal(door, parts.store, vault, self.recorder, parts.now_ms)
         own_calls = OwnCalls(door, parts.store, vault, self.recorder, self.hosts.waiters, parts.now_ms)
         admin = Admin(

@@ -2,14 +2,16 @@
 
 The call's decision, its ledger row and the run are made in one transaction. The run's first attempt is the
 begin of the effect, and the transaction that ends the run, however it ends, settles the call. When a run ends
-or is cancelled, what it had asked for below is cancelled with it: nobody is there to take the answer.
+or is cancelled, what it had asked for below is cancelled with it: nobody is there to take the answer. A
+large family takes several transactions, so that others write in between: until the last of them, a run whose
+callees are not all told is marked. Nothing below it can begin meanwhile, see `beginnings`.
 
-Everything here is called within a transaction that somebody else opened, but for `wake`.
+Everything here is called within a transaction that somebody else opened, but for `wake` and `recall`.
 """
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from meshgate_gateway import attempts, calls, chains, ledger, narrowing
 from meshgate_gateway.answers import OPEN
@@ -20,11 +22,19 @@ from meshgate_gateway.model import Caller, LedgerRow, Outcome, ResultKind, Run, 
 from meshgate_gateway.notes import note
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder
-from meshgate_gateway.store import CallQuery, Tables
+from meshgate_gateway.store import CallQuery, Store, Tables
 
 MAX_ANSWER_BYTES = 3_145_728  # below gRPC's default 4 MiB receive limit, as of any call
 MAX_MESSAGE_CHARACTERS = 500  # one line for a model
 MAX_BELOW = 10_000  # as many calls as a run has steps
+SLICE = 10  # runs cancelled per transaction: 10 ms that others wait on SQLite, 50 on PostgreSQL
+
+
+@dataclass(slots=True)
+class Room:
+    """How many runs a transaction may still end."""
+
+    left: int = field(default_factory=lambda: SLICE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +58,29 @@ class Delegations:
     ) -> None:
         """Makes the run of a delegation that was allowed just now.
 
-        Allowed once more before it began, only what may be done below it is put anew.
+        Allowed once more before it began, it only may be narrowed further.
 
         Raises:
-            Conflict: too many runs of the callee have not ended.
+            Conflict: too many runs of the callee have not ended, or too many were asked for.
         """
+        if tables.runs.get(calls.delegated_run(row.call_id)) is not None:
+            self.narrowed(tables, row, obligations)
+            return
         asking = tables.runs.get(row.run_id)
         if asking is None:
             raise RuntimeError("a delegation belongs to a run")
-        narrows = [*narrowing.read(asking.narrow)]
-        if narrowing.NAME in obligations:
-            narrows.append(narrowing.parse(obligations[narrowing.NAME]))
+        narrow = narrowing.added(asking.narrow, obligations)
+        self._make(tables, row, caller, asking, narrow, arguments)
+
+    @staticmethod
+    def narrowed(tables: Tables, row: LedgerRow, obligations: Mapping[str, object]) -> None:
+        """Puts the run of a delegation that was allowed once more under this verdict's `narrow` too.
+
+        What an earlier verdict narrowed stays: nobody may do more because a task waited.
+        """
         made = tables.runs.get(calls.delegated_run(row.call_id))
-        if made is None:
-            self._make(tables, row, caller, asking, narrows, arguments)
-        else:
-            tables.runs.move(made, replace(made, narrow=narrowing.written(narrows)))
+        if made is not None:
+            tables.runs.move(made, replace(made, narrow=narrowing.added(made.narrow, obligations)))
 
     def _make(  # noqa: PLR0913, PLR0917 - what a run is made of
         self,
@@ -71,12 +88,13 @@ class Delegations:
         row: LedgerRow,
         caller: Caller,
         asking: Run,
-        narrows: list[Mapping[str, object]],
+        narrow: str,
         arguments: bytes,
     ) -> None:
         now, links = self.now_ms(), chains.below(caller, asking)
         callee = chains.spiffe_id(caller, row.host)
-        self.bounds.check_open(tables, callee)
+        self.bounds.check_share(tables, row, callee)
+        self.bounds.add_delegation(tables, row, links[0].run_id)
         run = Run(calls.delegated_run(row.call_id), callee, "pending", 0, "", now, now, now, 0, "")
         run = replace(
             run,
@@ -84,7 +102,8 @@ class Delegations:
             driven=True,
             parent_call=row.call_id,
             chain=chains.written(links),
-            narrow=narrowing.written(narrows),
+            narrow=narrow,
+            caller=caller.spiffe_id,
             input=self.vault.put(tables, _envelope(row.host, arguments, depth=len(links))),
         )
         if not tables.runs.insert(run):
@@ -93,31 +112,20 @@ class Delegations:
             "origin": run.origin,
             "parent_call": row.call_id,
             "delegation": chains.shown(links),
-            "narrow": [dict(each) for each in narrows],
+            "narrow": [dict(each) for each in narrowing.read(narrow)],
         }
         tables.records.append(note(self.recorder, "run_started", run, more=about))
 
-    def begun(self, tables: Tables, run: Run) -> None:
-        """An attempt of the run begins: from here on the call may have acted.
+    def ended(self, tables: Tables, run: Run, room: Room | None = None) -> Run:
+        """Settles the call that the run answers, and cancels what the run had asked for.
 
-        Raises:
-            Conflict: who asked is over, superseded or held up. Its next attempt asks again, or does not.
+        Returns:
+            As `cancel_below`.
         """
-        row = self._call(tables, run)
-        if row is None or row.state is not State.RESERVED:
-            return
-        asking = tables.runs.get(row.run_id)
-        if asking is None or not attempts.acts(asking, row.attempt):
-            detail = f"{run.run_id} begins once an attempt of {row.run_id} waits for it"
-            raise Conflict("run_waiting", call_id=row.call_id, tool=row.tool, detail=detail)
-        _move(tables, row, ledger.begun(row, now_ms=self.now_ms()))
-
-    def ended(self, tables: Tables, run: Run) -> None:
-        """Settles the call that the run answers, and cancels what the run had asked for."""
         row = self._call(tables, run)
         if row is not None and row.state in OPEN:
             self._settle(tables, row, run)
-        self.cancel_below(tables, run)
+        return self.cancel_below(tables, run, room)
 
     def _settle(self, tables: Tables, row: LedgerRow, run: Run) -> None:
         outcome = self._outcome(tables, run)
@@ -144,29 +152,57 @@ class Delegations:
             return _failed("agent_result_invalid", "the agent's result is not JSON")
         return Outcome(State.DONE, data, ResultKind.JSON.value)
 
-    def withdraw(self, tables: Tables, row: LedgerRow) -> None:
+    def withdraw(self, tables: Tables, row: LedgerRow) -> Run | None:
         """A delegation that was allowed, and is denied before it began: its run never begins."""
         run = tables.runs.get(calls.delegated_run(row.call_id))
         if run is not None and not run.ended:
-            self._cancel(tables, run, "the task may not be given any more")
+            return self._cancel(tables, run, "the task may not be given any more")
+        return run
 
-    def cancel_below(self, tables: Tables, run: Run) -> None:
-        """Cancels the open runs that this one had asked for, and theirs."""
-        query = CallQuery(run_id=run.run_id, states=tuple(OPEN), delegated=True, limit=MAX_BELOW)
-        for row in tables.calls.query(query):
-            child = tables.runs.get(calls.delegated_run(row.call_id))
-            if child is not None and not child.ended and child.state != "cancelling":
-                self._cancel(tables, child, f"with {run.run_id}, which asked for it")
+    def cancel_below(self, tables: Tables, run: Run, room: Room | None = None) -> Run:
+        """Cancels the open runs that this one had asked for, and theirs, as far as there is room.
 
-    def _cancel(self, tables: Tables, run: Run, why: str) -> None:
+        Returns:
+            The run after that: `recalling` while there is a rest, which is `recall`'s.
+        """
+        room, rest = room or Room(), False
+        for child in tables.runs.below(run.run_id, limit=room.left + 1):
+            if not room.left:
+                rest = True
+                break
+            room.left -= 1
+            self._cancel(tables, child, f"with {run.run_id}, which asked for it", room)
+        if rest == run.recalling:
+            return run
+        now = tables.runs.get(run.run_id) or run  # it has grown by the failures of its calls
+        after = replace(now, recalling=rest)
+        tables.runs.move(now, after)
+        return after
+
+    def recall(self, store: Store) -> int:
+        """Goes on cancelling where runs are marked, a transaction for each slice; how many that took.
+
+        Called by whoever ended a run, and by the sweep: whoever did may have died over it.
+
+        Raises:
+            StoreUnavailable: what was done stays, and the rest is marked.
+        """
+        slices = 0
+        while store.read(lambda tables: tables.runs.recalling(limit=1)):
+            store.write(self._slice)
+            slices += 1
+        return slices
+
+    def _slice(self, tables: Tables) -> None:
+        for run in tables.runs.recalling(limit=1):
+            self.cancel_below(tables, run)
+
+    def _cancel(self, tables: Tables, run: Run, why: str, room: Room | None = None) -> Run:
         after = replace(attempts.cancelled(run, why), updated_ms=self.now_ms())
         if not tables.runs.move(run, after):
             raise Conflict("run_changed", detail=run.run_id)
         tables.records.append(note(self.recorder, "run_cancel", after, more={"cause": why}))
-        if after.ended:
-            self.ended(tables, after)
-        else:
-            self.cancel_below(tables, after)
+        return self.ended(tables, after, room) if after.ended else self.cancel_below(tables, after, room)
 
     def family(self, tables: Tables, run_id: str) -> list[str]:
         """The run, and every run below it."""

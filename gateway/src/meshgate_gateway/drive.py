@@ -252,7 +252,7 @@ class Drive:
 
 
 def _remedy(run: Run) -> str:
-    """For a run at a terminal whose launcher is gone: no worker takes it over."""
+    """For a run of a launcher's own that is gone: no worker takes it over."""
     command = f"meshgate run --app {_app(run)} --run-id {run.run_id} -- CMD"
     return (
         f"no sign of its launcher: `{command}`, with its command as before, goes on with it; "

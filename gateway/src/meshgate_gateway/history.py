@@ -35,7 +35,7 @@ class BranchOrder:
         origin: fork or rerun.
         steps: so many of the old run's steps are copied; 0 for a re-run.
         edit: as `edits` reads it; empty for none.
-        cwd: where the command runs, for an old run that does not say: one at a terminal.
+        cwd: where the command runs, for an old run that does not say: a launcher's own.
     """
 
     run_id: str

@@ -277,6 +277,10 @@ class Run:
         parent_call: the delegation that started it, which ends with it; empty for any other run.
         chain: the callers above it, as `chains` writes them.
         narrow: what they allow below them, as `narrowing` writes it.
+        caller: SPIFFE ID of the app that delegated it, the last of `chain`; empty for any other run.
+        delegated: so many delegations were made below it, also by the runs that these started; of a run
+            that nobody delegated, any other's is 0.
+        recalling: not all that it had asked for below has been cancelled with it yet.
     """
 
     run_id: str
@@ -304,6 +308,9 @@ class Run:
     parent_call: str = ""
     chain: str = ""
     narrow: str = ""
+    caller: str = ""
+    delegated: int = 0
+    recalling: bool = False
     input: Sealed | None = None
     traceback: Sealed | None = None
     result: Sealed | None = None

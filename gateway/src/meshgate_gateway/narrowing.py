@@ -58,6 +58,20 @@ def written(narrows: Sequence[Mapping[str, object]]) -> str:
     return rfc8785.dumps([dict(each) for each in narrows]).decode() if narrows else ""  # type: ignore[arg-type]
 
 
+def added(text: str, obligations: Mapping[str, object]) -> str:
+    """What a run keeps, with the `narrow` of one more verdict: each holds, and equal ones are kept once.
+
+    Args:
+        text: as `written` gives it.
+        obligations: of a decision, whose `narrow`, if it has one, was found to be well-formed.
+    """
+    if NAME not in obligations:
+        return text
+    kept, further = read(text), parse(obligations[NAME])
+    new = all(written([each]) != written([further]) for each in kept)
+    return written([*kept, further]) if new else text
+
+
 def holds(narrows: Sequence[Mapping[str, object]], tool: str, arguments: Mapping[str, object]) -> bool:
     """Whether every one of them allows this call."""
     return all(_allows(narrow, tool, arguments) for narrow in narrows)

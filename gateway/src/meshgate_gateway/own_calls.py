@@ -33,9 +33,8 @@ def permit(row: LedgerRow, arguments: bytes) -> Answer:
 
 def runs_again(row: LedgerRow) -> bool:
     """True for a settled call whose body a later attempt has to run: it did run, and to its end."""
-    return (
-        row.in_agent and row.take > 0 and row.state in ledger.ANSWERED and row.error_class != ledger.RUN_ENDED
-    )
+    cut = row.error_class in (ledger.RUN_ENDED, ledger.TIMEOUT)
+    return row.in_agent and row.take > 0 and row.state in ledger.ANSWERED and not cut
 
 
 @dataclass(frozen=True, slots=True)

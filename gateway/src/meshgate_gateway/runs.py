@@ -5,19 +5,21 @@ in the transaction that writes. The gateway marks and refuses; it never starts a
 """
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from meshgate_gateway import attempts, calls, inputs
 from meshgate_gateway.authenticate import Door
+from meshgate_gateway.beginnings import Beginnings, Worker
 from meshgate_gateway.bounds import DEFAULT_BOUNDS, Bounds
-from meshgate_gateway.delegations import Delegations
-from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted
+from meshgate_gateway.delegations import Delegations, Room
+from meshgate_gateway.errors import Conflict, InvalidRequest, Missing, NotPermitted, Unavailable
 from meshgate_gateway.model import RUNNERS, Caller, Kind, Presented, Run, State
 from meshgate_gateway.notes import note
 from meshgate_gateway.payloads import Vault
 from meshgate_gateway.record import Recorder
 from meshgate_gateway.store import CallQuery, Store, Tables
+from meshgate_gateway.verdicts import Question, Verdict
 
 ENDS = frozenset({"completed", "failed", "cancelled"})
 PAUSES = frozenset({"restarting", "paused", "stopped"})  # how an attempt ends and its run does not
@@ -105,7 +107,7 @@ def shown(run: Run, *, now_ms: int) -> Run:
 
 
 def left(run: Run, *, now_ms: int) -> bool:
-    """Whether the launcher of a run at a terminal gives no sign, and nobody else will go on with it."""
+    """Whether a run of a launcher's own gets no sign of it, and nobody else will go on with it."""
     patience = LEFT_AFTER_MS.get(run.state)
     silent = now_ms - max(run.heartbeat_ms, run.updated_ms)
     return not run.driven and patience is not None and silent > patience
@@ -119,15 +121,13 @@ def forsaken(run: Run, *, now_ms: int) -> bool:
 
 
 def settle_left(store: Store, recorder: Recorder, delegations: Delegations, *, now_ms: int) -> int:
-    """Ends runs that were cancelled, and pauses those that were to be, while no launcher lives to do it."""
+    """Ends runs that were cancelled, and pauses those that were to be, while no launcher lives to do it.
+
+    A transaction for so many, as when they are told to.
+    """
     since = now_ms - SILENT_AFTER_MS
 
-    def settled(tables: Tables, found: Run) -> Run | None:
-        run = tables.runs.get(found.run_id)
-        if (
-            run is None or run.state != found.state
-        ):  # it ended with the run of its caller, which was among them
-            return None
+    def settled(tables: Tables, run: Run, room: Room) -> Run | None:
         state, event = (
             ("paused", "attempt_ended") if run.state == "pausing" else ("cancelled", "run_finished")
         )
@@ -136,19 +136,29 @@ def settle_left(store: Store, recorder: Recorder, delegations: Delegations, *, n
             return None
         tables.records.append(note(recorder, event, after))
         if after.ended:
-            delegations.ended(tables, after)
+            delegations.ended(tables, after, room)
         return after
 
-    def work(tables: Tables) -> list[Run]:
-        found = [settled(tables, run) for run in tables.runs.leaving(silent_since_ms=since)]
-        return [run for run in found if run is not None]
+    def work(tables: Tables, found: Sequence[Run]) -> tuple[int, list[Run | None]]:
+        room = Room()
+        touched: list[Run | None] = []
+        for number, one in enumerate(found):
+            if not room.left:
+                return number, touched
+            run = tables.runs.get(one.run_id)
+            if run is not None and run.state == one.state:  # else it ended with its caller's
+                room.left -= 1
+                touched.append(settled(tables, run, room))
+        return len(found), touched
 
-    if not store.read(lambda tables: tables.runs.leaving(silent_since_ms=since)):
-        return 0
-    touched = store.write(work)
-    for run in touched:
-        delegations.wake(run)
-    return len(touched)
+    count, left = 0, store.read(lambda tables: tables.runs.leaving(silent_since_ms=since))
+    while left:
+        number, touched = store.write(lambda tables, left=left: work(tables, left))  # type: ignore[misc]
+        left, ended = left[number:], [run for run in touched if run is not None]
+        for run in ended:
+            delegations.wake(run)
+        count += len(ended)
+    return count
 
 
 def owned(tables: Tables, *, caller: Caller, run_id: str) -> Run:
@@ -175,6 +185,7 @@ class Runs:
     recorder: Recorder
     now_ms: Callable[[], int]
     delegations: Delegations
+    beginnings: Beginnings
     bounds: Bounds = DEFAULT_BOUNDS
 
     def start(self, presented: Presented, *, run_id: str, input_json: bytes) -> Run:
@@ -234,39 +245,51 @@ class Runs:
         """A launcher begins to work on a run: every older attempt is superseded from here on.
 
         With `after` only if that is still the run's attempt: of several that saw the same one begins.
-        """
 
-        def work(tables: Tables, caller: Caller) -> Run:
-            run = owned(tables, caller=caller, run_id=run_id)
-            if run.ended:
-                raise Conflict("run_ended", detail=f"{run_id} is {run.state}")
-            if run.state in HELD or run.state == "pausing":
-                raise Conflict(f"run_{run.state}", detail=f"{run_id}: {run.detail}")
-            if run.attempt and run.launcher == launcher:
-                return run
-            if after is not None and run.attempt != after:
-                raise Conflict("attempt_superseded", detail=f"{run_id}: after {after}, now {run.attempt}")
-            now = self.now_ms()
-            before = attempts.ended(run, lost=True) if run.launcher else run
-            begun = replace(
-                before,
-                state="running",
-                attempt=run.attempt + 1,
-                begun_steps=run.recorded_steps,
-                launcher=launcher,
-                detail="",
-                updated_ms=now,
-                heartbeat_ms=now,
-            )
-            self.delegations.begun(tables, begun)
-            return self._moved(tables, run, begun, "attempt_started")
+        Raises:
+            Conflict: the run has ended, by a denial here too, is held up, or another attempt was begun.
+            Unavailable: no verdict on whether its task may still be done; nothing has begun.
+        """
 
         def serve(caller: Caller) -> Run:
             if not 0 < len(launcher) <= 128 or not launcher.isascii():  # noqa: PLR2004 - a random id
                 raise InvalidRequest("launcher_invalid")
-            return self.store.write(lambda tables: work(tables, caller))
+            worker = Worker(caller, launcher)
+
+            def begin(verdict: Verdict | None) -> Run | Question:
+                return self.store.write(lambda tables: self._begin(tables, run_id, worker, after, verdict))
+
+            found = begin(None)
+            if isinstance(found, Question):
+                with self.beginnings.verdicts.deciding(found) as verdict:
+                    found = begin(verdict)
+            if isinstance(found, Question):
+                raise Unavailable("call_moved", detail=f"{run_id}, while policy was asked")
+            if found.ended:
+                self.delegations.wake(found)
+                raise Conflict("run_ended", detail=f"{run_id}: {found.detail}", recorded=True)
+            return found
 
         return self.door.enter(presented, "StartAttempt", serve)
+
+    def _begin(
+        self, tables: Tables, run_id: str, worker: Worker, after: int | None, verdict: Verdict | None
+    ) -> Run | Question:
+        """The run with a new attempt, or ended because its task was denied, or what to ask policy first."""
+        run = owned(tables, caller=worker.caller, run_id=run_id)
+        if run.ended:
+            raise Conflict("run_ended", detail=f"{run_id} is {run.state}")
+        if run.state in HELD or run.state == "pausing":
+            raise Conflict(f"run_{run.state}", detail=f"{run_id}: {run.detail}")
+        if run.attempt and run.launcher == worker.launcher:
+            return run
+        if after is not None and run.attempt != after:
+            raise Conflict("attempt_superseded", detail=f"{run_id}: after {after}, now {run.attempt}")
+        found = self.beginnings.begun(tables, run, worker, verdict)
+        if isinstance(found, Question) or found.ended:
+            return found
+        begun = attempts.begun(found, worker.launcher, now_ms=self.now_ms())
+        return self._moved(tables, found, begun, "attempt_started")
 
     def heartbeat(self, presented: Presented, *, run_id: str, attempt: int, steps: int) -> Run:
         """The current attempt lives."""
@@ -341,8 +364,8 @@ class Runs:
                 if left:
                     after = replace(after, state="waiting", detail=f"unknown {left[0].call_id}")
             moved = self._moved(tables, run, after, f"run_{action}", operator)
-            if action == "cancel":
-                self.delegations.cancel_below(tables, moved)
+            if action == "cancel" and not moved.ended:
+                return self.delegations.cancel_below(tables, moved)
             return moved
 
         return self._woken(self.store.write(work))
@@ -352,8 +375,13 @@ class Runs:
         return self.store.read(lambda tables: self.delegations.family(tables, run_id))
 
     def _woken(self, run: Run) -> Run:
-        """Tells whoever waits for a run that it has ended; called once that is durable."""
+        """Tells whoever waits for a run that it has ended, and cancels the rest of what it had asked for.
+
+        Called once the end is durable.
+        """
         self.delegations.wake(run)
+        if run.recalling:
+            self.delegations.recall(self.store)
         return run
 
     @staticmethod
@@ -411,9 +439,7 @@ class Runs:
         if not tables.runs.move(before, after):
             raise Conflict("run_changed", detail=before.run_id)
         tables.records.append(note(self.recorder, event, after, operator))
-        if after.ended:
-            self.delegations.ended(tables, after)
-        return after
+        return self.delegations.ended(tables, after) if after.ended else after
 
 
 def _controlled(run: Run, action: str) -> Run:

@@ -106,11 +106,14 @@ class RunTable(Protocol):
     def move(self, before: Run, after: Run) -> bool:
         """Compare-and-set on state and attempt."""
 
-    def grow(self, run_id: str, *, steps: int, size_bytes: int) -> None:
-        """Adds to what a run has recorded. A `Run` read before it in this transaction is out of date."""
+    def grow(self, run_id: str, *, steps: int = 0, size_bytes: int = 0, delegated: int = 0) -> None:
+        """Adds to what a run has recorded, or others did below it.
 
-    def open(self, app: str) -> int:
-        """How many runs of an app have not ended."""
+        A `Run` read before it in this transaction is out of date.
+        """
+
+    def open(self, app: str, *, caller: str = "") -> int:
+        """How many runs of an app have not ended; with `caller` those that it delegated."""
 
     def list(self, limit: int) -> Sequence[Run]:
         """Newest first."""
@@ -130,6 +133,12 @@ class RunTable(Protocol):
 
     def leaving(self, *, silent_since_ms: int) -> Sequence[Run]:
         """Runs to be cancelled or paused whose last heartbeat is older, at most MAX_ROWS."""
+
+    def below(self, run_id: str, *, limit: int) -> Sequence[Run]:
+        """Runs whose calls of this run are open, and that are neither over nor told to end."""
+
+    def recalling(self, *, limit: int) -> Sequence[Run]:
+        """Runs that are, or are to be, over, and not all that they had asked for is told so."""
 
 
 class JournalTable(Protocol):

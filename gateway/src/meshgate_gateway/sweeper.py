@@ -7,6 +7,7 @@ sent, run by its caller itself, and the run has ended  -> failed: run_ended
 sent or unknown, and its host can find out             -> asked, first at the deadline, ten times in two hours
 a run to be cancelled that no launcher works on        -> cancelled
 a run to be paused that no launcher works on           -> paused
+a run that is over, what it had asked for is not yet   -> cancelled with it
 """
 
 import logging
@@ -24,7 +25,6 @@ from meshgate_gateway.passes import Pass
 from meshgate_gateway.store import CallQuery, Store, Tables
 
 RESTART_AFTER_MS = 10_000  # a lease: by then whoever reserved it would have started it
-PATIENCE_MS = 600_000  # ten step deadlines of 60 s
 MAX_PER_SWEEP = 500
 
 _log = logging.getLogger(__name__)
@@ -48,9 +48,8 @@ class Sweeper:
     def sweep(self) -> int:
         """One pass; returns how many calls and runs it touched."""
         this = Pass(self.now_ms)
-        ended = runs.settle_left(
-            self.store, self.hosts.recorder, self.delegations, now_ms=this.now
-        ) + self._ask(this)
+        ended = runs.settle_left(self.store, self.hosts.recorder, self.delegations, now_ms=this.now)
+        ended += self.delegations.recall(self.store) + self._ask(this)
         return ended + sum(self._tried(self._swept, row, this) for row in self._open())
 
     def _open(self) -> Sequence[LedgerRow]:
@@ -107,7 +106,7 @@ class Sweeper:
             message = b"the tool did not finish before its deadline"
             return self.hosts.expire(row, Outcome(state, message, "", "timeout"), cause="deadline")
         age = now - row.updated_ms
-        if age > PATIENCE_MS:
+        if age > ledger.PATIENCE_MS:
             message = b"no tool host took the call; it has not begun"
             outcome = Outcome(State.FAILED, message, "", "never_started")
             return self.hosts.expire(row, outcome, cause="never_started")

@@ -92,13 +92,31 @@ class SlimTool(BaseTool):
         return {"odd": {1, 2}, "large": "x" * 2000, "none": None}[what]
 
 
-stage, count = StageTool(), CountTool()
+class HangTool(BaseTool):
+    """Does not end."""
+
+    name: str = "hang"
+    description: str = "Take forever."
+
+    def _run(self, order: str) -> str:
+        with (HERE / "hung").open("a") as file:
+            file.write("1")
+        pending.append(order)
+        threading.Event().wait()
+        return order
+
+    async def _arun(self, order: str) -> str:
+        return await asyncio.to_thread(self._run, order)
+
+
+stage, count, hang = StageTool(), CountTool(), HangTool()
 LISTED = {
     "desk.stage": stage,
     "desk.note": note,
     "desk.think": think,
     "desk.slim": SlimTool(),
     "desk.count": count,
+    "desk.hang": hang,
 }
 
 
@@ -183,6 +201,14 @@ def crowd() -> None:
 
 async def _inside_a_loop() -> object:
     return think.run(text="v")
+
+
+def hangs() -> None:
+    """A body without an end, both ways, between others."""
+    stage.run(order="1", amount=2)
+    answers = [hang.run(order="2"), asyncio.run(hang.arun(order="3"))]
+    stage.run(order="4")
+    tell(*(answer.message for answer in answers))
 
 
 def odd() -> None:

@@ -1,8 +1,10 @@
 """A crew with memory on, as users write it. May be killed at many places: see `maybe_die`."""
 # ruff: noqa: T201
 
+import hashlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,6 +20,7 @@ from scripted import Scripted, call
 
 HERE = Path(os.environ["MARKS"]).parent
 LOCK = threading.Lock()
+VOLATILE = re.compile(r"id=[0-9a-f-]{36}|created=[0-9T:.-]+")
 
 
 def log(name, what):
@@ -26,9 +29,21 @@ def log(name, what):
         file.write(json.dumps(what) + "\n")
 
 
-def maybe_die(where):
-    """Killed at the times that KILLS names: `before save:2` is the second time here before a save."""
+def maybe_die(where, what=None):
+    """Killed at the times that KILLS names: `before save:2` is the second time here before a save.
+
+    `everywhere` kills once at each step: when it is done and nobody knows of it yet, or in the middle of it.
+    """
     with LOCK:
+        if os.environ.get("KILLS") == "everywhere":
+            if where.startswith("before"):
+                return
+            text = VOLATILE.sub("", json.dumps(what, default=str))
+            here = f"{where} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+            if not (HERE / "deaths").exists() or json.dumps(here) not in (HERE / "deaths").read_text():
+                log("deaths", here)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return
         log("places", where)
         times = (HERE / "places").read_text().splitlines().count(json.dumps(where))
         here = f"{where}:{times}"
@@ -43,10 +58,10 @@ class Minded(Scripted):
     def call(self, messages, tools=None, *args, **kwargs):
         model = kwargs.get("response_model")
         name = model.__name__ if model else "agent"
-        maybe_die(f"before {name}")
+        maybe_die(f"before {name}", messages)
         log("model-calls", [name, json.dumps(messages, default=str)])
         reply = self._memory(model) if model else self._agent(messages)
-        maybe_die(f"after {name}")
+        maybe_die(f"after {name}", messages)
         return reply
 
     def _agent(self, messages):
@@ -71,7 +86,7 @@ class Letters(CustomEmbeddingFunction, EmbeddingFunction):
         """Needs nothing."""
 
     def __call__(self, input):  # noqa: A002 - CrewAI's name
-        maybe_die("embed")
+        maybe_die("embed", input)
         if os.environ.get("BLIND") and not (HERE / "seen").exists():
             raise ValueError("no embedder today")
         return [[float(text.lower().count(chr(97 + n))) + 0.01 for n in range(26)] for text in input]
@@ -81,9 +96,10 @@ class Watched(LanceDBStorage):
     """CrewAI's own store; the process may die right after a save."""
 
     def save(self, records):
-        maybe_die("before save")
+        contents = [record.content for record in records]
+        maybe_die("before save", contents)
         super().save(records)
-        maybe_die("after save")
+        maybe_die("after save", contents)
 
 
 EMBEDDER = {"provider": "custom", "config": {"embedding_callable": Letters}}
@@ -118,7 +134,18 @@ def own() -> None:
         [call("search_memory", id="s", queries=["who was paid", "on which day"])],
         [call("save_to_memory", id="t", contents=["one was paid"])],
     )
+    if os.environ.get("KILLS") == "everywhere":
+        _around_calls()
     tell(crew(mind, searches=searches).kickoff(), storage)
+
+
+def _around_calls() -> None:
+    """Places after each call of a tool, as CrewAI's hooks show them."""
+    from crewai.hooks.tool_hooks import register_after_tool_call_hook
+
+    register_after_tool_call_hook(
+        lambda context: maybe_die("after a tool", [context.tool_name, context.tool_input])
+    )
 
 
 def switched_on() -> None:

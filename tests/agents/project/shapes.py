@@ -10,25 +10,40 @@ from pathlib import Path
 
 import desk_tools
 from crewai import Agent, Crew, Process, Task
+from crewai.events import crewai_event_bus
 from crewai.flow.flow import Flow, listen, router, start
 from crewai.flow.persistence import persist
 from crewai.state.checkpoint_config import CheckpointConfig
+from looker import Looker
 from pydantic import BaseModel
 from scripted import Scripted, call
 
 HERE = Path(os.environ["MARKS"]).parent
 
 
+def live() -> None:
+    """Counts the live calls of all models in a file; the process may be killed at one."""
+    with (HERE / "model-calls").open("a") as file:
+        file.write("1")
+    calls = len((HERE / "model-calls").read_text())
+    if calls == int(os.environ.get("DIE_AT_CALL", "0")) and not (HERE / "died").exists():
+        (HERE / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class CutLooker(Looker):
+    """The same, for a checkpoint to hold."""
+
+    def call(self, *args, **kwargs):
+        live()
+        return super().call(*args, **kwargs)
+
+
 class Cut(Scripted):
-    """Replies by what it is shown alone; counts its live calls in a file and may be killed at one."""
+    """Replies by what it is shown alone."""
 
     def call(self, messages, tools=None, *args, **kwargs):
-        with (HERE / "model-calls").open("a") as file:
-            file.write("1")
-        live = len((HERE / "model-calls").read_text())
-        if live == int(os.environ.get("DIE_AT_CALL", "0")) and not (HERE / "died").exists():
-            (HERE / "died").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+        live()
         return self.choose(messages, kwargs.get("response_model"))
 
     def choose(self, messages, _model):
@@ -142,12 +157,22 @@ def guardrail() -> None:
 
 
 def checkpoints() -> None:
-    """CrewAI's own checkpoints, after each task."""
-    workers = [pays("1", role="A"), pays("2", role="B")]
+    """CrewAI's own checkpoints, after each task: tools and models of classes, or it would write none."""
+    workers = [
+        Agent(
+            role=role, goal="g", backstory="b", tools=[desk_tools.lookup], llm=CutLooker(model=f"looker-{n}")
+        )
+        for n, role in enumerate("AB", 1)
+    ]
     where = CheckpointConfig(location=str(HERE / "checkpoints"), on_events=["task_completed"])
     crew = Crew(agents=workers, tasks=[task(worker, worker.role) for worker in workers], checkpoint=where)
     tell(crew.kickoff())
-    print("CHECKPOINTS", len(list((HERE / "checkpoints").rglob("*.json"))))
+    crewai_event_bus.flush()
+    for path in (HERE / "checkpoints").rglob("*.json"):
+        restored = Crew.from_checkpoint(CheckpointConfig(restore_from=str(path)))
+        done = [one.output.raw if one.output else None for one in restored.tasks]
+        tools = [type(tool).__name__ for worker in restored.agents for tool in worker.tools]
+        print("RESTORED", json.dumps([path.name, done, tools]), flush=True)
 
 
 if __name__ == "__main__":

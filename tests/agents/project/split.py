@@ -243,6 +243,26 @@ def huge() -> Crew:
     return Crew(agents=[clerk], tasks=[task(clerk)])
 
 
+def jotted() -> Crew:
+    """A task that wants JSON of a class."""
+    clerk = agent("Clerk", '{"paid": 1}')
+    return Crew(agents=[clerk], tasks=[task(clerk, output_json=Report)])
+
+
+class Odd(Agent):
+    """Gives what is no text, as a subclass of CrewAI's may."""
+
+    def _finalize_task_execution(self, task, result):
+        super()._finalize_task_execution(task, result)
+        return {"paid": 1}
+
+
+def odd() -> Crew:
+    """A result that a task cannot use, in one process either."""
+    clerk = Odd(role="Clerk", goal="g", backstory="b", llm=Told(["one"], native=True))
+    return Crew(agents=[clerk], tasks=[task(clerk)])
+
+
 def planned() -> Crew:
     """Plans first; then a task, one on a condition that holds, and one on a condition that does not."""
     plans = [{"task_number": place, "task": "t", "plan": f" by plan {place}"} for place in (1, 2)]
@@ -258,7 +278,6 @@ def planned() -> Crew:
         tasks=[task(clerk), *more],
         planning=True,
         planning_llm=planner,
-        max_rpm=500,
     )
 
 
@@ -291,8 +310,7 @@ def tell(*results) -> None:
     print("EVENTS", json.dumps(seen))
 
 
-def main(name: str, how: str) -> None:
-    crew = globals()[name]()
+def main(crew, how: str) -> None:
     if how == "each":
         tell(*crew.kickoff_for_each([{"shop": "S"}, {"shop": "T"}, {"shop": "S"}]))
     elif how == "each_async":
@@ -310,4 +328,5 @@ def main(name: str, how: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*[*sys.argv[1:], "once"][:2])
+    name, how = [*sys.argv[1:], "once"][:2]
+    main(globals()[name](), how)

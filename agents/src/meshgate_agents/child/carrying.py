@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from . import colleagues, personas
+from . import colleagues, expectations, memories, personas
 
 # What a task of no crew, such as a coworker's, would lose: the other process makes it from its text.
 OWN_SETTINGS = ("output_pydantic", "output_json", "response_model", "markdown", "converter_cls")
@@ -28,6 +28,7 @@ def _hindrances(
         yield "it speaks A2A, which CrewAI would do in its crew's process; leave it out of the crew's agents"
     if _streams():
         yield "its output is streamed while it is made; kick off without stream"
+    yield from _kept_apart(agent, crew, to)
     held = _own_settings(agent, task) if index is None else []
     if held:
         yield f"the task is none of its crew's, so that its {', '.join(held)} would be lost; make it one"
@@ -37,6 +38,36 @@ def _hindrances(
             f"it may delegate, and what the inputs made of its coworker {unknown.role!r}, which is no app, "
             "is not known there; list that agent in meshgate.yaml, or write it without placeholders"
         )
+
+
+def _kept_apart(agent: Any, crew: Any, to: "colleagues.Colleague | None") -> Iterator[str]:
+    """What the agents of a crew have in common in one process, and would not have in several."""
+    if getattr(crew, "max_rpm", None):
+        yield (
+            "the max_rpm of its crew would be counted in each process apart; give each agent a max_rpm of "
+            "its own, and leave out the crew's"
+        )
+    triggers = _checkpoints_within(agent, crew)
+    if triggers:
+        yield (
+            f"checkpoints are to be written at {', '.join(triggers)}, which happens in its own process; "
+            "write them at task_completed"
+        )
+    if memories.lies_apart(agent, to):
+        yield (
+            "what it remembers lies in a folder of this process, and it would have another one; list "
+            "CREWAI_STORAGE_DIR in the crew's env, so that all of its agents share one, or leave memory out"
+        )
+
+
+def _checkpoints_within(agent: Any, crew: Any) -> "list[str]":
+    """At which events of its own process CrewAI would write a checkpoint of the crew or the agent."""
+    config = getattr(agent, "checkpoint", None)
+    if config is None:
+        config = getattr(crew, "checkpoint", None)
+    wanted = [str(one) for one in getattr(config, "on_events", None) or ()]
+    outside = expectations.names_outside_agents() if wanted else set()
+    return [one for one in wanted if one not in outside]
 
 
 def _own_settings(agent: Any, task: Any) -> "list[str]":

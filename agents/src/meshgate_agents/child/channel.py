@@ -49,7 +49,11 @@ class Channel:
         """
         if not self._pool.begun(1):
             return None
-        return Begun(self, self._sent(self._connected(), request))
+        try:
+            return Begun(self, self._sent(self._connected(), request))
+        except BaseException:  # no conversation, so that nobody will end it
+            self._pool.begun(-1)
+            raise
 
     def ask_begun(self, connection: socket.socket, request: Message) -> Message:
         """As `ask`, on a connection of `begin`; once."""
@@ -74,6 +78,9 @@ class Channel:
             send(connection, request)
         except (OSError, BadFrame) as error:
             _unanswered(error)
+        except BaseException:  # nobody knows how much of it was sent: no other request may follow
+            connection.close()
+            raise
         return connection
 
     def _asked(self, connection: socket.socket, request: Message) -> Message:

@@ -3,10 +3,13 @@
 An agent is known by its role as the project writes it, before inputs are filled in.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from .framing import Message
+
+PLACEHOLDER = re.compile(r"\{[A-Za-z_][A-Za-z0-9_\-]*\}")  # as CrewAI fills inputs in
 
 
 @dataclass(frozen=True)
@@ -17,10 +20,11 @@ class Colleague:
     agent: str
     role: str
     app: str
+    same_storage: bool = False  # CrewAI's storage is where this process has it
 
 
 class Ambiguous(Exception):
-    """Several apps have an agent of that role."""
+    """The role does not say which app; says what to do."""
 
 
 class _Told:
@@ -38,7 +42,10 @@ def learn(answer: Message) -> None:
     names = ("crew", "agent", "role", "app")
     _told.own, _told.crew = str(answer.get("app", "")), ""
     _told.listed = tuple(
-        Colleague(**{name: str(item[name]) for name in names}) for item in answer.get("colleagues", ())
+        Colleague(
+            **{name: str(item[name]) for name in names}, same_storage=item.get("same_storage", False) is True
+        )
+        for item in answer.get("colleagues", ())
     )
     _told.crews = {str(name): str(reference) for name, reference in answer.get("crews", {}).items()}
 
@@ -51,6 +58,11 @@ def works_for(crew: str) -> None:
 def reference_of(crew: str) -> str:
     """Where a crew of this app is built; empty for no crew of it."""
     return _told.crews.get(crew, "")
+
+
+def is_own(colleague: Colleague) -> bool:
+    """Whether it works in this process."""
+    return colleague.app == _told.own
 
 
 def own(crew: str, agent: str) -> "Colleague | None":
@@ -71,21 +83,47 @@ def elsewhere(agent: Any) -> "Colleague | None":
     Raises:
         Ambiguous: the role does not say which app.
     """
-    found = _of_role(written_role(agent))
+    role = written_role(agent)
+    found = _of_role(role)
     apps = sorted({one.app for one in found})
     if len(apps) > 1:
         raise Ambiguous(
-            f"the role {written_role(agent)!r} is of {' and '.join(apps)}: which is not to be told"
+            f"the role {role!r} is of {' and '.join(apps)}: which is not to be told; "
+            "write another role in one of the crews"
         )
-    if not found or found[0].app == _told.own:
+    if not found:
+        _refuse_filled_in(role)
         return None
-    return found[0]
+    return None if found[0].app == _told.own else found[0]
+
+
+def _refuse_filled_in(role: str) -> None:
+    """Copies and restored agents have lost their written role where inputs were filled into it."""
+    for one in _listed():
+        if one.app != _told.own and _filled_from(one.role, role):
+            raise Ambiguous(
+                f"the role {role!r} may be {one.role!r} of app {one.app!r} with inputs filled in, in an "
+                "agent that was copied or restored; write that role without placeholders"
+            )
+
+
+def _filled_from(written: str, role: str) -> bool:
+    pieces = [re.escape(" ".join(piece.split())) for piece in PLACEHOLDER.split(written)]
+    if len(pieces) == 1 or not any(pieces):  # nothing to fill in, or nothing else: that could be any role
+        return False
+    return re.fullmatch(".*".join(pieces), " ".join(role.split())) is not None
 
 
 def _of_role(role: str) -> "list[Colleague]":
     """Those of this process's crew first: the one that it works for, or the one that it is."""
     found = [one for one in _told.listed if same_role(one.role, role)]
     return [one for one in found if one.crew == (_told.crew or _told.own)] or found
+
+
+def _listed() -> "list[Colleague]":
+    """Those of this process's crew; of all where it has none."""
+    crew = _told.crew or _told.own
+    return [one for one in _told.listed if one.crew == crew] or list(_told.listed)
 
 
 def written_role(agent: Any) -> str:

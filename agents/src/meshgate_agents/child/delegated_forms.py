@@ -19,8 +19,14 @@ class NoForm(Exception):
     """Neither text nor JSON nor an object of the task's class; or no form of ours."""
 
 
-def encode(output: Any, task: Any) -> Message:
+def encode(output: Any, task: Any, *, of_crew: bool) -> Message:
     """The form of an output.
+
+    Args:
+        output: what `execute_task` gave.
+        task: for which.
+        of_crew: the task is one of its crew's. CrewAI takes text or an object for such a one; what is neither
+            would end the crew as an error that names nobody.
 
     Raises:
         NoForm: it has none.
@@ -30,13 +36,13 @@ def encode(output: Any, task: Any) -> Message:
     for kind in classes(task):
         if type(output) is kind:
             return {"type": "pydantic", "class": name(kind), "value": output.model_dump(mode="json")}
-    if _plain(output, MAX_DEPTH):
+    if _plain(output, MAX_DEPTH) and not of_crew:
         return {"type": "json", "value": output}
     raise NoForm(f"an output of class {name(type(output))}")
 
 
-def rebuild(form: Any, task: Any) -> Any:
-    """The output again.
+def rebuild(form: Any, task: Any, *, of_crew: bool) -> Any:
+    """The output again. What the other side says of the task counts for nothing here.
 
     Raises:
         NoForm: see there.
@@ -45,6 +51,8 @@ def rebuild(form: Any, task: Any) -> Any:
     if kind == "text" and isinstance(form.get("value"), str):
         return form["value"]
     if kind == "json" and "value" in form:
+        if of_crew:
+            raise NoForm("JSON, where a task of a crew takes text or an object of a class that it names")
         return form["value"]
     if kind == "pydantic":
         wanted = str(form.get("class", "")).partition(":")[2]

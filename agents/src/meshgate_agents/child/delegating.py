@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import carrying, colleagues, delegated_forms, own_tools, personas, progress
+from . import carrying, colleagues, delegated_forms, expectations, own_tools, personas, progress
 from .channel import Channel, end_process
 from .framing import Message
 from .scopes import current, delegation_step
 
 NAMES = ("execute_task", "aexecute_task")
+ALONE = ("kickoff", "kickoff_async", "akickoff")  # without a task
 MAX_ARGUMENTS_BYTES = 262_144  # the gateway's own bound
 
 
@@ -41,12 +42,17 @@ class DelegationRefused(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """A delegation that is ready to be sent, made where the program made it."""
+    """A delegation that is ready to be sent, made where the program made it.
+
+    Attributes:
+        of_crew: the task is one of its crew's, not one that was made on the way.
+    """
 
     agent: Any
     task: Any
     to: colleagues.Colleague
     request: Message
+    of_crew: bool
 
     @property
     def who(self) -> str:
@@ -60,11 +66,37 @@ def intercept(agent_class: type, channel: Channel) -> None:
     Raises:
         RuntimeError: Agent is not what we know, so nothing may run.
     """
-    missing = [name for name in NAMES if not callable(agent_class.__dict__.get(name))]
+    missing = [name for name in (*NAMES, *ALONE) if not callable(agent_class.__dict__.get(name))]
     if missing:
         raise RuntimeError(f"this CrewAI is not supported: Agent lacks {missing}")
     for name in NAMES:
         setattr(agent_class, name, _replacement(agent_class.__dict__[name], channel))
+    for name in ALONE:
+        setattr(agent_class, name, _kept_here(agent_class.__dict__[name]))
+
+
+def _kept_here(original: Callable[..., Any]) -> Callable[..., Any]:
+    """An agent that is an app has no work without a task of its crew."""
+
+    def check(agent: Any) -> None:
+        to = _elsewhere(agent)
+        if to is not None:
+            raise DelegationRefused(
+                f"agent {str(agent.role)!r} works in app {to.app!r}, and {original.__name__} would have it "
+                "work in this one; give it a task of its crew, or make an agent of another role"
+            )
+
+    @functools.wraps(original)
+    def sync(agent: Any, /, *args: Any, **kwargs: Any) -> Any:
+        check(agent)
+        return original(agent, *args, **kwargs)
+
+    @functools.wraps(original)
+    async def awaited(agent: Any, /, *args: Any, **kwargs: Any) -> Any:
+        check(agent)
+        return await original(agent, *args, **kwargs)
+
+    return awaited if asyncio.iscoroutinefunction(original) else sync
 
 
 def _replacement(original: Callable[..., Any], channel: Channel) -> Callable[..., Any]:
@@ -99,10 +131,7 @@ def prepare(agent: Any, task: Any, context: "str | None") -> "Asked | None":
     Raises:
         DelegationRefused: it cannot be carried over.
     """
-    try:
-        to = colleagues.elsewhere(agent)
-    except colleagues.Ambiguous as error:
-        raise DelegationRefused(f"{error}; write another role in one of the crews") from error
+    to = _elsewhere(agent)
     if to is None:
         return None
     index = carrying.index_of(agent, task)
@@ -124,7 +153,14 @@ def prepare(agent: Any, task: Any, context: "str | None") -> "Asked | None":
         "step": delegation_step(app=to.app, arguments=data),
         "untrusted": {"role": current().role},
     }
-    return Asked(agent, task, to, request)
+    return Asked(agent, task, to, request, index is not None)
+
+
+def _elsewhere(agent: Any) -> "colleagues.Colleague | None":
+    try:
+        return colleagues.elsewhere(agent)
+    except colleagues.Ambiguous as error:
+        raise DelegationRefused(str(error)) from error
 
 
 def _arguments(
@@ -132,6 +168,7 @@ def _arguments(
 ) -> Message:
     """All that travels. A task with no index is a coworker's, to which CrewAI gives nobody to ask in turn."""
     told = {} if index is None else personas.told(agent, task, to)
+    expected = expectations.of(agent)
     return {
         "crew": to.crew,
         "agent": to.agent,
@@ -144,6 +181,7 @@ def _arguments(
         },
         "context": None if context is None else str(context),
         **({"colleagues": told} if told else {}),
+        **({"expects": expected} if expected else {}),
     }
 
 
@@ -172,7 +210,7 @@ def _output(asked: Asked, answer: Message) -> Any:
         end_process(f"the launcher gave an unknown answer: {state!r}")
     try:
         given = json.loads(answer["result"])
-        output = delegated_forms.rebuild(given["output"], asked.task)
+        output = delegated_forms.rebuild(given["output"], asked.task, of_crew=asked.of_crew)
     except (ValueError, KeyError, TypeError, RecursionError, delegated_forms.NoForm) as error:
         raise DelegationFailed(f"{asked.who} gave no usable result: {error}") from error
     delegated_forms.account(asked.agent, given.get("usage"))

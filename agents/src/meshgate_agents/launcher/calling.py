@@ -9,7 +9,7 @@ from meshgate_agents.child.framing import BadFrame, Message
 from meshgate_agents.launcher import requests
 from meshgate_agents.launcher.colleagues import Colleagues
 from meshgate_agents.launcher.gateway import Answer, Call, Gateway, Step, call_until_settled
-from meshgate_agents.launcher.tools import Refusal, ToolMap
+from meshgate_agents.launcher.tools import Limits, Refusal, ToolMap
 
 Away = Callable[[], AbstractContextManager[None]]  # around a wait for another agent
 
@@ -53,9 +53,9 @@ class Calls:
             raise BadFrame("a call without identity")
         return self._tools.find(identity=requests.texts(identity), name=str(request.get("name", "")))
 
-    def own_limit(self, request: Message) -> int | None:
-        """How large a result may be, where the body runs in the child; None for everything else."""
-        return self._tools.own_limit(self.named(request))
+    def own_limits(self, request: Message) -> Limits | None:
+        """The bounds of a body that runs in the child; None for everything else."""
+        return self._tools.own_limits(self.named(request))
 
     def settle(
         self, tool: str, request: Message, step: Step, *, left_out: str, waits: Callable[[], None]

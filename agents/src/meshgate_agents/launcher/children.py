@@ -19,7 +19,7 @@ from pathlib import Path
 
 from meshgate_agents.launcher.budget import SOFT_DESCRIPTORS
 from meshgate_agents.launcher.errors import LauncherError
-from meshgate_agents.launcher.forks import Forked, Forks
+from meshgate_agents.launcher.forks import Forked, Forks, Streams
 from meshgate_agents.launcher.peers import children_of, descendants, descends, start_time
 
 ADOPT = Path(__file__).with_name("adopt.py")
@@ -34,6 +34,7 @@ class Program:
     Attributes:
         env: over the environment that the app's config gives.
         given: the run's input, one JSON value; the program finds it in the file MESHGATE_INPUT.
+        streams: its standard ones, each as `subprocess.Popen` takes it; None is ours.
         rules: what it may do on this host, as `child.confine` reads it; empty where it may do what we may.
     """
 
@@ -41,7 +42,7 @@ class Program:
     cwd: Path | None = None
     env: Mapping[str, str] | None = None
     given: bytes | None = None
-    stdin: int | None = None
+    streams: Streams = (None, None, None)
     rules: str = ""
 
 
@@ -107,7 +108,7 @@ class Children:
         if self._forks is None:
             return None
         forked = self._forks.start(
-            program.command, python=found, cwd=program.cwd, env=env, stdin=program.stdin,
+            program.command, python=found, cwd=program.cwd, env=env, streams=program.streams,
             descriptors=SOFT_DESCRIPTORS, rules=program.rules,
         )  # fmt: skip
         if forked is not None:
@@ -120,8 +121,9 @@ class Children:
         argv = [sys.executable, "-I", "-S", str(ADOPT), str(SOFT_DESCRIPTORS), program.rules, *command]
         with self._lock:  # a sweep must not take it for a stray before it is known
             try:
+                given, out, err = program.streams
                 popen = subprocess.Popen(
-                    argv, env=dict(env), cwd=program.cwd, stdin=program.stdin, process_group=0
+                    argv, env=dict(env), cwd=program.cwd, stdin=given, stdout=out, stderr=err, process_group=0
                 )
             except OSError as error:
                 raise LauncherError(f"cannot start {command[0]!r}: {error.strerror}") from error

@@ -1,5 +1,6 @@
 """The agents of a crew that are apps of their own: whom a child may ask, and what it is told of them."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 
 from meshgate_agents.child.framing import BadFrame, Message
@@ -18,7 +19,9 @@ DECLINED = {
     "no_agent": "its crew has no agent of that role",
     "no_crew": "its reference gives no crew",
     "hindered": "the task holds what cannot be carried over",
-    "no_form": "gave what is no text, no JSON and no object of a class that the task names",
+    "no_form": "gave what is neither text nor an object of a class that the task names",
+    "unheard": "its crew is built without a step callback or an event listener that the asking process has",
+    "no_memory": "its process may not write where the memory of its crew lies",
     "too_large": "gave a result that is too large",
 }
 
@@ -34,9 +37,7 @@ class Colleagues:
     @property
     def told(self) -> Message:
         """For the answer to a report."""
-        listed = [
-            {"crew": one.crew, "agent": one.agent, "role": one.role, "app": one.app} for one in self._listed
-        ]
+        listed = [dataclasses.asdict(one) for one in self._listed]
         return {"app": self._own, "colleagues": listed, "crews": dict(self._crews)}
 
     def tool(self, request: Message) -> str | Refusal:

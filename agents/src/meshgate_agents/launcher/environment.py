@@ -25,14 +25,14 @@ OFF = {
 }
 
 
-def switches(*, settings: Settings, socket_path: Path) -> dict[str, str]:
-    """The variables that we set, over whatever the config's `env` says of them."""
-    inherited = settings.env.get("PYTHONPATH", "")
+def switches(*, settings: Settings, env: Mapping[str, str], socket_path: Path) -> dict[str, str]:
+    """The variables that we set, over whatever the program's own `env` says of them."""
+    inherited = env.get("PYTHONPATH", "")
     storage = settings.project_root / ".meshgate" / "data" / f"crewai-{settings.app}"
     return {
         **ON,
         **OFF,
-        "CREWAI_STORAGE_DIR": settings.env.get("CREWAI_STORAGE_DIR", str(storage)),
+        "CREWAI_STORAGE_DIR": env.get("CREWAI_STORAGE_DIR", str(storage)),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(SITE_FOLDER), inherited))),
         "MESHGATE_APP": settings.app,
         "MESHGATE_SOCKET": str(socket_path),

@@ -29,6 +29,9 @@ LOST = -int(signal.SIGKILL)  # the kernel kills the program when its keeper dies
 _UCRED = struct.Struct("3i")
 
 
+Streams = tuple[int | None, int | None, int | None]  # stdin, stdout, stderr
+
+
 class NotForked(Exception):
     """Why a program is executed."""
 
@@ -116,7 +119,7 @@ class Forks:
         python: str,
         cwd: Path | None,
         env: Mapping[str, str],
-        stdin: int | None,
+        streams: Streams,
         descriptors: int,
         rules: str,
     ) -> Forked | None:
@@ -127,7 +130,7 @@ class Forks:
             python: where the first of them was found.
             cwd: its folder; ours when None.
             env: all its variables.
-            stdin: as `subprocess.Popen` takes it.
+            streams: its standard ones; None is ours, and of stdin DEVNULL is nothing to read.
             descriptors: how many it may have.
             rules: what it may do, as `adopt` takes it.
         """
@@ -138,7 +141,7 @@ class Forks:
             "cwd": str(cwd or Path.cwd()), "descriptors": descriptors, "rules": rules,
         }  # fmt: skip
         try:
-            return self._asked(self._server(command, request), request, stdin)
+            return self._asked(self._server(command, request), request, streams)
         except NotForked as error:
             self._say(f"executed, not forked: {error}")
         except (OSError, ValueError, KeyError) as error:
@@ -160,7 +163,7 @@ class Forks:
                 return socket_path
         raise NotForked(f"no fork server has the interpreter {python}")
 
-    def _asked(self, path: Path, request: Mapping[str, Any], stdin: int | None) -> Forked:
+    def _asked(self, path: Path, request: Mapping[str, Any], streams: Streams) -> Forked:
         with contextlib.ExitStack() as opened:
             connection = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
             connection.settimeout(READY_SECONDS)
@@ -170,8 +173,9 @@ class Forks:
                 raise NotForked("the fork server does not take this process")
             connection.settimeout(ANSWER_SECONDS)
             opened.callback(_hang_up, connection)  # whatever fails from here on, nothing is left of it
-            with _input(stdin) as given, _in_memory(request) as asked:
-                socket.send_fds(connection, [ASK], [given, 1, 2, asked])
+            _, *texts = (number if stream is None else stream for number, stream in enumerate(streams))
+            with _input(streams[0]) as given, _in_memory(request) as asked:
+                socket.send_fds(connection, [ASK], [given, *texts, asked])
             while "pid" not in (told := _told(connection)):
                 self._say(f"executed, not forked: {told['executed']}")
             forked = Forked(told["pid"], told["keeper"], told["pidfd"], connection, self._say)

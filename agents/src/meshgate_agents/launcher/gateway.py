@@ -30,7 +30,7 @@ JOURNAL_TIMEOUT_SECONDS = 120.0  # a run of thousands of steps; one of 200 takes
 HELD = {"run_waiting", "run_paused", "run_pausing", "run_diverged", "run_cancelling"}
 OVER = {"run_ended", "attempt_superseded", "run_unknown", "run_changed_input"}
 MAX_ARGUMENTS_BYTES = 262_144  # the gateway's own bound; a message over 4 MiB it does not even read
-FULL = {"run_steps_limit", "run_bytes_limit", "step_too_large"}
+FULL = {"run_steps_limit", "run_bytes_limit", "step_too_large", "delegations_limit"}
 _OTHER = "meshgate run without --run-id, or with another, begins a new run"
 _SAID = {  # for who started it: what the refusal means, and what to do
     "run_ended": (

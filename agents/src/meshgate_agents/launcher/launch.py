@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
 from typing import TypeVar
 
 from meshgate_agents.launcher import colleagues
@@ -32,6 +31,7 @@ from meshgate_agents.launcher.errors import (
     Stopping,
 )
 from meshgate_agents.launcher.gateway import Begun, End, Entry, Gateway, until_available
+from meshgate_agents.launcher.played import Played
 from meshgate_agents.launcher.ready import ready
 from meshgate_agents.launcher.session import Session
 from meshgate_agents.launcher.settings import Settings
@@ -52,40 +52,11 @@ LONGEST_BACKOFF_SECONDS = 30.0
 PAUSE_GRACE_SECONDS = 60.0  # for the steps that are under way when a run is paused
 SLICE_SECONDS = 1.0  # how soon Ctrl-C is heard while the gateway is waited for
 MAX_ATTEMPTS = 1000  # of any kind: a run that loses its worker after each new step ends too
+AT_TERMINAL = "at the terminal where it ran"
 OVER = ("cancelled", "failed", "completed")
 HOLDS = ("waiting", "cancelling")
 NONE = Begun(0)
 REFUSED = "what a program may write and connect to: writable: and ports: in the manifest; meshgate doctor"
-
-
-@dataclass(frozen=True, slots=True)
-class _Played:
-    """An attempt that ended."""
-
-    attempt: Attempt
-    ending: Ending
-    reports: int
-    steps: int
-    error: str
-    traceback: str
-    result: bytes
-    declined: str
-
-    @classmethod
-    def of(cls, attempt: Attempt, ending: Ending, session: Session) -> "_Played":
-        """What is left of an attempt's session."""
-        told = (session.reports, session.steps, *session.crash, session.result, session.declined)
-        return cls(attempt, ending, *told)
-
-    @property
-    def cause(self) -> str:
-        """Why it ended, without clear text."""
-        if self.ending.fatal is not None:
-            return str(self.ending.fatal)
-        if self.ending.signal:
-            return f"the program was ended by signal {self.ending.signal}"
-        error = f" ({self.error})" if self.error else ""
-        return f"the program ended with status {self.ending.status}{error}"
 
 
 class Launch:
@@ -103,15 +74,29 @@ class Launch:
         place: Callable[[], AbstractContextManager[int | None]] = nullcontext,
         away: Away = nullcontext,
         announcement: Announcement | None = None,
+        printed: str = "",
     ) -> None:
-        """Args: `last` is the run's attempt as it was seen; `place` lets one begin, and may look again."""
+        """Made where a run is known.
+
+        Args:
+            settings: the app's.
+            gateway: who keeps the run.
+            program: what it starts.
+            children: where it starts it.
+            note: takes what there is to tell people.
+            last: the run's attempt as it was seen.
+            place: lets an attempt begin, and may look again.
+            away: around waiting for others.
+            announcement: where it is said what is played.
+            printed: where people find what the program prints; empty for the app's log.
+        """
         self._settings, self._gateway, self._program = settings, gateway, program
         self._say, self._announcement = note or say, announcement or Announcement()
         self._supervisor = Supervisor(children)
         self._stopped = threading.Event()
         self._run_id = settings.run_id or uuid7()
         self._place, self._away, self._patient, self._held_by = place, away, False, ""
-        self._printed = f"in its app's log: meshgate logs {settings.app}"
+        self._printed = printed or f"in its app's log: meshgate logs {settings.app}"
         self._played = 0
         self._seen, self._crashes = last.number, last.failures  # of every process: the store keeps count
 
@@ -122,7 +107,7 @@ class Launch:
             LauncherError: the program was not started.
         """
         given = json.dumps({"app": self._settings.app, "command": list(self._program.command)}).encode()
-        self._patient, self._printed = any(map(os.isatty, range(3))), "at the terminal where it ran"
+        self._patient, self._printed = any(map(os.isatty, range(3))), AT_TERMINAL
         with self._supervisor.signals():
             last = self._ask(lambda: self._gateway.start_run(run_id=self._run_id, input_json=given))
             self._seen, self._crashes = last.number, last.failures
@@ -159,7 +144,11 @@ class Launch:
         self._stopped.set()
         self._supervisor.stop(reason)
 
-    def _next(self) -> _Played | int:
+    def signal(self, number: int) -> None:
+        """Hands a signal on to the program, which cancels the run; from any thread."""
+        self._supervisor.signal(number)
+
+    def _next(self) -> Played | int:
         """The next attempt, once it is its turn; the exit status when the run is given up instead.
 
         Each look at a run that is held up is an attempt refused, and on record: they become rarer.
@@ -203,7 +192,7 @@ class Launch:
         with suppress(LauncherError):
             self._gateway.end_attempt(run_id=attempt.run_id, attempt=attempt.number, end=end)
 
-    def _play(self, attempt: Attempt) -> _Played:
+    def _play(self, attempt: Attempt) -> Played:
         """One attempt: read the journal, start the child, wait for its end. It lives from its beginning."""
         session = Session(
             gateway=self._gateway,
@@ -239,7 +228,7 @@ class Launch:
             self._say(f"attempt {attempt.number}: {session.told}")
         if self._settings.isolation and session.crash[0].endswith("PermissionError"):
             self._say(REFUSED)
-        return _Played.of(attempt, ending, session)
+        return Played.of(attempt, ending, session)
 
     def _journal(self, attempt: Attempt) -> list[Entry]:
         entries = self._ask(lambda: self._gateway.journal(run_id=self._run_id, attempt=attempt.number))
@@ -304,9 +293,9 @@ class Launch:
             return AttemptEnded(f"process {silent} of the program gave no sign of life")
         if session.idle_seconds > self._settings.stall_seconds:
             return AttemptEnded(f"no step was finished for {self._settings.stall_seconds:g} s")
-        return None
+        return session.overdue()
 
-    def _verdict(self, played: _Played) -> int | None:
+    def _verdict(self, played: Played) -> int | None:
         """The exit status when this attempt was the last; None when the run goes on."""
         ending = played.ending
         if isinstance(ending.fatal, RunOver):
@@ -339,7 +328,7 @@ class Launch:
             f"python -I, -E or -S, or with an emptied environment, cannot be brokered{own}"
         )
 
-    def _held(self, played: _Played, why: str) -> int | None:
+    def _held(self, played: Played, why: str) -> int | None:
         """Waits until a run that was held up may go on; the exit status when it ends instead."""
         self._say(f"run {self._run_id} is held up: {why}")
         attempt, end = played.attempt, End(state="paused", detail="paused")
@@ -361,7 +350,7 @@ class Launch:
             if state == "running":  # nothing holds it up any more: as after a crash, with its bound
                 return self._again(played)
 
-    def _again(self, played: _Played) -> int | None:
+    def _again(self, played: Played) -> int | None:
         """After a crash: marks the run as restarting and rests; the exit status when it is given up."""
         if isinstance(played.ending.fatal, RunFull):
             return self._end(played, "failed", played.cause)
@@ -379,7 +368,7 @@ class Launch:
             return self._end(played, "cancelled", "cancelled by a signal between two attempts")
         return None
 
-    def _end(self, played: _Played, state: str, detail: str) -> int:
+    def _end(self, played: Played, state: str, detail: str) -> int:
         """Ends the run as failed or cancelled."""
         ending = played.ending
         if state == "failed":
@@ -434,6 +423,6 @@ def uuid7() -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-def say(text: str) -> None:
+def say(text: str, *, to: int = 2) -> None:
     """One line for people, in one write."""
-    os.write(2, f"meshgate: {text}\n".encode("utf-8", "replace"))
+    os.write(to, f"meshgate: {text}\n".encode("utf-8", "replace"))

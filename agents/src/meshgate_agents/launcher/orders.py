@@ -26,6 +26,14 @@ def fit(envelope: bytes, *, kind: str) -> None:
         raise BadSettings("the run is no task, and its app is an agent by now, which acts only when asked")
 
 
+def has_command(envelope: bytes) -> bool:
+    """Whether an order says itself what is started: as `meshgate run` gives it, at a terminal or not."""
+    try:
+        return "command" in json.loads(envelope or b"{}")
+    except (ValueError, TypeError):
+        return False
+
+
 def depth(envelope: bytes) -> int:
     """How many callers stand above a run; 0 for one that nobody delegated, and for what cannot be read."""
     try:

@@ -5,6 +5,7 @@ memory; its outcome must be the recorded one.
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 from meshgate_agents.child.framing import BadFrame, Message
 from meshgate_agents.launcher.errors import AttemptEnded, Differs
 from meshgate_agents.launcher.gateway import Answer, Gateway, Told
+from meshgate_agents.launcher.tools import Limits
 
+TIMED_OUT = Told(state="failed", data="no answer before its deadline", error_class="timeout")
 MAX_SHOWN_CHARACTERS = 200  # of each side, to the person who asked for a replay
 MAX_NAME_CHARACTERS = 128  # of an error class, as the gateway takes it
 
@@ -24,6 +27,8 @@ class _Permitted:
     answer: Answer
     recorded: bool
     name: str
+    limits: Limits
+    begun_at: float
 
 
 class OwnTools:
@@ -35,8 +40,15 @@ class OwnTools:
     """
 
     def __init__(
-        self, *, gateway: Gateway, attempt: int, ask: Callable[[Callable[[], Answer]], Answer], live: bool
+        self,
+        *,
+        gateway: Gateway,
+        attempt: int,
+        ask: Callable[[Callable[[], Answer]], Answer],
+        live: bool,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._now = now
         self._gateway, self._attempt, self._ask, self._live = gateway, attempt, ask, live
         self._out: dict[str, _Permitted] = {}
         self._lock = threading.Lock()
@@ -52,25 +64,46 @@ class OwnTools:
             return any(permitted.recorded for permitted in self._out.values())
 
     def permit(
-        self, step_key: str, answer: Answer, *, recorded: bool, limit_bytes: int | None, name: str
+        self, step_key: str, answer: Answer, *, recorded: bool, limits: Limits | None, name: str
     ) -> Message:
         """Tells the child to run a body, with exactly the arguments that were decided on.
 
         Raises:
             AttemptEnded: the manifest does not have this tool run here, or it is being run.
         """
-        if limit_bytes is None:
+        if limits is None:
             raise AttemptEnded(f"call {answer.call_id} of {name!r} is of no tool that runs in the agent")
         with self._lock:
             if step_key in self._out:
                 raise AttemptEnded(f"call {answer.call_id} of {name!r} was asked for twice at once")
-            self._out[step_key] = _Permitted(answer, recorded, name)
+            self._out[step_key] = _Permitted(answer, recorded, name, limits, self._now())
         return {
             "state": "run",
             "call_id": answer.call_id,
             "arguments": answer.arguments,
-            "max_result_bytes": limit_bytes,
+            "max_result_bytes": limits.result_bytes,
         }
+
+    def overdue(self) -> AttemptEnded | None:
+        """Looks for a body that has run past its deadline, and records that its call has failed.
+
+        A thread cannot be stopped, and what it has changed by then, or would change later, is not known: so
+        its process is ended. A later attempt is answered with the failure, and does not run the body.
+
+        Raises:
+            AttemptEnded: the gateway refused, or was away for too long.
+        """
+        now = self._now()
+        with self._lock:
+            keys = [key for key, one in self._out.items() if now - one.begun_at > one.limits.deadline_seconds]
+            late = [self._out.pop(key) for key in keys]
+        for permitted in late:
+            if self._live and not permitted.recorded:
+                self._settle(permitted, take=permitted.answer.take, told=TIMED_OUT)
+        if not late:
+            return None
+        name, seconds = late[0].name, late[0].limits.deadline_seconds
+        return AttemptEnded(f"the body of tool {name!r} ran past its deadline of {seconds:g} s")
 
     def ran(self, step_key: str, outcome: object) -> tuple[Answer, bool]:
         """The answer for what a body gave, durable; and whether it was on record.
@@ -90,11 +123,12 @@ class OwnTools:
             return answer, True
         if not self._live:
             raise Differs(_sides(permitted, told))
-        finish, take = self._gateway.finish_own, 0 if permitted.recorded else answer.take
-        settled = self._ask(
-            lambda: finish(call_id=answer.call_id, attempt=self._attempt, take=take, told=told)
-        )
+        settled = self._settle(permitted, take=0 if permitted.recorded else answer.take, told=told)
         return settled, permitted.recorded
+
+    def _settle(self, permitted: _Permitted, *, take: int, told: Told) -> Answer:
+        finish, call_id = self._gateway.finish_own, permitted.answer.call_id
+        return self._ask(lambda: finish(call_id=call_id, attempt=self._attempt, take=take, told=told))
 
 
 def _told(outcome: object) -> Told:

@@ -32,9 +32,10 @@ def ready(program: Program, *, settings: Settings, socket_path: Path) -> Iterato
     """The start of a program; the file of its input is there while it lasts."""
     isolation = settings.isolation
     own = isolation is not None and isolation.own is not None and program.command[1:] == isolation.command
-    ours = environment.switches(settings=settings, socket_path=socket_path)
+    asked = {**settings.env, **(program.env or {})}
+    ours = environment.switches(settings=settings, env=asked, socket_path=socket_path)
     with inputs.variable(settings.socket_dir, program.given) as given:
-        env = {**settings.env, **(program.env or {}), **ours, **given}
+        env = {**asked, **ours, **given}
         if isolation is None:
             yield Start(program, env, f"{environment.notice(ours)}; isolation: none")
             return

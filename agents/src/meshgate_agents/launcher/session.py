@@ -124,6 +124,14 @@ class Session:
         """Since a step was finished, or since the start."""
         return time.monotonic() - self._moved_at
 
+    def overdue(self) -> AttemptEnded | None:
+        """Why a body of the child has to be cut short; its failure is recorded by then.
+
+        Raises:
+            AttemptEnded: it could not be recorded, or the run is over.
+        """
+        return self._own.overdue()
+
     def pause(self) -> bool:
         """Begins no further step; True once none is under way."""
         with self._lock:
@@ -328,8 +336,8 @@ class Session:
         return until_available(ask, seconds=self._unavailable_seconds, stopped=self._stopped)
 
     def _permit(self, request: Message, key: str, answer: Answer, *, recorded: bool) -> Message:
-        limit, name = self._calls.own_limit(request), requests.word(request, "name")
-        return self._own.permit(key, answer, recorded=recorded, limit_bytes=limit, name=name)
+        limits, name = self._calls.own_limits(request), requests.word(request, "name")
+        return self._own.permit(key, answer, recorded=recorded, limits=limits, name=name)
 
     def _take_turn(self, request: Message, step: Step) -> None:
         """For a body that is to run in the child; one that another body of that place calls is part of it."""
@@ -347,7 +355,7 @@ class Session:
         if isinstance(tool, Refusal):
             self._note(tool.text)
             return {"state": "refused", "text": tool.text}
-        if self._calls.own_limit(request) is not None:
+        if self._calls.own_limits(request) is not None:
             self._take_turn(request, step)
         answer = self._calls.settle(
             tool, request, step, left_out=self._left_out(step.key, tool), waits=lambda: self._waits(step)

@@ -12,6 +12,7 @@ from meshgate_agents.launcher.errors import BadSettings
 ATTEMPTS = 5  # of one run, by one launcher
 BACKOFF_SECONDS = 0.5  # before the second attempt; twice as long before each further one
 STALL_SECONDS = 1800.0  # without a finished step; a slow model takes minutes
+OWN_DEADLINE_SECONDS = 30.0  # as a tool has it for which the manifest says nothing
 STEP_DEADLINE_SECONDS = 60.0  # how long an unavailable gateway is asked again for one step
 
 
@@ -21,12 +22,14 @@ class ToolEntry:
 
     Attributes:
         own_limit_bytes: of a result, for a tool that runs in the child itself; None for every other.
+        own_deadline_seconds: how long the body of such a tool may take.
     """
 
     tool: str
     qualname: str
     fields_sha256: str
     own_limit_bytes: int | None = None
+    own_deadline_seconds: float = OWN_DEADLINE_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +41,14 @@ class Colleague:
         agent: its key there.
         role: as the project writes it, before inputs are filled in.
         app: whose process it runs in.
+        same_storage: whether that process has CrewAI's storage where this one has it.
     """
 
     crew: str
     agent: str
     role: str
     app: str
+    same_storage: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +182,8 @@ def _isolation(raw: Mapping[str, Any] | None) -> Isolation | None:
 
 def _colleague(item: Mapping[str, Any]) -> Colleague:
     crew, agent, role, app = (str(item[name]) for name in ("crew", "agent", "role", "app"))
-    return Colleague(crew=crew, agent=agent, role=role, app=app)
+    shares = item.get("same_storage", False) is True
+    return Colleague(crew=crew, agent=agent, role=role, app=app, same_storage=shares)
 
 
 def _entry(item: Mapping[str, Any]) -> ToolEntry:
@@ -187,4 +193,5 @@ def _entry(item: Mapping[str, Any]) -> ToolEntry:
         qualname=str(identity["qualname"]),
         fields_sha256=str(identity["fields_sha256"]),
         own_limit_bytes=int(item["own_limit_bytes"]) if item.get("own_limit_bytes") else None,
+        own_deadline_seconds=float(item.get("own_deadline_seconds") or OWN_DEADLINE_SECONDS),
     )

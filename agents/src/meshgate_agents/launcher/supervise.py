@@ -48,6 +48,7 @@ class Supervisor:
     def __init__(self, children: Children) -> None:
         self._children = children
         self._events: queue.SimpleQueue[AttemptEnded | int] = queue.SimpleQueue()
+        self._turning = threading.Lock()
         self._cancelled = False
         self._fatal: AttemptEnded | None = None
         self._stopping: Stopping | None = None
@@ -60,6 +61,11 @@ class Supervisor:
         """Ends the child that is there now, and lets none begin; from any thread."""
         self._stopping = reason
         self._events.put(reason)
+
+    def signal(self, number: int) -> None:
+        """Hands a signal on to the child that is there, or to the next; from any thread."""
+        with self._turning:  # never into a queue that nobody reads any more
+            self._events.put(number)
 
     def rest(self, seconds: float) -> bool:
         """Waits between two attempts; True when a signal asks to give up.
@@ -78,10 +84,11 @@ class Supervisor:
 
     def expect(self) -> None:
         """Whatever ends a child is from here on meant for the next one; a signal that came before is too."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._hear(self._events.get_nowait())
-        self._events, self._fatal = queue.SimpleQueue(), None
+        with self._turning:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._hear(self._events.get_nowait())
+            self._events, self._fatal = queue.SimpleQueue(), None
 
     def run(self, program: Program, *, env: Mapping[str, str], on_start: Callable[[Child], None]) -> Ending:
         """Starts the program and waits for its end; one that is to end already is not started.

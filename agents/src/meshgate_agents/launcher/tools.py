@@ -13,21 +13,29 @@ class Refusal:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of a tool that runs in the child itself."""
+
+    result_bytes: int
+    deadline_seconds: float
+
+
 class ToolMap:
     """The frozen map from (module:qualname, digest of constructor fields) to tool ids."""
 
     def __init__(self, *, entries: Iterable[ToolEntry]) -> None:
         self._exact: dict[tuple[str, str], list[str]] = {}
         self._by_name: dict[str, list[str]] = {}
-        self._own: dict[str, int] = {}
+        self._own: dict[str, Limits] = {}
         for entry in entries:
             self._exact.setdefault((entry.qualname, entry.fields_sha256), []).append(entry.tool)
             self._by_name.setdefault(entry.qualname, []).append(entry.tool)
             if entry.own_limit_bytes is not None:
-                self._own[entry.tool] = entry.own_limit_bytes
+                self._own[entry.tool] = Limits(entry.own_limit_bytes, entry.own_deadline_seconds)
 
-    def own_limit(self, tool: str | Refusal) -> int | None:
-        """How large a result may be of a tool that runs in the child itself; None for every other."""
+    def own_limits(self, tool: str | Refusal) -> Limits | None:
+        """The bounds of a tool that runs in the child itself; None for every other."""
         return self._own.get(tool) if isinstance(tool, str) else None
 
     def find(self, *, identity: Mapping[str, str], name: str) -> str | Refusal:

@@ -1,6 +1,7 @@
 """`python -m meshgate_agents.worker --config FILE`: takes an app's runs and plays them until told to end.
 
-Standard output and error of the programs are this process's own: the app's log.
+Standard output and error of the programs are this process's own, the app's log, or those of the terminal
+at which a run was asked for.
 """
 
 import argparse
@@ -65,6 +66,7 @@ def _serve(config: Settings, stop: threading.Event) -> None:
             gateway=gateway,
             children=children,
             announcement=announcement,
+            terminals=config.terminals,
         )
         sidecar = Sidecar(grpc_port=config.grpc_port, api_token=token)
         sidecar.serve(plays, stop)

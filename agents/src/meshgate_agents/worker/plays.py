@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from meshgate_agents.launcher import orders
 from meshgate_agents.launcher.announcing import Announcement
@@ -15,15 +16,18 @@ from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import (
     FAULTS,
     BadSettings,
+    GatewayAway,
     GatewayUnavailable,
     LauncherError,
     RunOver,
     Stopping,
 )
 from meshgate_agents.launcher.gateway import Begun, End, Gateway, Known
-from meshgate_agents.launcher.launch import LONGEST_BACKOFF_SECONDS, Launch, say
+from meshgate_agents.launcher.launch import AT_TERMINAL, LONGEST_BACKOFF_SECONDS, Launch, say
 from meshgate_agents.launcher.settings import Settings
+from meshgate_agents.launcher.supervise import FAILED
 from meshgate_agents.worker.slots import Absence, Slots
+from meshgate_agents.worker.terminals import Terminal, terminal
 
 PAUSE_SECONDS = 1.0  # between two looks at a run that goes on elsewhere, or cannot go on now
 CHANCE_SECONDS = 2.0  # between two looks whether a run still has its last chance
@@ -43,7 +47,9 @@ class Plays:
         gateway: Gateway,
         children: Children,
         announcement: Announcement,
+        terminals: Path | None = None,
     ) -> None:
+        self._terminals, self._called_off = terminals, dict[str, int]()
         self._settings, self._command = settings, tuple(command)
         self._gateway, self._children, self._announcement = gateway, children, announcement
         self._slots, self._last_chance = Slots(runs_at_once), Slots(1)
@@ -112,9 +118,13 @@ class Plays:
             GatewayUnavailable: ask again.
             AttemptEnded: it is held up, or over, or its attempt is not the one that was seen.
         """
-        _note(run_id)(f"failed: {why}")
+        self._end(run_id, End(state="failed", detail=why), after=after)
+
+    def _end(self, run_id: str, end: End, *, after: int) -> None:
+        """Ends a run by an attempt of which nothing is played."""
+        _note(run_id)(f"{end.state}: {end.detail}")
         begun = self._gateway.start_attempt(run_id=run_id, instance=secrets.token_hex(16), after=after)
-        self._gateway.finish(run_id=run_id, attempt=begun.number, end=End(state="failed", detail=why))
+        self._gateway.finish(run_id=run_id, attempt=begun.number, end=end)
 
     def _settle(self, run_id: str, future: "Future[str]") -> None:
         try:
@@ -132,6 +142,7 @@ class Plays:
         with self._lock:
             self._playing.pop(run_id, None)
             self._threads.pop(run_id, None)
+            self._called_off.pop(run_id, None)
             self._announcement.remove(run_id)
 
     def _until_ended(self, run_id: str) -> str:
@@ -145,7 +156,7 @@ class Plays:
                 if known.ended:
                     return known.state
                 if not elsewhere or known.forsaken:
-                    self._play_once(run_id, known)
+                    self._go_on(run_id, known)
                     elsewhere = True  # not over, and not ours any more: another attempt was begun
             except GatewayUnavailable:
                 pass  # asked again for as long as it takes: the run is not over
@@ -160,33 +171,85 @@ class Plays:
             if self._stop.wait(pause):
                 raise Stopping("the worker ends")
 
-    def _play_once(self, run_id: str, known: Known) -> None:
-        own = Program(command=self._command, cwd=self._settings.project_root, stdin=subprocess.DEVNULL)
+    def _go_on(self, run_id: str, known: Known) -> None:
         try:
-            orders.fit(known.input_json, kind=self._settings.kind)
-            program = orders.program(known.input_json, own)
-        except BadSettings as error:
-            self.give_up(run_id, str(error), after=known.attempt)
-            return
-        launch = Launch(
+            if run_id in self._called_off:  # it was played, and nobody could be told how it ended
+                end = End(state="cancelled", detail="cancelled by a signal at its terminal")
+                self._end(run_id, end, after=known.attempt)
+            else:
+                self._play_once(run_id, known)
+        except RunOver as error:  # another worker is at it, or somebody ended it
+            _note(run_id)(str(error))
+
+    def _play_once(self, run_id: str, known: Known) -> None:
+        own = Program(
+            command=self._command, cwd=self._settings.project_root, streams=(subprocess.DEVNULL, None, None)
+        )
+        asked_at = self._terminals if orders.has_command(known.input_json) else None
+        with terminal(asked_at, run_id) as at:
+            try:
+                orders.fit(known.input_json, kind=self._settings.kind)
+                program = orders.program(known.input_json, own)
+            except BadSettings as error:
+                self.give_up(run_id, str(error), after=known.attempt)
+                return
+            if at is None:
+                self._launched(self._launch(run_id, known, program, _note(run_id)), run_id)
+            else:
+                self._play_at(at, run_id, known, program)
+
+    def _play_at(self, at: Terminal, run_id: str, known: Known, program: Program) -> None:
+        """Plays a run at its terminal, and says there how it ended."""
+        program = dataclasses.replace(program, streams=at.streams, env={**(program.env or {}), **at.env})
+        launch = self._launch(run_id, known, program, at.say, printed=AT_TERMINAL)
+
+        def signalled(number: int) -> None:
+            self._called_off[run_id] = number
+            launch.signal(number)
+
+        at.listen(signalled)
+        try:
+            status = self._launched(launch, run_id)
+        except (Stopping, GatewayUnavailable, GatewayAway):
+            raise  # it goes on at the same terminal
+        except LauncherError as error:
+            at.say(str(error))
+            if not isinstance(error, RunOver):  # of a run that is over the supervisor asks how it ended
+                at.ended(128 + self._called_off[run_id] if run_id in self._called_off else FAILED)
+            raise
+        if run_id in self._called_off or self._is_over(run_id):
+            at.ended(status)
+
+    def _is_over(self, run_id: str) -> bool:
+        try:
+            known = self.known(run_id)
+        except LauncherError:
+            return False  # it will be seen when somebody can say
+        return known is None or known.ended
+
+    def _launch(
+        self, run_id: str, known: Known, program: Program, note: Callable[[str], None], printed: str = ""
+    ) -> Launch:
+        return Launch(
             settings=dataclasses.replace(self._settings, run_id=run_id),
             gateway=self._gateway,
             program=program,
             children=self._children,
-            note=_note(run_id),
+            note=note,
             last=Begun(known.attempt, known.failures),
             place=lambda: self._place(run_id, known),
             away=Absence(self._pools(known)[0]),
             announcement=self._announcement,
+            printed=printed,
         )
+
+    def _launched(self, launch: Launch, run_id: str) -> int:
         with self._lock:
             if self._stop.is_set():
                 raise Stopping("the worker ends")
             self._launches[run_id] = launch
         try:
-            launch.play()
-        except RunOver as error:  # another worker is at it
-            _note(run_id)(str(error))
+            return launch.play()
         finally:
             with self._lock:
                 self._launches.pop(run_id, None)

@@ -17,6 +17,7 @@ class Settings:
         runs_at_once: attempts under way; those that rest, or wait for a person, take no place.
         command: what a run starts when its order names no command.
         ready_file: appears when runs are taken, and says what is being played (`launcher.announcing`).
+        terminals: where the supervisor says which run has a terminal (`worker.terminals`).
     """
 
     play: launcher.Settings
@@ -25,6 +26,7 @@ class Settings:
     grpc_port: int
     api_token_file: Path
     ready_file: Path
+    terminals: Path
 
 
 def load(path: Path) -> Settings:
@@ -43,6 +45,7 @@ def load(path: Path) -> Settings:
             grpc_port=int(raw["dapr"]["grpc_port"]),
             api_token_file=Path(raw["dapr"]["api_token_file"]),
             ready_file=Path(raw["ready_file"]),
+            terminals=Path(raw["terminals"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadSettings(f"{path}: missing or mistyped: {error!r}") from error

@@ -6,7 +6,7 @@ import time
 
 from meshgate_gateway.adapters.tables import CALL, ENDED, JOURNAL, RUN, SharedTables
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -27,7 +27,8 @@ CREATE INDEX IF NOT EXISTS runs_created ON runs (created_ms);
 CREATE INDEX IF NOT EXISTS runs_origin ON runs (origin_run) WHERE origin_run != '';
 CREATE INDEX IF NOT EXISTS runs_leaving ON runs (heartbeat_ms) WHERE state IN ('cancelling', 'pausing');
 CREATE INDEX IF NOT EXISTS runs_unfinished ON runs (updated_ms) WHERE purging OR state = 'copying';
-CREATE INDEX IF NOT EXISTS runs_open ON runs (app) WHERE state NOT IN ({ENDED});
+CREATE INDEX IF NOT EXISTS runs_asked ON runs (app, caller) WHERE state NOT IN ({ENDED});
+CREATE INDEX IF NOT EXISTS runs_recalling ON runs (updated_ms) WHERE recalling;
 CREATE INDEX IF NOT EXISTS runs_driven ON runs (updated_ms)
   WHERE driven AND state IN ('pending', 'running', 'restarting');
 CREATE TABLE IF NOT EXISTS journal ({", ".join(JOURNAL)}, PRIMARY KEY (run_id, step_key)) WITHOUT ROWID;
@@ -40,21 +41,42 @@ INSERT OR IGNORE INTO meta VALUES ('schema_version', '{SCHEMA_VERSION}');
 """
 
 
-# What a table got after a store of an earlier schema may have been made, each empty there.
-_ADDED = {"runs": ("parent_call", "chain", "narrow")}
+# What a table got after a store of an earlier schema may have been made, with what stands there.
+_ADDED = {
+    "runs": {
+        "parent_call": "''",
+        "chain": "''",
+        "narrow": "''",
+        "caller": "''",
+        "delegated": "0",
+        "recalling": "0",
+    },
+}
+# What the new columns hold of runs that are older, and what took another's place.
+_FILLED = (
+    "DROP INDEX IF EXISTS runs_open",
+    "UPDATE runs SET caller = json_extract(chain, '$[#-1].spiffe_id') WHERE chain != ''",
+    """UPDATE runs SET delegated = made.number FROM (SELECT json_extract(chain, '$[0].run_id') AS root,
+        count(*) AS number FROM runs WHERE chain != '' GROUP BY 1) AS made WHERE run_id = made.root""",
+)
 
 
 def upgrade(connection: sqlite3.Connection) -> None:
     """Gives the tables of an older file the columns that they lack; a new file is left to `SCHEMA`."""
     connection.execute("BEGIN IMMEDIATE")
-    for table, added in _ADDED.items():
-        has = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
-        for column in added:
-            if has and column not in has:
-                connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} NOT NULL DEFAULT ''")
-                connection.execute(
-                    "UPDATE meta SET value = ? WHERE key = 'schema_version'", (SCHEMA_VERSION,)
-                )
+    lacking = [
+        (table, column, empty)
+        for table, added in _ADDED.items()
+        if (has := {row[1] for row in connection.execute(f"PRAGMA table_info({table})")})
+        for column, empty in added.items()
+        if column not in has
+    ]
+    for table, column, empty in lacking:
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} NOT NULL DEFAULT {empty}")
+    if lacking:
+        for statement in _FILLED:
+            connection.execute(statement)
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (SCHEMA_VERSION,))
     connection.execute("COMMIT")
 
 

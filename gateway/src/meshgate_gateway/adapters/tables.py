@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from meshgate_audit.chain import GENESIS, Head, seal, verify
 
 from meshgate_gateway import ledger
+from meshgate_gateway.calls import delegated_run
 from meshgate_gateway.errors import StoreUnavailable
 from meshgate_gateway.model import AuditRecord, JournalRow, LedgerRow, Run, Sealed, State
 from meshgate_gateway.store import CallQuery, InstanceTable, PayloadRow, RecordQuery
@@ -25,6 +26,7 @@ ENDED = "'completed', 'failed', 'cancelled'"
 CALL = tuple(field.name for field in fields(LedgerRow))
 RUN = tuple(field.name for field in fields(Run))
 _RUN_SEALED = ("input", "traceback", "result")
+_RUN_BOOLS = ("driven", "purging", "recalling")
 JOURNAL = tuple(field.name for field in fields(JournalRow))
 
 HEAD = "SELECT seq, hash FROM records ORDER BY seq DESC LIMIT 1"
@@ -70,8 +72,8 @@ _INSERT_STEP = _insert("journal", JOURNAL)
 _MOVE_CALL = _update("calls", CALL, "state = ? AND take = ?")
 _MOVE_RUN = _update("runs", RUN, "state = ? AND attempt = ?")
 _GROW_RUN = (
-    "UPDATE runs SET recorded_steps = recorded_steps + ?, recorded_bytes = recorded_bytes + ? "
-    "WHERE run_id = ?"
+    "UPDATE runs SET recorded_steps = recorded_steps + ?, recorded_bytes = recorded_bytes + ?, "
+    "delegated = delegated + ? WHERE run_id = ?"
 )
 _SELECT_CALL = f"SELECT {', '.join(CALL)} FROM calls"
 _SELECT_RUN = f"SELECT {', '.join(RUN)} FROM runs"
@@ -128,7 +130,8 @@ def _run_in(values: Sequence[object]) -> Run:
     row = dict(zip(RUN, values, strict=True))
     for name in _RUN_SEALED:
         row[name] = _sealed_in(row[name])  # type: ignore[arg-type]
-    row["driven"], row["purging"] = bool(row["driven"]), bool(row["purging"])
+    for name in _RUN_BOOLS:
+        row[name] = bool(row[name])
     return Run(**row)  # type: ignore[arg-type]
 
 
@@ -259,14 +262,18 @@ class Runs:
         rows = self._db.execute(sql, (max(1, min(limit, MAX_ROWS)),))
         return [_run_in(row) for row in rows.fetchall()]
 
-    def grow(self, run_id: str, *, steps: int, size_bytes: int) -> None:
-        """Adds to what a run has recorded."""
-        self._db.execute(_GROW_RUN, (steps, size_bytes, run_id))
+    def grow(self, run_id: str, *, steps: int = 0, size_bytes: int = 0, delegated: int = 0) -> None:
+        """Adds to what a run has recorded, or others did below it."""
+        self._db.execute(_GROW_RUN, (steps, size_bytes, delegated, run_id))
 
-    def open(self, app: str) -> int:
-        """How many runs of an app have not ended."""
+    def open(self, app: str, *, caller: str = "") -> int:
+        """How many runs of an app have not ended; with `caller` those that it delegated."""
         sql = f"SELECT count(*) FROM runs WHERE app = ? AND state NOT IN ({ENDED})"
-        return int(self._db.execute(sql, (app,)).fetchone()[0])
+        values = [app]
+        if caller:
+            sql += " AND caller = ?"
+            values.append(caller)
+        return int(self._db.execute(sql, values).fetchone()[0])
 
     def branches(self, run_id: str) -> Sequence[Run]:
         """Runs that were made from this one."""
@@ -298,7 +305,21 @@ class Runs:
     def leaving(self, *, silent_since_ms: int) -> Sequence[Run]:
         """Runs to be cancelled or paused whose last heartbeat is older."""
         sql = f"{_SELECT_RUN} WHERE state IN ('cancelling', 'pausing') AND heartbeat_ms < ? LIMIT ?"
-        rows = self._db.execute(sql, (silent_since_ms, MAX_ROWS))
+        return [_run_in(row) for row in self._db.execute(sql, (silent_since_ms, MAX_ROWS)).fetchall()]
+
+    def below(self, run_id: str, *, limit: int) -> Sequence[Run]:
+        """Runs whose calls of this run are open, and that are neither over nor told to end."""
+        sql = (
+            f"SELECT {', '.join(f'made.{name}' for name in RUN)} FROM calls "
+            "JOIN runs AS made ON made.run_id = ? || calls.call_id WHERE calls.run_id = ? AND "
+            f"calls.state IN ('reserved', 'sent') AND made.state NOT IN ({ENDED}, 'cancelling') LIMIT ?"
+        )
+        rows = self._db.execute(sql, (delegated_run(""), run_id, limit))
+        return [_run_in(row) for row in rows.fetchall()]
+
+    def recalling(self, *, limit: int) -> Sequence[Run]:
+        """Runs that are, or are to be, over, and not all that they had asked for is told so."""
+        rows = self._db.execute(f"{_SELECT_RUN} WHERE recalling LIMIT ?", (limit,))
         return [_run_in(row) for row in rows.fetchall()]
 
 

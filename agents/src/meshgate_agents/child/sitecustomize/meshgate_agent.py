@@ -31,6 +31,7 @@ class Asked:
     expected_output: str
     context: "str | None"
     colleagues: "dict[str, dict[str, str]]"
+    expects: "list[str]"
 
 
 def main() -> None:
@@ -53,10 +54,24 @@ def main() -> None:
     agent, task = _chosen(crew, own.role, asked)
     _be(agent, asked.persona)
     _know(crew, own, asked.colleagues)
+    agent.crew = crew
+    _check(agent, task, asked, own)
+    meshgate_kickoff.tell(_done(crew, agent, task, asked))
+
+
+def _check(agent: Any, task: Any, asked: Asked, own: Any) -> None:
+    """Before anything runs: what this process would leave out without a word."""
     hindrance = _ours("carrying").hindrance(agent, task, index=asked.index, to=own)
     if hindrance:
         _decline("hindered", hindrance)
-    meshgate_kickoff.tell(_done(crew, agent, task, asked))
+    missing = sorted({*asked.expects} - {*_ours("expectations").of(agent)})
+    if missing:
+        _decline(
+            "unheard",
+            f"the asking process has {', '.join(missing)}, which is not set where its crew is built",
+        )
+    if _ours("memories").is_withheld(agent):
+        _decline("no_memory", f"agent {asked.agent!r} may not write where its memory lies; see `writable`")
 
 
 def _asked(given: Any) -> Asked:
@@ -69,17 +84,19 @@ def _asked(given: Any) -> Asked:
     if not isinstance(persona, dict) or not isinstance(task, dict):
         _decline("unreadable", "the delegation has no persona or no task")
     index, others = task.get("index"), _personas(given.get("colleagues", {}))
+    expects = given.get("expects", [])
     names = _ours("personas").NAMES
     found = [
         texts(given, "crew", "agent"),
         texts(persona, *names),
         texts({"name": "", **task}, "name", "description", "expected_output"),
     ]
-    if None in found or others is None or not isinstance(context, (str, type(None))) or not _is_index(index):
+    sound = isinstance(context, (str, type(None))) and _is_index(index) and _is_texts(expects)
+    if None in found or others is None or not sound:
         _decline("unreadable", "the delegation does not have the form that was agreed")
     (crew, agent), told, (name, description, expected) = found
     own = dict(zip(names, told, strict=True))
-    return Asked(crew, agent, own, index, name, description, expected, context, others)
+    return Asked(crew, agent, own, index, name, description, expected, context, others, expects)
 
 
 def _personas(given: Any) -> "dict[str, dict[str, str]] | None":
@@ -91,6 +108,10 @@ def _personas(given: Any) -> "dict[str, dict[str, str]] | None":
         if not isinstance(persona, dict) or set(persona) != set(names) or texts(persona, *names) is None:
             return None
     return given
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def _is_index(value: Any) -> bool:
@@ -181,7 +202,7 @@ def _done(crew: Any, agent: Any, task: Any, asked: Asked) -> "dict[str, Any]":
             crew._drain_memory_writes()  # noqa: SLF001 - as a kickoff does at its end
             crew._finish_execution("")  # noqa: SLF001
     try:
-        form = forms.encode(output, task)
+        form = forms.encode(output, task, of_crew=asked.index is not None)
     except forms.NoForm as error:
         _decline("no_form", str(error))
     result = {"output": form, "usage": forms.since(before, forms.spent(counted))}
@@ -198,6 +219,9 @@ def _prepared(crew: Any, agent: Any, task: Any, asked: Asked) -> Any:
     """
     from crewai.crews.utils import setup_agents
 
+    crew.checkpoint = False  # it is no state of the crew: that one's process writes them
+    for one in _agents(crew):
+        one.checkpoint = None
     here = [one for one in _agents(crew) if _works_here(one)]
     managed = _is_hierarchical(crew) and agent is crew.manager_agent
     setup = [one for one in here if one is not crew.manager_agent]
