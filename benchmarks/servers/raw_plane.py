@@ -22,6 +22,7 @@ from meshgate_deploy.preloaded import Preloaded
 from meshgate_deploy.processes import Processes
 from meshgate_deploy.services import Services
 from meshgate_deploy.state import State, prepare_state
+from meshgate_deploy.terminals import Terminals
 from meshgate_identities.authority import DevelopmentAuthority
 from meshgate_identities.workload_api import WorkloadApiServer
 
@@ -69,7 +70,7 @@ def _up(stack: ExitStack, state: State) -> MeshServices:
     )
     mesh = MeshServices(
         manifest=manifest, state=state, binaries=runtime.find_or_install(progress=lambda _: None),
-        environment=environment, enroller=enroller,
+        environment=environment, enroller=enroller, terminals=Terminals(state.terminals, lambda *_: {}),
         preloaded=Preloaded(
             manifest=manifest, state=state, processes=processes, environment=environment, cancelled=cancelled
         ),
