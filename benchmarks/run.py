@@ -11,7 +11,7 @@ from pathlib import Path
 
 from machine import Cores, fsync_milliseconds, load_average
 from measure import Row
-from rows import Bench, Measure, brokered, decision, durable, forks, guarantees, runs
+from rows import Bench, Measure, agents, brokered, decision, delegation, durable, forks, guarantees, runs
 
 ROWS: dict[str, Measure] = {
     "brokered": brokered.measure,
@@ -20,6 +20,8 @@ ROWS: dict[str, Measure] = {
     "guarantees": guarantees.measure,
     "runs": runs.measure,
     "forks": forks.measure,
+    "delegation": delegation.measure,
+    "agents": agents.measure,
 }
 REPEATS, QUICK_REPEATS = 5, 3
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -549,3 +550,27 @@ def test_before_there_is_a_launcher_nothing_is_called(tmp_path, asked) -> None:
             listener.accept()
     assert (done.returncode, done.stdout) == (125, "")
     assert "not connected to a launcher" in done.stderr
+
+
+def _of_server(folder: Path) -> list[int]:
+    """The fork server of a folder and all that was forked from it: they have its command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and str(folder).encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return found
+
+
+def test_who_waits_to_be_asked_for_ends_with_its_server(tmp_path: Path) -> None:
+    """A keeper and its program are there before anybody asks, and are no strays afterwards."""
+    with program_server(tmp_path):
+        give_up_at = time.monotonic() + 20
+        while len(waiting := _of_server(tmp_path)) != 3:
+            assert time.monotonic() < give_up_at, waiting
+            time.sleep(0.01)
+        names = sorted(Path(f"/proc/{pid}/comm").read_text() for pid in waiting)
+        assert names.count("meshgate-keeper\n") == 2
+        ends = [os.pidfd_open(pid) for pid in waiting]
+    ended = [_ends(end) for end in ends]  # each is looked at, so that none is left
+    assert all(ended)

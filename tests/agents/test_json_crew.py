@@ -61,6 +61,7 @@ def project(tmp_path: Path) -> Path:
         "news/tools/archive.py": ARCHIVE,
         "told/_meshgate_child/__init__.py": "",
         "told/_meshgate_child/channel.py": CHANNEL,
+        "told/_meshgate_child/leaving.py": "def leave(): ...",
     }
     for name, text in files.items():
         path = tmp_path / name

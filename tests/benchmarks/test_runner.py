@@ -27,11 +27,13 @@ EXPECTED = {
         "runs.plenty.list",
         "runs.plenty.resume",
     },
+    "delegation": {"delegation.added", "delegation.whole", "delegation.task"},
+    "agents": {"agents.private", "agents.pss", "agents.launcher_ready"},
     "forks": {"forks.ready", "forks.private", "forks.again"},
     "guarantees": {f"guarantees.{level}.{kind}" for level in LEVELS for kind in ("p50", "throughput")},
 }
 HAVE_GOALS = {"brokered", "durable", "decision", "forks"}
-SOME_HAVE_GOALS = {"runs"}
+SOME_HAVE_GOALS = {"runs", "delegation", "agents"}
 
 
 @pytest.fixture
@@ -57,6 +59,8 @@ def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         pytest.param("durable", marks=pytest.mark.plane),
         pytest.param("runs", marks=pytest.mark.plane),
+        pytest.param("delegation", marks=pytest.mark.plane),
+        pytest.param("agents", marks=pytest.mark.plane),
         "brokered",
         "decision",
         "forks",

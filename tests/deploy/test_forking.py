@@ -12,9 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from meshgate_deploy import processes
+from meshgate_deploy import processes, server_rows
 from meshgate_deploy.environment import Environment
 from meshgate_deploy.forking import Forked, ForkServer, ForkServerGone
 from meshgate_deploy.manifest import Manifest
@@ -225,7 +226,7 @@ def _ended(descriptor: int) -> bool:
 SUPERVISOR = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from meshgate_deploy import processes
+from meshgate_deploy import processes, server_rows
 from meshgate_deploy.forking import ForkServer
 from meshgate_deploy.processes import Command, Processes
 
@@ -330,3 +331,35 @@ def _named(folder: Path, word: str) -> list[int]:
         if word in words and str(folder) in words:
             found.append(int(entry.parent.name))
     return found
+
+
+def test_what_ps_shows_of_a_fork_server_is_how_it_is(server: Make, running: Processes) -> None:
+    """While it imports, ready before anybody asked it, killed unnoticed, started again, closed."""
+    one = server()
+
+    def row() -> dict[str, Any]:
+        return server_rows.row("server", one, running, about="forks probes")
+
+    assert row()["state"] in ("starting", "ready")
+    _until(lambda: row()["state"] == "ready")
+    shown = row()
+    assert (shown["restarts"], shown["detail"], shown["up_seconds"] >= 0) == (0, "forks probes", True)
+    assert (
+        Path(f"/proc/{shown['pid']}/cmdline").read_bytes().split(b"\0")[3] == b"meshgate_deploy.fork_server"
+    )
+    os.kill(shown["pid"], signal.SIGKILL)
+    _until(lambda: row()["state"] == "ended")
+    assert row()["pid"] is None
+    with pytest.raises(ForkServerGone):
+        one.fork({}, (0, 1, 2), 0)
+    _until(lambda: row()["state"] == "ready")
+    assert row()["restarts"] == 1
+    one.close()
+    assert row()["state"] == "stopped"
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)

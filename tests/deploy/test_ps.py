@@ -107,6 +107,7 @@ def status(*, pid: int) -> dict:
             row("triage-analyst", app="triage-analyst", detail="ended", **idle, **failing),
             row("replay by-hand", app="desk", spiffe_id=row("desk")["spiffe_id"], detail="desk", **terminal),
         ],
+        "fork_servers": [row("fork-server-programs", spiffe_id=None, detail="forks programs")],
         "apps": [
             app("gateway", "gateway"), app("desk-tools", "toolhost"), app("triage-analyst", "agent", "desk"),
             app("desk", "crew"),
@@ -123,7 +124,9 @@ def test_apps_come_first_and_agents_below_their_crew() -> None:
         "gateway", "desk-tools", "desk", "  program", "  no program", "  replay", "    no program",
         "  triage-analyst",
     ]  # fmt: skip
-    assert [line.split()[0] for line in others.splitlines()] == ["NAME", "dapr-desk", "opa"]
+    assert [line.split()[0] for line in others.splitlines()] == [
+        "NAME", "dapr-desk", "opa", "fork-server-programs", "supervisor",
+    ]  # fmt: skip
     assert max(map(len, lines)) <= 100, table
     assert "restarting (3x)" in lines[8]
     assert "attempt 2" in lines[4]
@@ -153,3 +156,39 @@ def test_a_narrow_mesh_shows_all_columns() -> None:
     told["processes"] = [one for one in told["processes"] if not one.get("runs")]
     head = ps.text(ps.measured(told)).splitlines()[0].split()
     assert head == ["NAME", "STATE", "PID", "RESTARTS", "UP", "MEMORY", "SPIFFE_ID"]
+
+
+KEPT = """
+import subprocess, sys
+keeper = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sys.argv[1]!r}], stdin=0)"
+with subprocess.Popen([sys.executable, "-c", keeper]) as below:
+    below.wait()
+"""
+
+
+def _below(pid: int) -> int:
+    (found,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(found)
+
+
+def test_what_is_forked_counts_for_its_app_and_not_for_the_fork_server() -> None:
+    """With its keeper: so that the sum over all rows counts every process once."""
+    command = [sys.executable, "-c", KEPT, HOLDER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        assert server.stdin is not None
+        assert server.stdout.readline() == b"held\n"
+        keeper = _below(server.pid)
+        told = status(pid=os.getpid())
+        told["fork_servers"][0]["pid"] = server.pid
+        (played,) = [one for one in told["processes"] if one["name"] == "desk"]
+        played["pid"], played["programs"][0]["pid"] = None, _below(keeper)
+        shown = ps.measured(told)
+        (served,) = shown["fork_servers"]
+        (desk,) = [one for one in shown["processes"] if one["name"] == "desk"]
+        assert desk["programs"][0]["keeper"] == keeper
+        assert HELD < desk["programs"][0]["memory"]["bytes"] < desk["memory"]["bytes"]
+        assert 0 < served["memory"]["bytes"] < HELD / 2
+        table = ps.text(shown).split("\n\n")[1]
+        assert f"{served['memory']['bytes'] / MIB:.0f} MB" in table.splitlines()[3]
+        server.stdin.close()

@@ -190,6 +190,10 @@ def test_ps_shows_who_plays_what_and_how_much_memory_it_takes(mesh: LiveMesh) ->
         assert 0 < program["memory"]["bytes"] < apps[app]["memory"]["bytes"]
         assert apps[app]["memory"]["measure"] in ("pss", "rss")
     assert len(pids) == 4
+    assert {row["name"]: row["state"] for row in shown["fork_servers"]} == {
+        "fork-server": "ready", "fork-server-tools": "ready", "fork-server-programs": "ready",
+    }  # fmt: skip
+    assert _unseen(shown) == []
     lines = table.splitlines()
     assert max(map(len, lines)) <= 100, table
     assert any(line.startswith("  triage-analyst ") and apps["triage-analyst"]["spiffe_id"] in line
@@ -201,6 +205,15 @@ def test_ps_shows_who_plays_what_and_how_much_memory_it_takes(mesh: LiveMesh) ->
         "the run has ended",
         seconds=SECONDS,
     )
+
+
+def _unseen(shown: dict[str, Any]) -> list[str]:
+    """Processes below the supervisor that no row names and that are below none but it."""
+    rows = [*shown["processes"], *shown["fork_servers"]]
+    named = {row["pid"] for row in rows} | {one["pid"] for row in rows for one in row.get("programs", ())}
+    supervisor = shown["pid"]
+    below = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    return [Path(f"/proc/{pid}/cmdline").read_text() for pid in below if int(pid) not in named]
 
 
 def _playing(mesh: LiveMesh, *apps: str) -> dict[str, Any] | None:

@@ -127,7 +127,8 @@ def ps(*, project: Project = None, output: OutputOption = Output.table) -> None:
     if output is Output.table:
         typer.echo(view.text(status))
     else:
-        show(status["processes"], output, columns=[], whole=status)
+        rows = [*status["processes"], *status["fork_servers"]]
+        show(rows, output, columns=[], whole=status)
 
 
 @app.command()

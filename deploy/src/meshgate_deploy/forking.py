@@ -47,11 +47,13 @@ class ForkServer:
         modules: what it has imported; of each `MODULE.__main__` it can make a process.
         start: starts it with the socket's other end; what it gives ends it.
         cancelled: set when nobody is to wait for its imports any more.
+        starts: how often it was started.
     """
 
     modules: Sequence[str]
     start: Callable[[int], Callable[[], None]]
     cancelled: threading.Event
+    starts: int = 0
     _end: Callable[[], None] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _channel: socket.socket | None = None
@@ -79,6 +81,20 @@ class ForkServer:
             except (OSError, ValueError) as error:  # an answer that is no number: it ended
                 self._open()
                 raise ForkServerGone(str(error)) from error
+
+    @property
+    def state(self) -> str:
+        """See `server_rows.Server`; asks nothing of it."""
+        channel = self._channel
+        if channel is None or self._ready:
+            return "stopped" if channel is None else "ready"
+        try:
+            word = channel.recv(fork_server.MAX_PID_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return "starting"
+        except OSError:  # closed meanwhile
+            return "stopped"
+        return "ready" if word == fork_server.READY else "stopped"
 
     def close(self) -> None:
         """Ends it, and starts none again."""
@@ -111,7 +127,7 @@ class ForkServer:
         self._end_server()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._channel, self._ready = ours, False
+            self._channel, self._ready, self.starts = ours, False, self.starts + 1
             self._end = self.start(theirs.fileno())
 
 

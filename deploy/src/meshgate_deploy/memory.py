@@ -35,13 +35,22 @@ class Families:
                 with suppress(*ENDED):
                     self._children.setdefault(_parent(entry), []).append(int(entry.name))
 
-    def memory(self, pids: Iterable[int]) -> Memory | None:
-        """Of the processes and all below them, each once; None when all have ended."""
+    def parent(self, pid: int) -> int | None:
+        """Which process started it, or took it over."""
+        return next((parent for parent, children in self._children.items() if pid in children), None)
+
+    def memory(self, pids: Iterable[int], *, but: Iterable[int] = ()) -> Memory | None:
+        """Of the processes and all below them, each once; None when all have ended.
+
+        Args:
+            pids: of the processes.
+            but: which of those below are left out, with all that is below these.
+        """
         family: set[int] = set()
-        waiting = list(pids)
+        left_out, waiting = set(but), list(pids)
         while waiting:
             pid = waiting.pop()
-            if pid not in family:
+            if pid not in family and pid not in left_out:
                 family.add(pid)
                 waiting += self._children.get(pid, [])
         with suppress(PermissionError):
@@ -50,9 +59,9 @@ class Families:
         found = _each(family, _rss)
         return Memory(sum(found), "rss") if found else None
 
-    def row(self, pids: Iterable[int]) -> dict[str, Any] | None:
+    def row(self, pids: Iterable[int], *, but: Iterable[int] = ()) -> dict[str, Any] | None:
         """The same as JSON."""
-        found = self.memory(pids)
+        found = self.memory(pids, but=but)
         return asdict(found) if found else None
 
 

@@ -10,8 +10,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
-from meshgate_deploy import store_url
+from meshgate_deploy import server_rows, store_url
 from meshgate_deploy.environment import Environment
 from meshgate_deploy.forking import ForkServer
 from meshgate_deploy.manifest import Manifest
@@ -66,8 +67,25 @@ class Preloaded:
         """Starts what this mesh needs; they import while the control plane starts."""
         self._ours.open()
         self.programs.open()
-        if any(host.tools for host in self._manifest.toolhosts.values()):
+        if self._has_tools:
             self._crewai.open()
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each that this mesh needs."""
+        ours = {"fork-server": self._ours} | ({"fork-server-tools": self._crewai} if self._has_tools else {})
+        abouts = {
+            "fork-server": "forks gateway, workers, launchers", "fork-server-tools": "forks tool hosts",
+        }  # fmt: skip
+        made = [
+            server_rows.row(name, server, self._processes, about=abouts[name])
+            for name, server in ours.items()
+        ]
+        return [*made, *self.programs.rows]
+
+    @property
+    def _has_tools(self) -> bool:
+        return any(host.tools for host in self._manifest.toolhosts.values())
 
     def close(self) -> None:
         """They end."""

@@ -131,6 +131,11 @@ class Processes:
         with self._lock:
             return list(self._children)
 
+    def named(self, name: str) -> list[Child]:
+        """Those started under a name and not forgotten."""
+        with self._lock:
+            return [child for child in self._children.values() if child.command.name == name]
+
     def start(self, command: Command) -> Child:
         """Starts a process in a session of its own.
 

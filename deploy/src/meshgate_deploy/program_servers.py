@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from meshgate_agents.child.keeper import READY
 from meshgate_agents.launcher.environment import OFF, ON, SITE_FOLDER
 from meshgate_identities import attestation
 
-from meshgate_deploy import configs
+from meshgate_deploy import configs, server_rows
 from meshgate_deploy.environment import Environment
 from meshgate_deploy.manifest import Manifest
 from meshgate_deploy.processes import Command, Processes
@@ -39,6 +40,7 @@ class ProgramServer:
     Attributes:
         path: where it is asked; gone when it is not to be had.
         start: starts it with our ends of two sockets, its control and its listener; what that gives ends it.
+        starts: how often it was started.
     """
 
     path: Path
@@ -50,6 +52,14 @@ class ProgramServer:
     _end: Callable[[], None] | None = None
     _closed: threading.Event = field(default_factory=threading.Event)
     ready: threading.Event = field(default_factory=threading.Event)
+    starts: int = 0
+
+    @property
+    def state(self) -> str:
+        """See `server_rows.Server`."""
+        if self.ready.is_set():
+            return "ready"
+        return "stopped" if self._listener is None else "starting"
 
     def open(self) -> None:
         """Starts it; it imports while we go on."""
@@ -96,6 +106,7 @@ class ProgramServer:
                 ours.close()
                 return None
             self._control = ours
+            self.starts += 1
             self._end = self.start(theirs.fileno(), self._listener.fileno())
             self._tell(self._admitted)
         return ours
@@ -138,7 +149,7 @@ class ProgramServers:
         }  # fmt: skip
         pythons = sorted(_pythons(manifest, environment))
         self._servers = {
-            python: ProgramServer(state.sockets / f"f{number}", partial(self._start, python, number))
+            python: ProgramServer(state.sockets / f"f{number}", partial(self._start, python, _name(number)))
             for number, python in enumerate(pythons)
         }
 
@@ -146,6 +157,14 @@ class ProgramServers:
     def addresses(self) -> Mapping[str, str]:
         """Where each is asked, by its interpreter."""
         return {python: str(server.path) for python, server in self._servers.items()}
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each."""
+        return [
+            server_rows.row(_name(number), server, self._processes, about=f"forks programs of {python}")
+            for number, (python, server) in enumerate(self._servers.items())
+        ]
 
     def open(self) -> None:
         """Starts them."""
@@ -162,8 +181,7 @@ class ProgramServers:
         for server in self._servers.values():
             server.close()
 
-    def _start(self, python: str, number: int, control: int, listener: int) -> Callable[[], None]:
-        name = f"fork-server-programs-{number}" if number else "fork-server-programs"
+    def _start(self, python: str, name: str, control: int, listener: int) -> Callable[[], None]:
         child = self._processes.start(
             Command(
                 name=name, argv=argv(python, control, listener, self._state.project), env=self._env,
@@ -176,6 +194,10 @@ class ProgramServers:
             self._processes.forget(child)
 
         return end
+
+
+def _name(number: int) -> str:
+    return f"fork-server-programs-{number}" if number else "fork-server-programs"
 
 
 def argv(python: str, control: int, listener: int, folder: Path) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ COLUMNS = 100
 SHOWN = ("name", "state", "pid", "restarts", "up", "memory", "spiffe_id")
 LEFT_OUT_FIRST = ("up", "pid", "restarts")  # where a row is wider than a terminal; JSON has them
 MIB = 1_048_576
+SUPERVISOR = {"name": "supervisor", "spiffe_id": None, "restarts": 0, "up_seconds": None}
 
 Row = Mapping[str, Any]
 
@@ -17,12 +18,31 @@ Row = Mapping[str, Any]
 def measured(status: Row) -> dict[str, Any]:
     """The supervisor's answer, with memory for each process, program and app, and with what each app does."""
     families = Families()
-    processes = [_measured(row, families) for row in status["processes"]]
+    processes = [_measured(_kept(row, families), families) for row in status["processes"]]
     apps = [
         _app(app, [row for row in processes if row.get("app") == app["name"]], families)
         for app in status["apps"]
     ]
-    return {**status, "processes": processes, "apps": apps}
+    of_apps = _pids(processes)
+    servers = [{**row, "memory": families.row(_pids([row]), but=of_apps)} for row in status["fork_servers"]]
+    everybody = [*of_apps, *_pids(servers)]
+    state = "ready" if status["ready"] else "starting"
+    memory = families.row([status["pid"]], but=everybody)
+    supervisor = {"pid": status["pid"], "state": state, "memory": memory}
+    return {
+        **status, "processes": processes, "apps": apps, "fork_servers": servers, "supervisor": supervisor,
+    }  # fmt: skip
+
+
+def _kept(row: Row, families: Families) -> Row:
+    """With the keeper of each program that was forked: it is between that and the fork server."""
+    if "programs" not in row:
+        return row
+    programs = []
+    for one in row["programs"]:
+        above = families.parent(one["pid"])
+        programs.append({**one, "keeper": above if above != row["pid"] else None})
+    return {**row, "programs": programs}
 
 
 def _measured(row: Row, families: Families) -> dict[str, Any]:
@@ -47,11 +67,12 @@ def _app(app: Row, rows: Sequence[Row], families: Families) -> dict[str, Any]:
 
 
 def _pids(rows: Iterable[Row]) -> list[int]:
-    """Of processes and of their programs, which need not descend from them."""
+    """Of processes, of their programs, which need not descend from them, and of what keeps these."""
     return [
         pid
         for row in rows
-        for pid in (row["pid"], *(one["pid"] for one in row.get("programs", ())))
+        for one in (row, *row.get("programs", ()))
+        for pid in (one["pid"], one.get("keeper"))
         if pid is not None
     ]
 
@@ -59,12 +80,14 @@ def _pids(rows: Iterable[Row]) -> list[int]:
 def text(status: Row) -> str:
     """Two tables, and below them what there is to say of a process."""
     others = [_line(process, "") for process in status["processes"] if not process.get("app")]
+    others += [_line(server, "") for server in status["fork_servers"]]
+    others.append(_line({**SUPERVISOR, **status["supervisor"]}, ""))
     said = [
         f"{row['name']}: {row['detail']}"
         for row in status["processes"]
         if row["detail"] and not _is_replay(row) and not row.get("runs")
     ]
-    parts = (_fitting(_rows(status)), _fitting(others) if others else "", "\n".join(said))
+    parts = (_fitting(_rows(status)), _fitting(others), "\n".join(said))
     return "\n\n".join(filter(None, parts))
 
 
@@ -101,7 +124,8 @@ def _ordered(apps: Sequence[Row]) -> list[Row]:
 def _line(process: Row, depth: str) -> dict[str, Any]:
     name = "replay" if _is_replay(process) else process["name"]
     return {
-        **process, "name": depth + name, "up": duration(process["up_seconds"]),
+        **process, "name": depth + name,
+        "up": "" if process["up_seconds"] is None else duration(process["up_seconds"]),
         "memory": _size(process["memory"]),
     }  # fmt: skip
 

@@ -11,8 +11,14 @@ from meshgate_deploy.state import State
 Row = Mapping[str, Any]
 
 
-def status(
-    manifest: Manifest, state: State, *, services: Iterable[Row], replays: Iterable[Row], ready: bool
+def status(  # noqa: PLR0913 - what is known of each kind of process
+    manifest: Manifest,
+    state: State,
+    *,
+    services: Iterable[Row],
+    replays: Iterable[Row],
+    fork_servers: Iterable[Row],
+    ready: bool,
 ) -> dict[str, Any]:
     """The answer to `status`.
 
@@ -21,6 +27,7 @@ def status(
         state: where workers say what they play.
         services: rows of what is kept running.
         replays: rows of replays at a terminal.
+        fork_servers: rows of what the others are forked from.
         ready: whether the mesh is up.
     """
     owners = {name: app for app in manifest.apps for name in manifest.replicas(app)}
@@ -28,6 +35,7 @@ def status(
         "ready": ready,
         "mesh": manifest.mesh, "trust_domain": manifest.trust_domain, "pid": os.getpid(),
         "processes": [*(_service(row, manifest, state, owners) for row in services), *map(dict, replays)],
+        "fork_servers": [*map(dict, fork_servers)],
         "apps": [_app(manifest, app) for app in manifest.apps],
     }  # fmt: skip
 

@@ -362,7 +362,7 @@ class Supervisor:
     def _status(self) -> dict[str, Any]:
         return status(
             self.manifest, self.state, services=self._services.rows, replays=self._replays.rows,
-            ready=self._ready.is_set(),
+            fork_servers=self._preloaded.rows, ready=self._ready.is_set(),
         )  # fmt: skip
 
     def _run_order(

@@ -26,7 +26,23 @@ ADOPT = Path(__file__).resolve().parent.parent / "launcher" / "adopt.py"
 SITE = str(Path(__file__).resolve().parent / "sitecustomize")
 
 
-def become(asked: Asked, preloaded: Preloaded) -> Callable[[], None]:
+class Front:
+    """What runs in front of every program that is executed, loaded before the fork: an import takes time."""
+
+    def __init__(self) -> None:
+        spec = importlib.util.spec_from_file_location("_meshgate_adopt", ADOPT)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{ADOPT} is not there")
+        self._adopt: Any = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self._adopt)
+        self._confine = self._adopt.loaded("_meshgate_confine", self._adopt.CONFINE)
+
+    def prepare(self, descriptors: int, rules: str) -> bool:
+        """Whether it may begin; it is confined then."""
+        return bool(self._adopt.prepare(descriptors, rules, self._confine))
+
+
+def become(asked: Asked, preloaded: Preloaded, front: Front) -> Callable[[], None]:
     """What begins the program; does not return where it is executed."""
     os.setpgid(0, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -34,8 +50,7 @@ def become(asked: Asked, preloaded: Preloaded) -> Callable[[], None]:
         os.dup2(stream, number)
         os.close(stream)
     request = _read(asked.request)
-    adopt = _adopt()
-    if not adopt.prepare(int(request["descriptors"]), str(request["rules"])):
+    if not front.prepare(int(request["descriptors"]), str(request["rules"])):
         os._exit(FAILED)
     if os.getppid() != asked.keeper:  # it died before we were to die with it
         signal.raise_signal(signal.SIGKILL)
@@ -64,16 +79,6 @@ def become(asked: Asked, preloaded: Preloaded) -> Callable[[], None]:
 def _read(descriptor: int) -> dict[str, Any]:
     with os.fdopen(descriptor, "rb") as file:
         return dict(json.load(file))
-
-
-def _adopt() -> Any:
-    """What runs in front of every program that is executed, loaded by its path as it is run there."""
-    spec = importlib.util.spec_from_file_location("_meshgate_adopt", ADOPT)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{ADOPT} is not there")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _execute(connection: socket.socket, why: str, request: dict[str, Any]) -> NoReturn:

@@ -8,7 +8,8 @@ is undumpable, for whoever could look into it could change what programs are.
 
 CONTROL is a socket to the supervisor, which says who may ask: `PID START`, one message each. LISTENER is
 where they ask; the supervisor opened it, so that the kernel names the supervisor to whoever connects.
-Each that may ask gets a keeper (see there), forked from here, and that a program. FOLDER is the project's: it
+Each that may ask gets a keeper (see there), forked from here, and that a program; the next one is ready
+already. FOLDER is the project's: it
 stands on the command line so that `ps` shows whose process this is.
 """
 
@@ -25,7 +26,7 @@ import threading
 from collections.abc import Callable
 
 from . import install, keeper
-from .becoming import become
+from .becoming import Front, become
 from .preloaded import Preloaded, preload
 
 PR_SET_DUMPABLE = 4
@@ -44,7 +45,7 @@ def main(words: list[str]) -> Callable[[], None] | None:
     if ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         sys.exit("this process cannot be kept from inspection")
     install.postpone()
-    preloaded = preload(modules)
+    preloaded, front = preload(modules), Front()
     if threading.active_count() != 1:
         sys.exit(f"an import started threads: {threading.enumerate()}")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here asks how keepers end
@@ -52,22 +53,66 @@ def main(words: list[str]) -> Callable[[], None] | None:
     gc.freeze()  # a collection would write to every page that is shared
     with socket.socket(fileno=int(control)) as to_supervisor, socket.socket(fileno=int(listener)) as asked:
         to_supervisor.sendall(READY)
-        connection = _serve(to_supervisor, asked)
-    return None if connection is None else _program(connection, preloaded)
+        server = _serve(to_supervisor, asked, Spare(_threads()))
+    return None if server is None else _program(server, preloaded, front)
 
 
-def _program(connection: socket.socket, preloaded: Preloaded) -> Callable[[], None]:
-    return become(keeper.keep(connection), preloaded)
+def _program(server: socket.socket, preloaded: Preloaded, front: Front) -> Callable[[], None]:
+    return become(keeper.keep(server), preloaded, front)
 
 
-def _serve(control: socket.socket, listener: socket.socket) -> socket.socket | None:
-    """Forks keepers; returns in each of them with its connection, and when the supervisor is gone."""
+class Spare:
+    """The next keeper, which waits for a connection.
+
+    Args:
+        threads: how many this process has. None may come: a fork would lose it.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._to: socket.socket | None = None
+
+    def ready(self) -> socket.socket | None:
+        """Forks one where there is none; gives that one, in it alone, where its connection will come from.
+
+        Where no process is to be had there is none, and whoever asks next sees the connection closed.
+        """
+        if self._to is not None:
+            return None
+        if _threads() > self._threads:  # fewer: OpenBLAS ends its own before a fork, and begins again
+            sys.exit("a thread appeared: a fork would lose it")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            if not os.fork():
+                ours.close()
+                return theirs
+        except BlockingIOError:
+            ours.close()
+        else:
+            self._to = ours
+        theirs.close()
+        return None
+
+    def take(self, connection: socket.socket) -> bool:
+        """Hands the connection on; False when there is none, or it was killed."""
+        to, self._to = self._to, None
+        if to is None:
+            return False
+        with to, contextlib.suppress(OSError):
+            socket.send_fds(to, [keeper.ASK], [connection.fileno()])
+            return True
+        return False
+
+
+def _serve(control: socket.socket, listener: socket.socket, spare: Spare) -> socket.socket | None:
+    """Forks keepers; returns in each of them with where it is told of, and when the supervisor is gone."""
     admitted: dict[int, int] = {}
-    threads = _threads()
     poller = select.poll()
     for one in (control, listener):
         poller.register(one, select.POLLIN)
     while True:
+        if (own := spare.ready()) is not None:
+            return own
         ready = {descriptor for descriptor, _ in poller.poll()}
         if control.fileno() in ready:
             word = control.recv(MAX_WORD_BYTES)
@@ -78,15 +123,13 @@ def _serve(control: socket.socket, listener: socket.socket) -> socket.socket | N
             admitted[pid] = started
             continue  # whoever asks may have been told of just now
         connection, _ = listener.accept()
-        if _admits(connection, admitted):
-            if (
-                _threads() > threads
-            ):  # fewer: OpenBLAS ends its own before a fork, and knows how to begin again
-                sys.exit("a thread appeared: a fork would lose it")
-            with contextlib.suppress(BlockingIOError):  # no process is to be had: the asker sees it closed
-                if not os.fork():
-                    return connection
-        connection.close()
+        with connection:
+            if _admits(connection, admitted):
+                taken = spare.take(connection)
+                if not taken and (own := spare.ready()) is not None:
+                    return own
+                if not taken:
+                    spare.take(connection)
 
 
 def _admits(connection: socket.socket, admitted: dict[int, int]) -> bool:

@@ -4,6 +4,10 @@ A program that is forked is no child of its launcher. Its keeper stands in: it i
 says how the program ended, kills what the program left behind, and when the launcher closes the connection,
 or dies, it kills all that is below it. When the keeper dies the kernel kills the program.
 
+A keeper is there before anybody asks, and its program with it: forks of a large process take time, and so
+they are done when nobody waits for them. Until then both know nothing. The server hands the keeper the
+connection of a launcher that may ask; when the server ends first, they end.
+
 A conversation: the keeper says READY; the launcher sends a byte with four descriptors (the three standard
 streams, and a file in memory that says what to run, which the program alone reads); the keeper answers with
 the program's pid and pidfd, later with its status; the launcher closes.
@@ -42,41 +46,68 @@ class Asked(NamedTuple):
     keeper: int
 
 
-def keep(connection: socket.socket) -> Asked:
-    """Keeps one program to its end, and ends. Returns in the program alone."""
+def keep(server: socket.socket) -> Asked:
+    """Keeps one program to its end, and ends. Returns in the program alone, once that is asked for.
+
+    Args:
+        server: where the connection of whoever asks comes from.
+    """
     asked = None
     try:
-        asked = _kept(connection)
+        asked = _kept(server)
     finally:
         if asked is None:
             os._exit(FAILED)
     return asked
 
 
-def _kept(connection: socket.socket) -> Asked | None:
+def _kept(server: socket.socket) -> Asked | None:
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_NAME, b"meshgate-keeper", 0, 0, 0)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         return None
-    connection.sendall(READY)
-    data, descriptors, _, _ = socket.recv_fds(connection, len(ASK), DESCRIPTORS)
-    if not data or len(descriptors) != DESCRIPTORS:  # it did not wait for us
-        return None
-    own = os.getpid()
+    own, (ours, theirs) = os.getpid(), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if not pid:
-        *streams, request = descriptors
-        return Asked(tuple(streams), request, connection, own)
-    with contextlib.suppress(OSError):  # both do it, so that it is done before anybody signals the group
-        os.setpgid(pid, pid)
-    for descriptor in descriptors:
-        os.close(descriptor)
-    with contextlib.suppress(OSError):  # the launcher is gone: nobody hears it
-        _watch(connection, pid)
+        server.close()
+        ours.close()
+        return _to_be(theirs, own)
+    theirs.close()
+    with contextlib.suppress(OSError):  # the launcher is gone, or the program: nobody hears it
+        _serve(server, ours, pid)
     _end_all()
     return None
+
+
+def _to_be(keeper: socket.socket, own: int) -> Asked | None:
+    """What the program is to be; None when it is not asked for."""
+    with keeper:
+        data, descriptors, _, _ = socket.recv_fds(keeper, len(ASK), DESCRIPTORS + 1)
+    if not data or len(descriptors) != DESCRIPTORS + 1:
+        return None
+    connection, *streams, request = descriptors
+    return Asked(tuple(streams), request, socket.socket(fileno=connection), own)
+
+
+def _serve(server: socket.socket, program: socket.socket, pid: int) -> None:
+    """Waits for a launcher, has the program become what that asks for, and keeps it."""
+    with server, program:
+        _, taken, _, _ = socket.recv_fds(server, len(ASK), 1)
+        if not taken:
+            return
+        connection = socket.socket(fileno=taken[0])
+        connection.sendall(READY)
+        data, descriptors, _, _ = socket.recv_fds(connection, len(ASK), DESCRIPTORS)
+        if not data or len(descriptors) != DESCRIPTORS:  # it did not wait for us
+            return
+        with contextlib.suppress(OSError):  # both do it, so that it is done before anybody signals the group
+            os.setpgid(pid, pid)
+        socket.send_fds(program, [ASK], [connection.fileno(), *descriptors])
+        for descriptor in descriptors:
+            os.close(descriptor)
+    _watch(connection, pid)
 
 
 def _watch(connection: socket.socket, pid: int) -> None:

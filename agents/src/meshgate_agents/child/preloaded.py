@@ -38,6 +38,8 @@ PREFIXES = (
     "COVERAGE_", "COV_",
 )  # fmt: skip
 SUFFIXES = ("_PROXY",)
+# Classes that are completed when they are first used, which each program does: 40 ms.
+COMPLETED = ("crewai.", "openai.types.chat.")
 
 Begin = Callable[[], None]
 
@@ -71,6 +73,7 @@ class Preloaded:
             for module in modules[1:]:
                 with contextlib.suppress(ImportError):
                     importlib.import_module(module)
+            _complete()
         self._read |= _settings()
         self._storage_names = _where_kept(self._storage)
         self._homes.look()
@@ -170,17 +173,33 @@ def _noted(names: set[str]) -> Iterator[None]:
         environ.__getitem__ = get  # type: ignore[method-assign]
 
 
+def _complete() -> None:
+    """Completes classes as their first use would; one whose names are not all there yet stays as it is."""
+    pydantic = sys.modules.get("pydantic")
+    for one in () if pydantic is None else _below(pydantic.BaseModel):
+        if one.__module__.startswith(COMPLETED) and not one.__pydantic_complete__:
+            one.model_rebuild(raise_errors=False)
+
+
 def _settings() -> set[str]:
     """The variables of classes that take their values from all that are there, in either case."""
     module = sys.modules.get("pydantic_settings")
-    classes: list[Any] = [] if module is None else [module.BaseSettings]
     names: set[str] = set()
-    while classes:
-        one = classes.pop()
-        classes += one.__subclasses__()
+    for one in () if module is None else _below(module.BaseSettings):
         prefix = one.model_config.get("env_prefix", "")
         names |= {prefix + name for name in one.model_fields}
     return names | {name.upper() for name in names} | {name.lower() for name in names}
+
+
+def _below(base: Any) -> Iterator[Any]:
+    """A class and all that descend from it, each once."""
+    known, classes = {base}, [base]
+    while classes:
+        one = classes.pop()
+        yield one
+        new = [each for each in one.__subclasses__() if each not in known]
+        known.update(new)
+        classes += new
 
 
 def _where_kept(text: str) -> list[tuple[dict[str, Any], str]]:

@@ -18,6 +18,7 @@ import resource
 import signal
 import sys
 from pathlib import Path
+from types import ModuleType
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -26,8 +27,14 @@ FAILED = 125
 CONFINE = Path(__file__).resolve().parent.parent / "child" / "confine.py"
 
 
-def prepare(descriptors: int, rules: str) -> bool:
-    """What holds for a program, however it begins; False when the kernel refuses, and nothing may begin."""
+def prepare(descriptors: int, rules: str, confine: "ModuleType | None" = None) -> bool:
+    """What holds for a program, however it begins; False when the kernel refuses, and nothing may begin.
+
+    Args:
+        descriptors: how many it may have.
+        rules: what it may do.
+        confine: `child/confine.py`, where it is loaded already.
+    """
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
     libc = ctypes.CDLL(None)
@@ -35,7 +42,7 @@ def prepare(descriptors: int, rules: str) -> bool:
         return False
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OUT_OF_MEMORY_FIRST)
-    if rules and not _confined(rules):
+    if rules and not _confined(rules, confine or loaded("confine", CONFINE)):
         return False
     # After that: a user namespace of its own takes the wish away.
     return bool(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0)
@@ -57,13 +64,22 @@ def main(descriptors: str, rules: str, command: list[str]) -> None:
         os.write(2, f"meshgate: cannot start {command[0]!r}: {error.strerror}\n".encode())
 
 
-def _confined(rules: str) -> bool:
-    """Whether this process is confined by the rules; says why when it is not."""
-    spec = importlib.util.spec_from_file_location("confine", CONFINE)
+def loaded(name: str, path: Path) -> ModuleType:
+    """A module by its path, under no name that another one could have.
+
+    Raises:
+        OSError: it is not there.
+    """
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        return False
-    confine = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(confine)
+        raise FileNotFoundError(path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _confined(rules: str, confine: ModuleType) -> bool:
+    """Whether this process is confined by the rules; says why when it is not."""
     try:
         confine.confine(confine.from_json(rules))
     except (confine.NotConfined, OSError) as error:

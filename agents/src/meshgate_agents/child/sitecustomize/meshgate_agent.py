@@ -250,3 +250,4 @@ def _decline(reason: str, text: str) -> NoReturn:
 
 if __name__ == "__main__":
     main()
+    _ours("leaving").leave()
