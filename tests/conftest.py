@@ -17,6 +17,7 @@ def opa_binary() -> Path:
     return Path(runtime.find_or_install(progress=print).opa[0])
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in a hook of its own
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """For `-n 2 --dist loadgroup --no-loadscope-reorder`: one process plays whole meshes, the other the rest.
 

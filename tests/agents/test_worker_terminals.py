@@ -1,5 +1,6 @@
 """A worker plays a run at the terminal where it was asked for, as the supervisor lends it."""
 
+import contextlib
 import json
 import os
 import signal
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 from fakes.fake_worker import Store, a_worker
+from meshgate_agents.launcher.errors import AttemptEnded
 from meshgate_agents.launcher.peers import become_subreaper
 from meshgate_agents.worker.plays import Plays
+from meshgate_agents.worker.terminals import terminal
 
 SECONDS = 60
 TELLS = "import os; print('printed', os.environ['LOOKS'], flush=True); raise SystemExit(7)"
@@ -55,9 +58,18 @@ class Supervisor:
         assert self.connection is not None
         self.connection.sendall(json.dumps({"signal": number}).encode() + b"\n")
 
-    def printed(self, text: str) -> bool:
-        """Whether a program, or its worker, has printed it there."""
-        for _, end in ((None, self._pipes[1][0]), (None, self._pipes[2][0])):
+    def fill(self) -> None:
+        """Nobody reads stderr any more."""
+        end = self._pipes[2][1]
+        os.set_blocking(end, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(end, b"x" * 4096)
+        os.set_blocking(end, True)
+
+    def printed(self, text: str, *, errors: bool = True) -> bool:
+        """Whether a program has printed it there, or its worker on stderr."""
+        for end in [pipe[0] for pipe in self._pipes[1 : 3 if errors else 2]]:
             os.set_blocking(end, False)
             try:
                 self._said += os.read(end, 65_536)
@@ -174,3 +186,60 @@ def test_another_process_lends_no_terminal(store, supervisor, tmp_path) -> None:
         assert not future.done()
         assert supervisor.asked == []
         assert store.runs["r"]["attempt"] == 0
+
+
+def test_nothing_is_said_at_a_terminal_that_was_given_back(supervisor, tmp_path, monkeypatch) -> None:
+    """What has its numbers by then is somebody else's: a conversation may end after its run."""
+    monkeypatch.setattr(os, "getppid", os.getpid)
+    with terminal(tmp_path / "t.sock", "r") as at:
+        assert at is not None
+        at.say("it is played")
+    other = os.memfd_create("another run's stream")
+    os.dup2(other, at.streams[2])
+    try:
+        at.say("a conversation broke")
+        assert os.pread(other, 100, 0) == b""
+    finally:
+        os.close(other)
+        os.close(at.streams[2])
+    assert supervisor.printed("it is played")
+
+
+def test_a_screen_that_stands_still_holds_nobody_up(store, plays, supervisor) -> None:
+    """Ctrl-S, a pager: the program is started, and a signal is heard."""
+    supervisor.fill()
+    store.add("r", sys.executable, "-c", "import time; print('waits', flush=True); time.sleep(600)")
+    future = plays.play("r")
+    eventually(lambda: supervisor.printed("waits", errors=False), "it runs")
+    supervisor.signal(signal.SIGINT)
+    assert future.result(SECONDS) == "cancelled"
+
+
+def test_a_run_that_goes_on_is_not_told_as_ended(store, plays, supervisor) -> None:
+    """The gateway refuses its journal once: the next attempt is at the same terminal."""
+    refusals, journal = [AttemptEnded("refused once")], store.journal
+
+    def once(**asked: object) -> list:
+        if refusals:
+            raise refusals.pop()
+        return journal(**asked)
+
+    store.journal = once
+    store.add("r", sys.executable, "-c", TELLS)
+    assert plays.play("r").result(SECONDS) == "failed"
+    eventually(lambda: supervisor.told == [{"exit": 7}], "its own status is told, and no other")
+    assert supervisor.asked == ["r", "r"]
+
+
+def test_a_cancelled_run_is_ended_whoever_has_it_by_then(store, plays, supervisor) -> None:
+    """Another replica began an attempt while nobody could be told."""
+    store.add("r", sys.executable, "-c", WAITS)
+    future = plays.play("r")
+    eventually(lambda: supervisor.printed("waits"), "it runs")
+    store.away = True
+    supervisor.signal(signal.SIGTERM)
+    eventually(lambda: supervisor.told == [{"exit": 143}], "who waits there is told at once")
+    with store.lock:
+        store.runs["r"] |= {"attempt": 2, "state": "running", "forsaken": False}
+        store.away = False
+    assert future.result(SECONDS) == "cancelled"

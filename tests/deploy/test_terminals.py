@@ -1,5 +1,6 @@
 """The supervisor's side of runs at a terminal: who is lent its streams, and how the run's end is told."""
 
+import errno
 import json
 import os
 import signal
@@ -12,8 +13,9 @@ from typing import Any
 
 import pytest
 from meshgate_deploy import terminals as kept
+from meshgate_deploy.accepting import accept_each
 from meshgate_deploy.errors import Cancelled, DependencyUnavailable, MeshError, UsageError
-from meshgate_deploy.orders import Order
+from meshgate_deploy.orders import Order, forward
 from meshgate_deploy.terminals import Terminal, Terminals
 from meshgate_identities import attestation
 
@@ -25,7 +27,8 @@ class Gateway:
 
     def __init__(self) -> None:
         self.state, self.attempt, self.detail = "pending", 0, ""
-        self.away, self.asked = False, list[str]()
+        self.away = self.slow = False  # slow: a cancelled run takes its time
+        self.asked = list[str]()
         self.looked = threading.Condition()
 
     def __call__(self, method: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -36,7 +39,7 @@ class Gateway:
                 raise DependencyUnavailable("the gateway did not answer", why="says the test")
             if method == "ControlRun":
                 assert request == {"run_id": "r", "action": "cancel"}
-                self.state = "cancelled"
+                self.state = self.state if self.slow else "cancelled"
             return {"run": {"state": self.state, "attempt": str(self.attempt), "detail": self.detail}}
 
     def until(self, times: int) -> None:
@@ -167,24 +170,27 @@ def work(mine: Terminals, tmp_path: Path) -> Iterator[Callable[[], Worker]]:
         one.close()
 
 
-def test_a_worker_is_lent_the_streams_and_tells_the_status(sit, work) -> None:
+def test_a_worker_is_lent_the_streams_and_tells_the_status(sit, work, gateway) -> None:
     """With the variables of the shell that a program may have, and no other; signals come over."""
     seat, worker = sit(), work()
     seat.terminal.result(SECONDS)
     assert worker.ask() == {"terminal": True, "env": {"PATH": "/bin", "TERM": "vt100"}}
     os.write(worker.streams[1], b"printed")
     assert seat.printed() == b"printed"
+    gateway.state, gateway.attempt = "running", 1
     seat.signal(signal.SIGINT)
     assert worker.heard() == {"signal": 2}
+    gateway.state = "failed"
     worker.ended(7)
     assert seat.status.result(SECONDS) == 7
 
 
 def test_who_was_not_admitted_is_told_nothing(mine, sit, work) -> None:
     """Another process of the same user; a worker of another app gets no terminal of this one."""
-    seat, worker = sit(), work()
+    seat = sit()
     seat.terminal.result(SECONDS)
     mine._workers.clear()
+    worker = work()
     assert (worker.ask(), worker.streams) == ({}, [])
     mine.admit("other", attestation.process(os.getpid()))
     other = work()
@@ -197,16 +203,18 @@ def test_a_run_without_a_terminal_has_none(work) -> None:
     assert (worker.ask("detached"), worker.streams) == ({"terminal": False}, [])
 
 
-def test_the_next_worker_gets_them_and_hears_what_was_said(sit, work) -> None:
+def test_the_next_worker_gets_them_and_hears_what_was_said(sit, work, gateway) -> None:
     """The first is lost after the signal: it would never reach the program otherwise."""
     seat, lost = sit(), work()
     seat.terminal.result(SECONDS)
     lost.ask()
+    gateway.state, gateway.attempt, gateway.slow = "running", 1, True
     seat.signal(signal.SIGTERM)
     lost.connection.shutdown(socket.SHUT_RDWR)
     following = work()
     assert following.ask()["terminal"]
     assert following.heard() == {"signal": 15}
+    gateway.state = "cancelled"
     following.ended(143)
     assert seat.status.result(SECONDS) == 143
 
@@ -231,7 +239,7 @@ def test_a_run_that_has_not_begun_is_cancelled_by_a_signal(sit, work, gateway) -
     seat.terminal.result(SECONDS)
     worker.ask()
     seat.signal(signal.SIGINT)
-    assert seat.status.result(SECONDS) == 125
+    assert seat.status.result(SECONDS) == 130
     assert gateway.state == "cancelled"
 
 
@@ -243,7 +251,7 @@ def test_a_run_whose_worker_is_lost_is_cancelled_by_a_signal(sit, work, gateway)
     gateway.state, gateway.attempt = "running", 1
     worker.connection.shutdown(socket.SHUT_RDWR)
     seat.signal(signal.SIGINT)
-    assert seat.status.result(SECONDS) == 125
+    assert seat.status.result(SECONDS) == 130
     assert gateway.state == "cancelled"
 
 
@@ -285,8 +293,9 @@ def test_a_signal_ends_the_waiting_for_a_gateway(sit, gateway) -> None:
     seat = sit()
     gateway.until(1)
     seat.signal(signal.SIGINT)
-    with pytest.raises(Cancelled, match="not begun"):
+    with pytest.raises(Cancelled) as raised:
         seat.status.result(SECONDS)
+    assert raised.value.next_step.startswith("meshgate runs cancel r")  # it may have taken the order
 
 
 def test_with_gateway_and_worker_away_a_signal_leaves_the_run(sit, gateway) -> None:
@@ -326,14 +335,16 @@ def test_what_the_gateway_refuses_is_told(sit, gateway, monkeypatch) -> None:
         sit().status.result(SECONDS)
 
 
-def test_a_mesh_that_goes_down_ends_its_runs(mine, sit, work) -> None:
+def test_a_mesh_that_goes_down_ends_its_runs(mine, sit, work, gateway) -> None:
     """The program is told, and none begins any more."""
     seat, worker = sit(), work()
     seat.terminal.result(SECONDS)
     worker.ask()
+    gateway.state, gateway.attempt = "running", 1
     with ThreadPoolExecutor() as pool:
         closed = pool.submit(mine.close)
         assert worker.heard() == {"signal": 15}
+        gateway.state = "cancelled"
         worker.ended(143)
         closed.result(SECONDS)
     assert seat.status.result(SECONDS) == 143
@@ -349,3 +360,98 @@ def test_a_run_that_waits_says_so_once(sit, gateway) -> None:
     assert seat.told().count("run r waits for its turn: told again 2 times") == 1
     gateway.state = "completed"
     assert seat.status.result(SECONDS) == 0
+
+
+def test_a_second_worker_takes_the_first_ones_place_from_nobody(sit, work, gateway) -> None:
+    """A second delivery waits while the first plays: both hear a signal, no stale word ends the waiting."""
+    seat, first, second = sit(), work(), work()
+    seat.terminal.result(SECONDS)
+    first.ask()
+    gateway.state, gateway.attempt, gateway.slow = "running", 1, True
+    second.ask()
+    second.ended(125)  # it was superseded
+    asked = len(gateway.asked)
+    gateway.until(asked + 1)
+    second.connection.shutdown(socket.SHUT_RDWR)
+    seat.signal(signal.SIGINT)
+    assert first.heard() == {"signal": 2}
+    assert not seat.status.done()
+    assert "without this terminal" not in seat.told()
+    gateway.state = "completed"
+    first.ended(0)
+    assert seat.status.result(SECONDS) == 0
+
+
+@pytest.mark.parametrize("state", ["paused", "waiting", "restarting", "suspect"])
+def test_a_run_without_a_program_is_cancelled_by_a_signal(sit, work, gateway, state) -> None:
+    """Its worker has it, and nothing of it runs: nobody there would hear the signal."""
+    seat, worker = sit(), work()
+    seat.terminal.result(SECONDS)
+    worker.ask()
+    gateway.state, gateway.attempt = state, 1
+    seat.signal(signal.SIGINT)
+    assert seat.status.result(SECONDS) == 130
+    assert gateway.state == "cancelled"
+
+
+def test_streams_are_lent_to_nobody_once_the_run_is_over(mine, sit, gateway) -> None:
+    """Their numbers may be another run's by then."""
+    seat = sit()
+    terminal = seat.terminal.result(SECONDS)
+    gateway.until(2)
+    gateway.state = "completed"
+    assert seat.status.result(SECONDS) == 0
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        terminal.serve(ours)  # the worker had asked just before
+        ours.shutdown(socket.SHUT_RDWR)
+        assert socket.recv_fds(theirs, 100, 3)[:2] == (b"", [])
+
+
+def test_a_worker_that_reads_nothing_holds_nobody_up(mine, sit, work, gateway) -> None:
+    """However often somebody presses Ctrl-C."""
+    seat, worker = sit(), work()
+    seat.terminal.result(SECONDS)
+    worker.ask()
+    gateway.state, gateway.attempt = "running", 1
+    for _ in range(2000):
+        seat.signal(signal.SIGINT)
+    mine.admit("other", attestation.process(os.getpid()))
+    gateway.state = "cancelled"
+    assert seat.status.result(SECONDS) == 130
+
+
+def test_an_asker_who_dies_with_answers_unread_has_gone_away() -> None:
+    """Its end of the connection is reset, not closed."""
+    ours, theirs = socket.socketpair()
+    heard: list[int] = []
+    with ours:
+        ours.sendall(b"{}\n")
+        theirs.close()
+        forward(ours, heard.append)
+    assert heard == [signal.SIGTERM]
+
+
+def test_a_moment_without_descriptors_ends_no_serving(mine, sit, work, monkeypatch) -> None:
+    """Whoever connects meanwhile is served afterwards."""
+    refused = threading.Event()
+    accept = mine._listener.accept
+
+    class Poor:
+        """The listener, out of descriptors once."""
+
+        def accept(self) -> Any:
+            if not refused.is_set():
+                refused.set()
+                raise OSError(errno.EMFILE, "Too many open files")
+            return accept()
+
+    closed, taken = threading.Event(), threading.Event()
+    thread = threading.Thread(target=accept_each, args=(Poor(), closed, lambda _: taken.set()), daemon=True)
+    thread.start()
+    assert refused.wait(SECONDS)
+    while not taken.is_set():  # the fixture's own server may take one first
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asker:
+            asker.connect(str(mine._path))
+            taken.wait(0.05)
+    closed.set()

@@ -7,6 +7,7 @@ that a terminal passes through.
 """
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -18,6 +19,7 @@ from typing import Any
 from meshgate_identities import attestation
 
 from meshgate_deploy import strays
+from meshgate_deploy.accepting import accept_each
 from meshgate_deploy.errors import Denied, DependencyUnavailable, MeshError, UsageError, from_dict
 
 MAX_REQUEST_BYTES = 8_388_608  # the gateway's largest message, 4 MiB, in base64 and JSON
@@ -34,7 +36,7 @@ class ControlServer:
     def __init__(self, *, path: Path, handle: Handle) -> None:
         self._path, self._handle = path, handle
         self._own = attestation.process(os.getpid())
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener, self._closed = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), threading.Event()
 
     def start(self) -> None:
         """Opens the socket with mode 0600.
@@ -56,18 +58,14 @@ class ControlServer:
 
     def close(self) -> None:
         """Stops serving."""
+        self._closed.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._path.unlink(missing_ok=True)
 
     def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return  # closed
-            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+        accept_each(self._listener, self._closed, self._converse)
 
     def _converse(self, connection: socket.socket) -> None:
         def send(answer: dict[str, Any]) -> None:
@@ -194,9 +192,11 @@ def _too_large(size: int) -> UsageError:
 def _receive(connection: socket.socket, descriptors: list[int]) -> dict[str, Any]:
     data = bytearray()
     while not data.endswith(b"\n"):
-        part, passed, _flags, _address = socket.recv_fds(connection, 65_536, STREAMS)
+        part, passed, flags, _address = socket.recv_fds(connection, 65_536, STREAMS)
         descriptors.extend(passed)
         data += part
+        if flags & socket.MSG_CTRUNC:
+            raise OSError(errno.EMFILE, "the supervisor has no room for the request's streams")
         if not part:
             raise UsageError("the request ended in its middle", next_step="the same command again")
         if len(data) > MAX_REQUEST_BYTES:

@@ -1,5 +1,6 @@
 """What `meshgate run` asks for, and how the supervisor hears what its asker goes on to say."""
 
+import contextlib
 import json
 import signal
 import socket
@@ -33,12 +34,9 @@ class Order:
 
 def forward(connection: socket.socket, deliver: Callable[[int], None]) -> None:
     """Hands on the signals that the asker got; when it goes away, that is one too."""
-    with connection.makefile("rb") as lines:
-        try:
-            for line in lines:
-                deliver(FORWARDED.get(json.loads(line).get("signal"), signal.SIGTERM))
-        except (OSError, ValueError):
-            return
+    with contextlib.suppress(OSError, ValueError), connection.makefile("rb") as lines:
+        for line in lines:
+            deliver(FORWARDED.get(json.loads(line).get("signal"), signal.SIGTERM))
     deliver(signal.SIGTERM)
 
 

@@ -372,11 +372,13 @@ class Supervisor:
         command = tuple(map(str, request["command"]))
         app = choose_app(self.manifest, request.get("app"), command)
         run_id, asker = str(request.get("run_id") or uuid7()), dict(request.get("asker") or {})
-        if len(descriptors) != STREAMS:
+        if not descriptors:
             order = {"app": app, "run_id": run_id, "command": command, "cwd": str(request["cwd"])}
             answer = self._operator.call("StartRun", {**order, "env": carried(asker)})
             send({"run_id": answer["run"]["run_id"], "app": app})
             return
+        if len(descriptors) != STREAMS:
+            raise UsageError(f"{len(descriptors)} streams for a run; it has three")
         attended = Order(
             app=app, run_id=run_id, command=command, cwd=Path(request["cwd"]), asker=asker,
             streams=(descriptors[0], descriptors[1], descriptors[2]),

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import threading
 import time
@@ -17,15 +18,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from meshgate_agents.launcher.launch import say
+from meshgate_agents.launcher.launch import say_soon
 from meshgate_identities import attestation
 
+from meshgate_deploy.accepting import accept_each
 from meshgate_deploy.environment import ASKED
 from meshgate_deploy.errors import Cancelled, DependencyUnavailable, MeshError, UsageError
 from meshgate_deploy.orders import Order
 
 Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
 OVER = ("completed", "failed", "cancelled")
+AT_WORK = ("running", "pausing", "cancelling")
 FAILED = 125
 LOOK_SECONDS = 1.0  # between two looks at a run that nobody plays at its terminal
 TELL_SECONDS = 3.0  # a run that begins later than this is told of
@@ -44,21 +47,21 @@ class Terminal:
     def __init__(self, order: Order, ask: Ask) -> None:
         self.order, self._ask = order, ask
         self._changed = threading.Condition()
-        self._worker: socket.socket | None = None
-        self._status: int | None = None
+        self._workers: list[socket.socket] = []  # a second delivery's may wait while the first plays
+        self._reported: int | None = None
         self._signals: list[int] = []
-        self._begun = self._ours = False
+        self._begun = self._ours = self._closed = False
 
     def say(self, text: str) -> None:
         """One line for who sits there."""
-        with contextlib.suppress(OSError):  # it is gone
-            say(text, to=self.order.streams[2])
+        say_soon(text, to=self.order.streams[2])
 
     def signal(self, number: int) -> None:
         """Ends the run: its program gets the signal, a run that has not begun is cancelled."""
         with self._changed:
             self._signals.append(number)
-            self._send({"signal": number})
+            for worker in self._workers:
+                _send(worker, number)
             self._changed.notify_all()
 
     def ordered(self) -> None:
@@ -93,17 +96,18 @@ class Terminal:
         views = Views(self)
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._status is not None, LOOK_SECONDS)
-                if self._status is not None:
-                    return self._status
-                played, signals = self._worker is not None, list(self._signals)
-            if played and self._begun and not signals:
+                self._changed.wait_for(lambda: self._reported is not None, LOOK_SECONDS)
+                reported, self._reported = self._reported, None
+                played, signals = bool(self._workers), list(self._signals)
+            if reported is None and played and self._begun and not signals:
                 continue
             row = self._row()
             if row is not None and row["state"] in OVER:
-                return self._ended(row, played=played)
+                return self._ended(row, reported, played=played)
             if signals and (status := self._called_off(row, signals, played=played)) is not None:
                 return status
+            if reported is not None and row is None:
+                return reported  # its worker knows, and we cannot ask
             views.show(row, played=played)
 
     def serve(self, worker: socket.socket) -> None:
@@ -111,31 +115,34 @@ class Terminal:
         env = {name: str(value) for name, value in self.order.asker.items() if name in ASKED}
         answer = json.dumps({"terminal": True, "env": env}).encode() + b"\n"
         with self._changed:
+            if self._closed:  # what has the numbers of its streams now is somebody else's
+                return
             sent = socket.send_fds(worker, [answer], list(self.order.streams))
             worker.sendall(answer[sent:])
-            self._worker, self._ours = worker, True
+            self._workers.append(worker)
+            self._ours = True
             if self._signals:  # its last worker was lost with it
-                self._send({"signal": self._signals[-1]})
+                _send(worker, self._signals[-1])
         try:
             with worker.makefile("rb") as lines:
                 for line in lines:
                     with self._changed:
-                        self._status = int(json.loads(line)["exit"])
+                        self._reported = int(json.loads(line)["exit"])
                         self._changed.notify_all()
         finally:
             with self._changed:
-                self._worker = self._worker if self._worker is not worker else None
+                self._workers.remove(worker)
                 self._changed.notify_all()
+
+    def close(self) -> None:
+        """Its streams are lent to nobody any more."""
+        with self._changed:
+            self._closed = True
 
     @property
     def signalled(self) -> bool:
         """Whether it is to end."""
         return bool(self._signals)
-
-    def _send(self, message: Mapping[str, int]) -> None:
-        if self._worker is not None:
-            with contextlib.suppress(OSError):  # lost: the next one is told
-                self._worker.sendall(json.dumps(message).encode() + b"\n")
 
     def _row(self) -> dict[str, Any] | None:
         """The run as the gateway has it; None while nobody can say."""
@@ -146,15 +153,19 @@ class Terminal:
         self._begun = self._begun or int(found["run"]["attempt"]) > 0
         return dict(found["run"])
 
-    def _ended(self, row: Mapping[str, Any], *, played: bool) -> int:
+    def _ended(self, row: Mapping[str, Any], reported: int | None, *, played: bool) -> int:
         """The exit status of a run that is over: as its worker says, else as the gateway keeps it."""
-        if played:
-            with self._changed:
-                if self._changed.wait_for(lambda: self._status is not None, REPORT_SECONDS):
-                    return int(self._status or 0)
+        with self._changed:
+            if reported is None and played:
+                self._changed.wait_for(lambda: self._reported is not None, REPORT_SECONDS)
+            reported = self._reported if reported is None else reported
+        if reported is not None:
+            return reported
         if row["state"] == "completed":
             return 0
         self.say(f"run {self.order.run_id} is {row['state']}: {row['detail']}")
+        if row["state"] == "cancelled" and self._signals:
+            return 128 + self._signals[-1]
         found = _STATUS.search(str(row["detail"]))
         return int(found[1]) if found and int(found[1]) else FAILED
 
@@ -167,10 +178,16 @@ class Terminal:
         if row is None and not played:
             self.say(f"run {run_id} is left as it is: the gateway is away; meshgate runs cancel {run_id}")
             return status
-        if row is not None and (row["state"] == "pending" or not played):
+        if row is not None and not (played and row["state"] in AT_WORK):  # no program that would hear it
             with contextlib.suppress(MeshError):  # it began, or ended, just now
                 self._ask("ControlRun", {"run_id": run_id, "action": "cancel"})
         return None
+
+
+def _send(worker: socket.socket, number: int) -> None:
+    """Without waiting: one that reads nothing has heard enough, one that is lost has a successor."""
+    with contextlib.suppress(OSError):
+        worker.send(json.dumps({"signal": number}).encode() + b"\n", socket.MSG_DONTWAIT)
 
 
 class Patience:
@@ -190,15 +207,19 @@ class Patience:
         """
         terminal, now = self._terminal, time.monotonic()
         if not self._attended and now - self._begun > UNATTENDED_SECONDS:
-            raise error
+            raise DependencyUnavailable(error.what, why=error.why, next_step=self._left()) from error
         if now >= self._tell_at:
             self._tell_at = now + REMIND_SECONDS
             terminal.say(f"waiting for the gateway, until Ctrl-C: {error.what}: {error.why}")
         give_up_at = now + LOOK_SECONDS
         while time.monotonic() < give_up_at:
             if terminal.signalled:
-                raise Cancelled("the run was not begun", why="a signal came first")
+                raise Cancelled("a signal came before the gateway's answer", next_step=self._left())
             time.sleep(LOOK_SECONDS / 10)
+
+    def _left(self) -> str:
+        """It may have taken the order all the same."""
+        return f"meshgate runs cancel {self._terminal.order.run_id}, once the gateway is back"
 
 
 class Views:
@@ -239,7 +260,7 @@ class Terminals:
         self._changed = threading.Condition()
         self._known: dict[str, Terminal] = {}
         self._workers: dict[attestation.Process, str] = {}
-        self._closing = False
+        self._closing, self._closed = False, threading.Event()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
     def start(self) -> None:
@@ -252,12 +273,13 @@ class Terminals:
 
     def close(self) -> None:
         """Cancels what is still played at a terminal, and stops serving."""
-        give_up_at = time.monotonic() + STOP_SECONDS
         with self._changed:
-            self._closing = True
-            for one in self._known.values():
-                one.signal(15)
-            self._changed.wait_for(lambda: not self._known, give_up_at - time.monotonic())
+            self._closing, known = True, list(self._known.values())
+        for one in known:
+            one.signal(signal.SIGTERM)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._known, STOP_SECONDS)
+        self._closed.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -289,17 +311,13 @@ class Terminals:
         try:
             yield made
         finally:
+            made.close()
             with self._changed:
                 self._known.pop(order.run_id, None)
                 self._changed.notify_all()
 
     def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return  # closed
-            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+        accept_each(self._listener, self._closed, self._converse)
 
     def _converse(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError, ValueError, KeyError, TypeError, ProcessLookupError):

@@ -9,6 +9,7 @@ stays away. Any other status is the program's own word and ends the run.
 import json
 import os
 import secrets
+import select
 import threading
 import time
 from collections.abc import Callable
@@ -52,6 +53,7 @@ LONGEST_BACKOFF_SECONDS = 30.0
 PAUSE_GRACE_SECONDS = 60.0  # for the steps that are under way when a run is paused
 SLICE_SECONDS = 1.0  # how soon Ctrl-C is heard while the gateway is waited for
 MAX_ATTEMPTS = 1000  # of any kind: a run that loses its worker after each new step ends too
+SAY_MS = 200
 AT_TERMINAL = "at the terminal where it ran"
 OVER = ("cancelled", "failed", "completed")
 HOLDS = ("waiting", "cancelling")
@@ -423,6 +425,19 @@ def uuid7() -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-def say(text: str, *, to: int = 2) -> None:
+def say(text: str) -> None:
     """One line for people, in one write."""
-    os.write(to, f"meshgate: {text}\n".encode("utf-8", "replace"))
+    os.write(2, _line(text))
+
+
+def say_soon(text: str, *, to: int) -> None:
+    """The same elsewhere, unless who reads there has gone, or stands still: nobody waits for that."""
+    poller = select.poll()
+    poller.register(to, select.POLLOUT)
+    with suppress(OSError):
+        if poller.poll(SAY_MS):
+            os.write(to, _line(text)[-select.PIPE_BUF :])  # a pipe that can be written to has room for it
+
+
+def _line(text: str) -> bytes:
+    return f"meshgate: {text}\n".encode("utf-8", "replace")

@@ -19,11 +19,18 @@ from meshgate_agents.launcher.errors import (
     GatewayAway,
     GatewayUnavailable,
     LauncherError,
+    RunHeld,
     RunOver,
     Stopping,
 )
 from meshgate_agents.launcher.gateway import Begun, End, Gateway, Known
-from meshgate_agents.launcher.launch import AT_TERMINAL, LONGEST_BACKOFF_SECONDS, Launch, say
+from meshgate_agents.launcher.launch import (
+    AT_TERMINAL,
+    LONGEST_BACKOFF_SECONDS,
+    LONGEST_POLL_SECONDS,
+    Launch,
+    say,
+)
 from meshgate_agents.launcher.settings import Settings
 from meshgate_agents.launcher.supervise import FAILED
 from meshgate_agents.worker.slots import Absence, Slots
@@ -155,7 +162,7 @@ class Plays:
                     return UNKNOWN
                 if known.ended:
                     return known.state
-                if not elsewhere or known.forsaken:
+                if not elsewhere or known.forsaken or run_id in self._called_off:
                     self._go_on(run_id, known)
                     elsewhere = True  # not over, and not ours any more: another attempt was begun
             except GatewayUnavailable:
@@ -164,6 +171,8 @@ class Plays:
                 raise
             except LauncherError as error:
                 _note(run_id)(str(error))
+                # Of one that is held up each look is an attempt refused, and on record.
+                pause = LONGEST_POLL_SECONDS if isinstance(error, RunHeld) else pause
             except FAULTS as error:  # a full disk, no descriptors, no threads: not the run's fault
                 faults += 1
                 pause = min(PAUSE_SECONDS * 2.0 ** min(faults, 16), LONGEST_BACKOFF_SECONDS)
@@ -214,8 +223,9 @@ class Plays:
             raise  # it goes on at the same terminal
         except LauncherError as error:
             at.say(str(error))
-            if not isinstance(error, RunOver):  # of a run that is over the supervisor asks how it ended
-                at.ended(128 + self._called_off[run_id] if run_id in self._called_off else FAILED)
+            called_off = self._called_off.get(run_id)
+            if called_off is not None or self._is_over(run_id):
+                at.ended(FAILED if called_off is None else 128 + called_off)
             raise
         if run_id in self._called_off or self._is_over(run_id):
             at.ended(status)

@@ -12,12 +12,12 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from meshgate_agents.launcher import peers
 from meshgate_agents.launcher.errors import LauncherError, PeerRefused
-from meshgate_agents.launcher.launch import say
+from meshgate_agents.launcher.launch import say_soon
 
 STREAMS = 3
 MAX_LINE_BYTES = 65_536
@@ -36,16 +36,19 @@ class Terminal:
     streams: tuple[int, int, int]
     env: Mapping[str, str]
     connection: socket.socket
-
-    @property
-    def attended(self) -> bool:
-        """Whether somebody sits there."""
-        return any(map(os.isatty, self.streams))
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _closed: bool = False
 
     def say(self, text: str) -> None:
-        """One line for people."""
-        with contextlib.suppress(OSError):  # nobody reads it any more
-            say(text, to=self.streams[2])
+        """One line for people. Not once it is given back: what has its numbers then is somebody else's."""
+        with self._lock:
+            if not self._closed:
+                say_soon(text, to=self.streams[2])
+
+    def close(self) -> None:
+        """From now on nothing is said there."""
+        with self._lock:
+            self._closed = True
 
     def listen(self, deliver: Callable[[int], None]) -> None:
         """Hands signals on from now on, each as soon as it comes."""
@@ -83,6 +86,8 @@ def terminal(path: Path | None, run_id: str) -> Iterator[Terminal | None]:
         except (OSError, ValueError, KeyError, TypeError, PeerRefused) as error:
             raise LauncherError(f"whether the run has a terminal is not known: {error!r}") from error
         held.callback(_hang_up, connection)
+        if found is not None:
+            held.callback(found.close)  # first of all
         yield found
 
 
