@@ -8,6 +8,7 @@ import time
 
 import pytest
 from meshgate_deploy import services as kept
+from meshgate_deploy.errors import DependencyUnavailable
 from meshgate_deploy.processes import Command, Processes
 from meshgate_deploy.services import Service, Services, Start
 
@@ -145,3 +146,35 @@ def test_a_stopped_service_is_killed_and_started_again(services, tmp_path, monke
     os.kill(pid, signal.SIGSTOP)
     _until(lambda: service.state == "ready" and service.child.pid != pid)
     assert not _alive(pid)
+
+
+def test_what_would_come_up_at_the_next_try_is_tried_again(services, tmp_path):
+    """Two sidecars make one table at once: the second ends, and finds it there when it is started again."""
+    told = 'ERROR: relation "meshgate_dapr_metadata" already exists (SQLSTATE 42P07)'
+    first = tmp_path / "first"
+    script = (
+        f"import pathlib, sys, time; first = pathlib.Path({str(first)!r})\n"
+        f"if not first.exists(): first.touch(); print({told!r}); sys.exit(1)\n"
+        "time.sleep(600)"
+    )
+    fresh = []
+
+    def prepare(new_ports):
+        fresh.append(new_ports)
+        argv = [sys.executable, "-c", script]
+        command = Command(name="it", argv=argv, env={}, cwd=tmp_path, log=tmp_path / "log")
+        return Start(command=command, ready=lambda: first.exists() and len(fresh) > 1)
+
+    service = Service("it", prepare)
+    services.start(service)
+    assert (fresh, service.state) == ([True, True], "ready")
+
+
+def test_any_other_end_is_told_at_once(services, tmp_path):
+    """With the last lines of its log."""
+    argv = [sys.executable, "-c", "import sys; print('no such flag'); sys.exit(1)"]
+    command = Command(name="it", argv=argv, env={}, cwd=tmp_path, log=tmp_path / "log")
+    service = Service("it", lambda _: Start(command=command, ready=lambda: False))
+    with pytest.raises(DependencyUnavailable, match="ended with status 1") as raised:
+        services.start(service)
+    assert "no such flag" in raised.value.why

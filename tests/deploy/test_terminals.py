@@ -108,8 +108,8 @@ def mine(gateway: Gateway, tmp_path: Path) -> Iterator[Terminals]:
 
 
 @pytest.fixture
-def sit(mine: Terminals) -> Iterator[Callable[[], Seat]]:
-    """Sits down at a terminal."""
+def sit(mine: Terminals, gateway: Gateway) -> Iterator[Callable[[], Seat]]:
+    """Sits down at a terminal. In the end every run is over."""
     seats: list[Seat] = []
     with ThreadPoolExecutor() as pool:
 
@@ -117,8 +117,11 @@ def sit(mine: Terminals) -> Iterator[Callable[[], Seat]]:
             seats.append(Seat(mine, pool))
             return seats[-1]
 
-        yield seat
-        mine.close()
+        try:
+            yield seat
+        finally:
+            gateway.state, gateway.away = "completed", False
+            mine.close()
     for one in seats:
         one.close()
 

@@ -17,7 +17,7 @@ from meshgate_deploy.errors import DependencyUnavailable
 from meshgate_deploy.processes import Child, Command, Processes, tail
 
 READY_SECONDS = 60.0  # a tool host that imports CrewAI cold takes 6 s on two busy cores
-PORT_TRIES = 5
+TRIES = 5
 POLL_SECONDS = 0.02
 WATCH_MS = 100  # a process that was stopped is seen by looking; one that ended wakes the watcher
 STOPPED_SECONDS = 6.0
@@ -27,7 +27,12 @@ FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
 # What a machine raises that is out of disk, descriptors, threads or memory: tried again, never the end.
 FAULTS = (OSError, RuntimeError, MemoryError)
-PORT_TAKEN = ("address already in use", "bind: address", "could not listen on any endpoint")
+# What a process says that would come up at the next try: a port was gone, or another sidecar of the mesh was
+# just making the same table on the server (Dapr 1.18.2 looks first and makes it then).
+PASSING = (
+    "address already in use", "bind: address", "could not listen on any endpoint",
+    "(SQLSTATE 42P07)", "(SQLSTATE 23505)",
+)  # fmt: skip
 
 Report = Callable[["Service"], None]
 
@@ -110,19 +115,22 @@ class Services:
         return next((service for service in self._services if service.name == name), None)
 
     def start(self, service: Service) -> None:
-        """Starts a service and waits until it is ready; takes new ports when one was taken.
+        """Starts a service and waits until it is ready; again, with new ports, where that helps.
 
         Raises:
             DependencyUnavailable: it ended, or was not ready in time.
         """
         self._services.append(service)
-        for _ in range(PORT_TRIES):
+        for _ in range(TRIES):
             try:
                 self._launch(service, fresh=True)
-            except _PortTaken:
+            except _Passing:
                 continue
             return
-        raise DependencyUnavailable(f"{service.name} found no free port", why=f"{PORT_TRIES} tries")
+        raise DependencyUnavailable(
+            f"{service.name} found no free port, or no quiet moment on the server of the store",
+            why=f"{TRIES} tries", next_step=f"meshgate logs {service.name}",
+        )  # fmt: skip
 
     def watch(self) -> None:
         """Restarts services that end from now on."""
@@ -188,8 +196,8 @@ class Services:
     def _ended_early(self, service: Service, child: Child, mark: int) -> None:
         self._forget(child)
         text = _since(child.command.log, mark)
-        if any(sign in text for sign in PORT_TAKEN):
-            raise _PortTaken(service.name)
+        if any(sign in text for sign in PASSING):
+            raise _Passing(service.name)
         self._failed(service, child, f"ended with status {child.popen.returncode} before it was ready")
 
     def _failed(self, service: Service, child: Child, why: str) -> None:
@@ -247,7 +255,7 @@ class Services:
             service.restarts += 1
             try:
                 self._launch(service, fresh=False)
-            except (DependencyUnavailable, _PortTaken, *FAULTS) as error:
+            except (DependencyUnavailable, _Passing, *FAULTS) as error:
                 self._set(service, "restarting", str(error))
                 backoff = _backoff(service)
                 continue
@@ -279,8 +287,8 @@ def _backoff(service: Service) -> float:
     return min(FIRST_BACKOFF_SECONDS * 2.0**often, LONGEST_BACKOFF_SECONDS) if often > 0 else 0.0
 
 
-class _PortTaken(Exception):
-    """A chosen port was gone when the process bound it."""
+class _Passing(Exception):
+    """It ended for a reason that is gone at the next try."""
 
 
 def http_ready(url: str, token: str = "") -> Callable[[], bool]:
