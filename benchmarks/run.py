@@ -6,7 +6,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from machine import Cores, fsync_milliseconds, load_average
@@ -54,9 +55,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _measured(name: str, bench: Bench) -> Sequence[Row]:
     bench.cores.pin_generator()
     try:
-        return ROWS[name](bench)
+        with _temporary_files_in(bench.folder):
+            return ROWS[name](bench)
     finally:
         bench.cores.free()
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """CrewAI leaves lock files wherever TMPDIR says."""
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["TMPDIR"]
+        if before is not None:
+            os.environ["TMPDIR"] = before
 
 
 def _machine(cores: Cores, folder: Path) -> str:

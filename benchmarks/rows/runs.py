@@ -270,20 +270,7 @@ def _mesh(bench: Bench) -> Iterator[Path]:
     (project / "policies" / f"{APP}.rego").write_text(POLICY)
     for source in PROGRAMS.glob("*.py"):
         (project / source.name).write_bytes(source.read_bytes())
-    with ExitStack() as stack, _temporary_files_in(bench.folder):
+    with ExitStack() as stack:
         detached.start_detached(project, lambda line: print(f"  {line}", file=sys.stderr))
         stack.callback(lambda: detached.stop(open_state(project), lambda _: None))
         yield project
-
-
-@contextmanager
-def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """CrewAI leaves lock files wherever TMPDIR says."""
-    before = os.environ.get("TMPDIR")
-    os.environ["TMPDIR"] = str(folder)
-    try:
-        yield
-    finally:
-        del os.environ["TMPDIR"]
-        if before is not None:
-            os.environ["TMPDIR"] = before

@@ -11,8 +11,8 @@ from meshgate_deploy.errors import ManifestError, UsageError
 from meshgate_deploy.manifest import Manifest, json_schema, load
 from meshgate_deploy.manifest_agents import Colleague
 from meshgate_deploy.manifest_checks import check_modules
+from meshgate_deploy.orders import choose_app
 from meshgate_deploy.policy_plane import policy_data
-from meshgate_deploy.runs import choose_app
 from meshgate_deploy.state import prepare_state
 
 SPLIT = """\
