@@ -105,7 +105,7 @@ def test_a_run_with_memory_is_killed_at_every_step(make_core_desk):
     whole, desk = make_core_desk(), make_core_desk()
     desk.patience_seconds = 1100
     expected = told(play(whole, "own"))
-    ended = play(desk, "own", kills=["everywhere"], attempts=200, backoff_seconds=1e-6)  # it doubles each time
+    ended = play(desk, "own", kills=["everywhere"], attempts=200, backoff_seconds=1e-6)  # it doubles
     assert ended.status == 0, ended.err
     assert told(ended) == expected
     deaths = Counter(place.rpartition(" ")[0] for place in logged(desk, "deaths"))
