@@ -137,10 +137,10 @@ class Worker:
 
     def ask(self, run_id: str = "r") -> dict[str, Any]:
         """Asks for a run's terminal."""
-        self.connection.sendall(json.dumps({"run_id": run_id}).encode() + b"\n")
         try:
+            self.connection.sendall(json.dumps({"run_id": run_id}).encode() + b"\n")
             data, self.streams, _, _ = socket.recv_fds(self.connection, 65_536, 3)
-        except ConnectionResetError:  # closed with our question unread
+        except (BrokenPipeError, ConnectionResetError):  # closed before our question, or with it unread
             return {}
         return dict(json.loads(data)) if data else {}
 
@@ -372,8 +372,8 @@ def test_a_second_worker_takes_the_first_ones_place_from_nobody(sit, work, gatew
     first.ask()
     gateway.state, gateway.attempt, gateway.slow = "running", 1, True
     second.ask()
-    second.ended(125)  # it was superseded
     asked = len(gateway.asked)
+    second.ended(125)  # it was superseded
     gateway.until(asked + 1)
     second.connection.shutdown(socket.SHUT_RDWR)
     seat.signal(signal.SIGINT)

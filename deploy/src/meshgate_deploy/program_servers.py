@@ -24,7 +24,7 @@ from meshgate_identities import attestation
 from meshgate_deploy import configs, server_rows
 from meshgate_deploy.environment import Environment
 from meshgate_deploy.manifest import Manifest
-from meshgate_deploy.processes import Command, Processes
+from meshgate_deploy.processes import Command, Processes, alive
 from meshgate_deploy.state import State
 
 MODULES = ("crewai", "crewai_tools", "crewai.llms.providers.openai.completion")
@@ -72,7 +72,7 @@ class ProgramServer:
     def admit(self, process: attestation.Process) -> None:
         """Says that a process may ask."""
         with self._lock:
-            self._admitted = [one for one in self._admitted if _lives(one)] + [process]
+            self._admitted = [one for one in self._admitted if alive(one)] + [process]
             self._tell([process])
 
     def close(self) -> None:
@@ -215,10 +215,3 @@ def _pythons(manifest: Manifest, environment: Environment) -> set[str]:
         if path is not None and PYTHON.match(Path(path).name):
             found.add(os.path.abspath(path))  # noqa: PTH100 - no link followed: an environment is found from there
     return found
-
-
-def _lives(process: attestation.Process) -> bool:
-    try:
-        return attestation.process(process.pid) == process
-    except ProcessLookupError:
-        return False

@@ -25,6 +25,7 @@ from meshgate_deploy.accepting import accept_each
 from meshgate_deploy.environment import ASKED
 from meshgate_deploy.errors import Cancelled, DependencyUnavailable, MeshError, UsageError
 from meshgate_deploy.orders import Order
+from meshgate_deploy.processes import alive
 
 Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
 OVER = ("completed", "failed", "cancelled")
@@ -288,7 +289,7 @@ class Terminals:
     def admit(self, app: str, process: attestation.Process) -> None:
         """A worker may ask for the terminals of its app's runs."""
         with self._changed:
-            self._workers = {one: of for one, of in self._workers.items() if _lives(one)} | {process: app}
+            self._workers = {one: of for one, of in self._workers.items() if alive(one)} | {process: app}
 
     @contextmanager
     def at(self, order: Order) -> Iterator[Terminal]:
@@ -340,10 +341,3 @@ def _line(connection: socket.socket) -> bytes:
         if not part or len(line) > MAX_REQUEST_BYTES:
             raise ValueError("no request")
     return line
-
-
-def _lives(process: attestation.Process) -> bool:
-    try:
-        return attestation.process(process.pid) == process
-    except ProcessLookupError:
-        return False
