@@ -4,12 +4,14 @@ import base64
 import contextlib
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from meshgate_deploy import control
 from meshgate_deploy.control import (
     MAX_REQUEST_BYTES,
     ControlServer,
@@ -199,3 +201,25 @@ def test_no_supervisor_is_told_with_the_next_command(tmp_path):
         ask_once(tmp_path / "none", {"op": "status"})
     assert caught.value.next_step == "meshgate up"
     assert not isinstance(caught.value, Denied)
+
+
+def test_a_request_whose_streams_do_not_fit_is_refused():
+    """The kernel leaves out what there is no room for: a run with a terminal is not taken for one without."""
+    asker, supervisor = socket.socketpair()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held, got = [], []
+    with asker, supervisor:
+        socket.send_fds(asker, [b'{"op": "run"}\n'], [0, 1, 2])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    held.append(os.open(os.devnull, os.O_RDONLY))
+            os.close(held.pop())  # room for one
+            with pytest.raises(OSError, match="no room for the request's streams"):
+                control._receive(supervisor, got)
+        finally:
+            for descriptor in (*held, *got):
+                os.close(descriptor)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(got) == 1  # handed to whoever closes them

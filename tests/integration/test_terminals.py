@@ -18,6 +18,8 @@ from dapr.conf import settings as dapr_settings
 from dapr.ext.workflow import DaprWorkflowClient, WorkflowState
 from integration import fault_mesh
 from integration.fault_mesh import MESHGATE, Mesh
+from meshgate_deploy.control import ask as ask_supervisor
+from meshgate_deploy.errors import UsageError
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(600)]
 
@@ -235,3 +237,12 @@ def test_who_only_follows_a_run_does_not_end_it(mesh, ask) -> None:
         assert "run followed goes on: meshgate runs watch followed" in follower.err
     eventually(lambda: asked.run["state"] == "completed", "it is completed")
     assert [len(mesh.effects(f"o-followed-{number}")) for number in (1, 2)] == [1, 1]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_run_has_three_streams_or_none(mesh, count) -> None:
+    """Anything between is refused, and not taken for a detached run."""
+    request = {"op": "run", "app": "nightly", "run_id": f"streams-{count}", "command": ["true"], "cwd": "/"}
+    with pytest.raises(UsageError, match=f"{count} streams for a run"):
+        list(ask_supervisor(mesh.state.control, request, descriptors=(0, 1)[:count]))
+    assert f"streams-{count}" not in [row["run_id"] for row in mesh.ask("ListRuns", limit=1000)["runs"]]
