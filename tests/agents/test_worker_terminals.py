@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from fakes.fake_worker import Store, a_worker
@@ -17,6 +18,9 @@ from meshgate_agents.launcher.errors import AttemptEnded
 from meshgate_agents.launcher.peers import become_subreaper
 from meshgate_agents.worker.plays import Plays
 from meshgate_agents.worker.terminals import terminal
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 SECONDS = 60
 TELLS = "import os; print('printed', os.environ['LOOKS'], flush=True); raise SystemExit(7)"
@@ -149,14 +153,20 @@ def test_a_signal_reaches_the_program_and_cancels_the_run(store, plays, supervis
     eventually(lambda: supervisor.told == [{"exit": 130}], "its status is told")
 
 
-def test_a_signal_is_not_forgotten_while_nobody_can_be_told(store, plays, supervisor) -> None:
-    """The end could not be recorded: it is once the gateway is back, and nothing is played again."""
+def cancelled_unheard(store: Store, plays: Plays, supervisor: Supervisor) -> "Future[str]":
+    """A run that was cancelled at its terminal while the gateway was away."""
     store.add("r", sys.executable, "-c", WAITS)
     future = plays.play("r")
     eventually(lambda: supervisor.printed("waits"), "it runs")
     store.away = True
     supervisor.signal(signal.SIGTERM)
     eventually(lambda: supervisor.told == [{"exit": 143}], "who waits there is told at once")
+    return future
+
+
+def test_a_signal_is_not_forgotten_while_nobody_can_be_told(store, plays, supervisor) -> None:
+    """The end could not be recorded: it is once the gateway is back, and nothing is played again."""
+    future = cancelled_unheard(store, plays, supervisor)
     store.away = False
     with store.lock:
         store.runs["r"]["forsaken"] = True
@@ -233,12 +243,7 @@ def test_a_run_that_goes_on_is_not_told_as_ended(store, plays, supervisor) -> No
 
 def test_a_cancelled_run_is_ended_whoever_has_it_by_then(store, plays, supervisor) -> None:
     """Another replica began an attempt while nobody could be told."""
-    store.add("r", sys.executable, "-c", WAITS)
-    future = plays.play("r")
-    eventually(lambda: supervisor.printed("waits"), "it runs")
-    store.away = True
-    supervisor.signal(signal.SIGTERM)
-    eventually(lambda: supervisor.told == [{"exit": 143}], "who waits there is told at once")
+    future = cancelled_unheard(store, plays, supervisor)
     with store.lock:
         store.runs["r"] |= {"attempt": 2, "state": "running", "forsaken": False}
         store.away = False
