@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import grpc
 from meshgate_wire import broker_pb2 as pb
 from meshgate_wire import broker_pb2_grpc
+from meshgate_wire.stubs import PerChannel
 
 from meshgate_toolhost.errors import CallRefused, GatewayUnavailable
 from meshgate_toolhost.model import Finished, Result, ResultKind, TakenCall
@@ -51,7 +52,7 @@ class GrpcGateway:
     """Over mTLS; `channel` gives the channel of the newest SVID."""
 
     def __init__(self, *, channel: Callable[[], grpc.Channel]) -> None:
-        self._channel = channel
+        self._stub = PerChannel(channel=channel, make=broker_pb2_grpc.BrokerStub)
 
     def take(self, call_id: str, instance: str) -> TakenCall:
         """See Gateway."""
@@ -95,8 +96,7 @@ class GrpcGateway:
 
     def _ask(self, method: str, request: Any) -> Any:
         try:
-            stub = broker_pb2_grpc.BrokerStub(self._channel())
-            return getattr(stub, method)(request, timeout=CALL_TIMEOUT_SECONDS)
+            return getattr(self._stub(), method)(request, timeout=CALL_TIMEOUT_SECONDS)
         except grpc.RpcError as error:
             raise _mapped(method, error) from error
         except ValueError as error:  # the channel was closed under us by a rotation or a stop

@@ -8,6 +8,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 import grpc
 from meshgate_wire import broker_pb2, broker_pb2_grpc
+from meshgate_wire.stubs import PerChannel
 
 from meshgate_agents.launcher.errors import (
     AttemptEnded,
@@ -228,11 +229,16 @@ class GrpcGateway:
     """The real one. `channel` gives the channel to use now: it changes when the SVID rotates."""
 
     def __init__(self, *, channel: Callable[[], grpc.Channel]) -> None:
-        self._channel = channel
+        self._runs_stub = PerChannel(channel=channel, make=broker_pb2_grpc.RunsStub)
+        self._broker_stub = PerChannel(channel=channel, make=broker_pb2_grpc.BrokerStub)
 
     @property
     def _runs(self) -> Any:
-        return broker_pb2_grpc.RunsStub(self._channel())
+        return self._runs_stub()
+
+    @property
+    def _broker(self) -> Any:
+        return self._broker_stub()
 
     def start_run(self, *, run_id: str, input_json: bytes) -> Begun:
         """See Gateway."""
@@ -298,9 +304,8 @@ class GrpcGateway:
             task=call.task,
             left_out=call.left_out,
         )
-        stub = broker_pb2_grpc.BrokerStub(self._channel())
         try:
-            return _answer(stub.CallTool(request, timeout=RPC_TIMEOUT_SECONDS))
+            return _answer(self._broker.CallTool(request, timeout=RPC_TIMEOUT_SECONDS))
         except grpc.RpcError as error:
             size = len(call.arguments_json)
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and size > MAX_ARGUMENTS_BYTES:
@@ -318,7 +323,7 @@ class GrpcGateway:
         else:
             request.failure.error_class = told.error_class
             request.failure.message = told.data
-        return _answer(self._ask(broker_pb2_grpc.BrokerStub(self._channel()).FinishOwnCall, request))
+        return _answer(self._ask(self._broker.FinishOwnCall, request))
 
     def heartbeat(self, *, run_id: str, attempt: int, steps: int) -> str:
         """See Gateway."""

@@ -13,7 +13,7 @@ CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITH
 CREATE TABLE IF NOT EXISTS records (seq INTEGER PRIMARY KEY, hash TEXT NOT NULL, kind TEXT NOT NULL,
   caller TEXT NOT NULL, tool TEXT NOT NULL, call_id TEXT NOT NULL, run_id TEXT NOT NULL,
   body BLOB NOT NULL);
-CREATE INDEX IF NOT EXISTS records_call ON records (call_id);
+CREATE INDEX IF NOT EXISTS records_call ON records (call_id) WHERE call_id != '';
 CREATE INDEX IF NOT EXISTS records_run ON records (run_id) WHERE run_id != '';
 CREATE TABLE IF NOT EXISTS calls ({", ".join(CALL).replace("call_id", "call_id TEXT PRIMARY KEY", 1)})
   WITHOUT ROWID;
@@ -34,7 +34,7 @@ CREATE INDEX IF NOT EXISTS runs_driven ON runs (updated_ms)
 CREATE TABLE IF NOT EXISTS journal ({", ".join(JOURNAL)}, PRIMARY KEY (run_id, step_key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS journal_scope ON journal (run_id, scope, turn);
 CREATE TABLE IF NOT EXISTS payloads (id TEXT PRIMARY KEY, codec TEXT NOT NULL, salt BLOB NOT NULL,
-  nonce BLOB NOT NULL, data BLOB) WITHOUT ROWID;
+  nonce BLOB NOT NULL, data BLOB);
 CREATE TABLE IF NOT EXISTS instances (name TEXT PRIMARY KEY, holder TEXT NOT NULL,
   expires_ms INTEGER NOT NULL) WITHOUT ROWID;
 INSERT OR IGNORE INTO meta VALUES ('schema_version', '{SCHEMA_VERSION}');

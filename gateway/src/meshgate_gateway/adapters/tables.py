@@ -160,14 +160,15 @@ class Records:
     def query(self, query: RecordQuery) -> list[tuple[int, bytes]]:
         """Sequence numbers and canonical bytes, oldest first."""
         where, values = ["seq > ?"], [query.after_seq]  # type: tuple[list[str], list[object]]
-        for name in ("caller", "tool", "call_id", "kind"):
+        for name in ("caller", "tool", "kind"):
             if wanted := getattr(query, name):
                 where.append(f"{name} = ?")
                 values.append(wanted)
-        if query.run_id:
-            # Said twice, so that the partial index applies.
-            where.append("run_id != '' AND run_id = ?")
-            values.append(query.run_id)
+        for name in ("call_id", "run_id"):
+            if wanted := getattr(query, name):
+                # Said twice, so that the partial index applies.
+                where.append(f"{name} != '' AND {name} = ?")
+                values.append(wanted)
         values.append(max(1, min(query.limit, MAX_ROWS)))
         sql = f"SELECT seq, body FROM records WHERE {' AND '.join(where)} ORDER BY seq LIMIT ?"
         return self._db.execute(sql, values).fetchall()
