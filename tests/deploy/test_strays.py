@@ -84,7 +84,7 @@ def test_a_stray_without_its_variables_is_known_by_its_mark(tmp_path) -> None:
         for process in made:
             assert process.stdout is not None
             process.stdout.readline()
-        assert strays.end_adopted(tmp_path, lambda: [known.pid]) == 1
+        assert strays.end_adopted(tmp_path, known=lambda: [known.pid]) == 1
         assert left.wait(30) == -signal.SIGKILL
         assert (known.poll(), plain.poll()) == (None, None)
     finally:

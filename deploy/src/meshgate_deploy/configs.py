@@ -138,7 +138,7 @@ def launcher(  # noqa: PLR0913 - what one run is made of
         "kind": kind,
         "gateway": gateway_address(manifest, target),
         "project_root": str(state.project),
-        "socket_dir": str(state.sockets),
+        "socket_dir": str(state.sockets if runner.user is None else state.app_sockets),
         "tools": [
             {
                 "tool": tool,

@@ -9,7 +9,7 @@ from pathlib import Path
 from meshgate_policies.check import deployed_sources
 from meshgate_policies.names import package_path
 
-from meshgate_deploy import configs, interpreters, isolation, runtime, sockets, store_check
+from meshgate_deploy import configs, interpreters, isolation, runtime, sockets, store_check, user_checks
 from meshgate_deploy.control import ask_once, reachable
 from meshgate_deploy.environment import Environment
 from meshgate_deploy.errors import ManifestError, MeshError
@@ -53,7 +53,7 @@ def examine(start: Path) -> list[Check]:
     state = open_state(project)
     checks += interpreters.examine(manifest, state, up=reachable(state.control))
     envs = {app: Environment(project=project).for_agent(manifest, app, {}) for app in manifest.runners}
-    checks += isolation.examine(manifest, state, envs)
+    checks += [*isolation.examine(manifest, state, envs), *user_checks.examine(manifest, state, envs)]
     checks += store_check.examine(manifest, Environment(project=project), file=configs.store_file(state))
     checks += _state_folder(project)
     checks += _packages(manifest, project)

@@ -15,6 +15,7 @@ from meshgate_agents.child import confine
 from meshgate_agents.child.confine import Rules
 from meshgate_agents.launcher.environment import SITE_FOLDER
 
+from meshgate_deploy import users
 from meshgate_deploy.errors import DependencyUnavailable, UsageError
 from meshgate_deploy.interpreter_paths import Interpreter
 from meshgate_deploy.manifest import Manifest
@@ -36,8 +37,10 @@ ADDRESSES = ("_BASE_URL", "_API_BASE", "_ENDPOINT", "_PROXY")
 SCHEMES = {"http": 80, "https": 443}
 HTTPS = 443
 SAMPLES = (".example", ".sample", ".template")  # of an `.env`: without values
+STORAGE = "CREWAI_STORAGE_DIR"
 NEXT = (
-    "Linux 6.7 or later with Landlock enabled (lsm=landlock,…), or write `isolation: none` in meshgate.yaml"
+    "Linux 6.7 or later with Landlock enabled (lsm=landlock,…), or write in meshgate.yaml `user:` for each "
+    "of these apps, or `isolation: none`"
 )
 
 
@@ -56,16 +59,19 @@ def config(  # noqa: PLR0913 - keyword-only, what the rules come from
     """
     if manifest.isolation == "none":
         return None
-    storage = _storage(state, app, env)
-    folders = (storage, *_work(state, app).values())
+    own_user = users.of(manifest, app)
+    storage = _storage(manifest, state, app, env)
+    work = _work(manifest, state, app)
+    folders = (*([] if own_user and env.get(STORAGE) else [storage]), *work.values())
+    places = {name: str(path) for name, path in work.items()}
     strict = None
     if app not in manifest.programs:
         strict = _strict(manifest, state, app, env=env, python=python)._asdict()
     return {
         "command": list(own),
         "own": strict,
-        "other": _other(manifest, state, app, keep=(storage, *_work(state, app).values()))._asdict(),
-        "env": {name: str(path) for name, path in _work(state, app).items()} | _kept_places(env),
+        "other": _other(manifest, state, app, keep=(storage, *work.values()))._asdict(),
+        "env": places | _kept_places(env) | ({STORAGE: str(storage)} if own_user else {}),
         "folders": [str(folder) for folder in folders],
     }
 
@@ -79,19 +85,35 @@ def require(manifest: Manifest, state: State) -> None:
     """
     if manifest.isolation == "none":
         return
-    version = confine.abi()
-    if version < confine.ABI_NET:
-        has = f"has Landlock of ABI {version}, which knows no TCP ports" if version else "has no Landlock"
-        raise DependencyUnavailable(
-            "agents on this machine cannot be kept apart", why=f"this kernel {has}", next_step=NEXT
-        )
+    _require_landlock(manifest, confine.abi())
     for app in manifest.runners.keys() - manifest.programs.keys():
         for written, path in _writable(state, manifest.kept_part(app).writable):
-            if why := _unfit(state, path):
+            if why := _unfit(manifest, state, path):
                 raise UsageError(
                     f"{'.'.join(manifest.place(app, of='writable'))}.writable: {written!r} {why}",
                     next_step="name folders and files of the project that are there",
                 )
+
+
+def _require_landlock(manifest: Manifest, version: int) -> None:
+    """Or a user for each app; and where ports are written, nothing but it will do."""
+    if version >= confine.ABI_NET:
+        return
+    has = f"has Landlock of ABI {version}, which knows no TCP ports" if version else "has no Landlock"
+    runners = {app: manifest.runner(app) for app in manifest.runners}
+    if without := [app for app, runner in runners.items() if runner.user is None]:
+        raise DependencyUnavailable(
+            "agents on this machine cannot be kept apart",
+            why=f"this kernel {has}, and no user of their own have: {', '.join(without)}",
+            next_step=NEXT,
+        )
+    for app, runner in runners.items():
+        if runner.ports is not None:
+            raise DependencyUnavailable(
+                f"{'.'.join(manifest.place(app, of='ports'))}.ports cannot be kept to on this machine",
+                why=f"this kernel {has}, and a user of its own keeps app {app!r} from no port",
+                next_step="Linux 6.7 or later with Landlock enabled (lsm=landlock,…), or leave out `ports:`",
+            )
 
 
 def examine(manifest: Manifest, state: State, envs: Mapping[str, Mapping[str, str]]) -> list[Check]:
@@ -112,6 +134,8 @@ def examine(manifest: Manifest, state: State, envs: Mapping[str, Mapping[str, st
 def ports(manifest: Manifest, app: str, env: Mapping[str, str]) -> tuple[int, ...] | None:
     """TCP ports that an app may connect to; None for any."""
     written = manifest.runner(app).ports
+    if not _keeps_ports(manifest, app):
+        return None
     if app in manifest.programs:
         return None if written is None else tuple(sorted(set(written)))
     found = {HTTPS, *(written or ())}
@@ -119,6 +143,15 @@ def ports(manifest: Manifest, app: str, env: Mapping[str, str]) -> tuple[int, ..
         if name.upper().endswith(ADDRESSES):
             found.update(_port(value))
     return tuple(sorted(found))
+
+
+def _keeps_ports(manifest: Manifest, app: str) -> bool:
+    """False where no kernel would and nobody has asked for it: a user of its own is all there is.
+
+    An app whose ports are written keeps its rules, by which its programs are refused to start here.
+    """
+    runner = manifest.runner(app)
+    return confine.abi() >= confine.ABI_NET or runner.user is None or runner.ports is not None
 
 
 def _port(value: str) -> Iterator[int]:
@@ -136,15 +169,17 @@ def _strict(
 ) -> Rules:
     """What a crew's own program needs, or an agent's."""
     written = [str(path) for _, path in _writable(state, manifest.kept_part(app).writable)]
-    hide = _hidden(state) + (OF_ROOT if os.getuid() == 0 else ())
+    user = users.of(manifest, app)
+    hide = hidden(manifest, state) + (OF_ROOT if os.getuid() == 0 and user is None else ())
     certificates = [env[name] for name in CERTIFICATES if name in env]
     read = (*SYSTEM, *python.paths, str(SITE_FOLDER.parent), str(state.project), *certificates)
-    write = (*DEVICES, str(_storage(state, app, env)), *map(str, _work(state, app).values()), *written)
+    work = map(str, _work(manifest, state, app).values())
+    write = (*DEVICES, str(_storage(manifest, state, app, env)), *work, *written)
     above = any(path.startswith(f"{place.rstrip('/')}/") for path in hide for place in written)
     return Rules(
         read=_real(read), write=_real(write), hide=_real(hide),
         cover=confine.INSTEAD if above else confine.ALSO,
-        connect=ports(manifest, app, env), listen=False,
+        connect=ports(manifest, app, env), listen=not _keeps_ports(manifest, app), user=user,
     )  # fmt: skip
 
 
@@ -152,19 +187,23 @@ def _other(manifest: Manifest, state: State, app: str, *, keep: tuple[Path, ...]
     """What any program may: all that its user may, but for what is the mesh's."""
     written = manifest.programs[app].ports if app in manifest.programs else None
     return Rules(
-        write=_real(("/", *map(str, keep))), hide=_real(_hidden(state)), cover=confine.INSTEAD,
-        connect=None if written is None else tuple(sorted(set(written))),
+        write=_real(("/", *map(str, keep))), hide=_real(hidden(manifest, state)), cover=confine.INSTEAD,
+        connect=None if written is None else tuple(sorted(set(written))), user=users.of(manifest, app),
     )  # fmt: skip
 
 
-def _hidden(state: State) -> tuple[str, ...]:
+def hidden(manifest: Manifest, state: State) -> tuple[str, ...]:
     """What no agent gets: the mesh's folders, and the variables of others."""
     variants = (path for path in state.project.glob(".env.*") if path.suffix not in SAMPLES)
-    return tuple(sorted(map(str, {state.root, state.sockets, state.project / ".env", *variants})))
+    apart = any(manifest.runner(app).user is not None for app in manifest.runners)
+    of_apps = (state.apps, state.app_sockets) if apart else ()
+    return tuple(sorted(map(str, {state.root, state.sockets, state.project / ".env", *variants, *of_apps})))
 
 
-def _work(state: State, app: str) -> dict[str, Path]:
+def _work(manifest: Manifest, state: State, app: str) -> dict[str, Path]:
     """The app's own folder, by the variable that says so."""
+    if manifest.runner(app).user is not None:
+        return users.work(state, app)
     work = state.root / "work" / app
     return {"HOME": work / "home", "TMPDIR": work / "tmp", "XDG_CACHE_HOME": work / "home" / ".cache"}
 
@@ -176,21 +215,22 @@ def _kept_places(env: Mapping[str, str]) -> dict[str, str]:
     return {"PYTHONUSERBASE": f"{env['HOME']}/.local"}
 
 
-def _storage(state: State, app: str, env: Mapping[str, str]) -> Path:
+def _storage(manifest: Manifest, state: State, app: str, env: Mapping[str, str]) -> Path:
     """CrewAI's own, as `launcher.environment` names it."""
-    return Path(env.get("CREWAI_STORAGE_DIR") or state.data / f"crewai-{app}")
+    own = state.data / f"crewai-{app}" if manifest.runner(app).user is None else users.storage(state, app)
+    return Path(env.get(STORAGE) or own)
 
 
 def _writable(state: State, written: tuple[str, ...]) -> list[tuple[str, Path]]:
     return [(text, state.project / text) for text in written]
 
 
-def _unfit(state: State, path: Path) -> str:
+def _unfit(manifest: Manifest, state: State, path: Path) -> str:
     """Why a path cannot be given to a program; empty when it can."""
     if not path.exists():
         return "does not exist"
     real = path.resolve()
-    if any(real == Path(hidden) or real.is_relative_to(hidden) for hidden in _real(_hidden(state))):
+    if any(real == Path(one) or real.is_relative_to(one) for one in _real(hidden(manifest, state))):
         return "is the mesh's own"
     return ""
 
@@ -200,10 +240,12 @@ def _real(paths: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _told(manifest: Manifest, state: State, app: str, env: Mapping[str, str], *, covers: bool) -> str:
-    hidden = "covered" if covers else "left out entry by entry; nothing new can be made beside them"
-    if app in manifest.programs:
-        rules = _other(manifest, state, app, keep=())
-        return f"{confine.described(rules)}; all files of its user but .meshgate/ and .env ({hidden})"
-    rules = Rules(connect=ports(manifest, app, env), listen=False)
+    how = "covered" if covers else "left out entry by entry; nothing new can be made beside them"
+    user, landlock = users.of(manifest, app), confine.abi() > 0
+    if app in manifest.programs or not landlock:
+        rules = _other(manifest, state, app, keep=())._replace(connect=ports(manifest, app, env))
+        kept = how if covers or landlock else "which its user may not read"
+        return f"{confine.described(rules)}; all files of its user but .meshgate/ and .env ({kept})"
+    rules = Rules(connect=ports(manifest, app, env), listen=False, user=user)
     written = ", ".join(("its work folder", *manifest.kept_part(app).writable))
     return f"{confine.described(rules)}; reads the project but .meshgate/ and .env; writes {written}"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from meshgate_deploy import manifest_agents, manifest_lines, own_tools, store_url
+from meshgate_deploy import manifest_agents, manifest_lines, own_tools, store_url, users
 from meshgate_deploy.errors import ManifestError, NotFound, Problem
 from meshgate_deploy.manifest_agents import Colleague
 from meshgate_deploy.manifest_lines import Document
@@ -19,12 +19,24 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,252}[a-z0-9])?")
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*|[\w./-]+\.py:[A-Za-z_][\w.]*")
 _JSON_CREW = re.compile(r"[\w-][\w./-]*\.jsonc?")
+_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
+LAST_UID = 2**32 - 2  # the one after it stands for none
 _KEY = re.compile(r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,126}[^\s\x00-\x1f\x7f])?")
 
 
 def _matches(pattern: re.Pattern[str], what: str) -> Any:
     def check(value: object) -> object:
         if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise ValueError(what)
+        return value
+
+    return BeforeValidator(check)
+
+
+def _matches_user(what: str) -> Any:
+    def check(value: object) -> object:
+        named = isinstance(value, str) and _USER.fullmatch(value) and value != "root"
+        if not named and (type(value) is not int or not 0 < value <= LAST_UID):
             raise ValueError(what)
         return value
 
@@ -51,6 +63,9 @@ TrustDomain = Annotated[
 ]
 
 
+User = Annotated[
+    int | str, _matches_user("the name of a user of this machine, or a uid of 1 to 4294967294; never root's")
+]
 _WRITABLE = "folders and files, from the project's, that it may write besides its own"
 
 
@@ -105,6 +120,11 @@ class Runner(_Part):
         description="TCP ports it may connect to. A crew and its agents: besides 443 and those of "
         "its model's addresses. A program: these and no other; without the key, any",
     )
+    user: User | None = Field(
+        default=None,
+        description="the user that its programs get, and no other app; a crew's is not its agents'. Required "
+        "where the kernel has no Landlock; needs a supervisor that is root",
+    )
 
 
 class _Startable(Runner):
@@ -137,7 +157,7 @@ class Agent(Runner):
 class Crew(_Startable):
     """A crew: the app that kicks it off and, unless it is kept in one process, an app per agent.
 
-    Its `env`, `secrets` and `ports` go to all of these.
+    Its `env`, `secrets` and `ports` go to all of these; its `user` does not.
     """
 
     crew: CrewReference
@@ -346,7 +366,11 @@ def _duplicate_apps(document: Document) -> list[Problem]:
 
 
 def _beyond_shape(document: Document, manifest: Manifest) -> list[Problem]:
-    problems = [*manifest_agents.problems(document, manifest), *own_tools.problems(document, manifest)]
+    problems = [
+        *manifest_agents.problems(document, manifest),
+        *own_tools.problems(document, manifest),
+        *users.problems(document, manifest),
+    ]
     for tool in manifest.tools:
         host = tool.partition(".")[0]
         if tool.startswith("agent:"):
@@ -404,7 +428,7 @@ _EXAMPLES = {
     "isolate": "agents, or crew", "app": "billing", "crew": "package.module:crew",
     "run": "[python, -m, package.module]",
     "tools": "[package.module:function]", "secrets": "[NAME_OF_VARIABLE]", "env": "[NAME_OF_VARIABLE]",
-    "ports": "[5432]", "writable": "[reports]",
+    "ports": "[5432]", "writable": "[reports]", "user": "desk-billing, or 2001",
 }  # fmt: skip
 
 

@@ -1,15 +1,18 @@
 """Where the supervisor keeps things: `.meshgate/` of the project, owner only."""
 
+import hashlib
 import os
 import secrets
+import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshgate_deploy.errors import NotFound
+from meshgate_deploy.errors import IntegrityFailed, NotFound
 
 MANIFEST = "meshgate.yaml"
 FOLDER = ".meshgate"
+APPS = ".meshgate-apps"
 SOCKETS = "socket_dir"  # record of a socket folder elsewhere, and of the project that it belongs to
 LONGEST_SOCKET_NAME = 40  # of what is put below the socket folder
 MAX_SOCKET_PATH = 107  # sun_path of Linux holds 108 bytes with the final zero
@@ -61,6 +64,17 @@ class State:
     def data(self) -> Path:
         """What must outlive a start: stores and their keys."""
         return self.root / "data"
+
+    @property
+    def apps(self) -> Path:
+        """What belongs to apps with a user of their own: others pass through, nobody but root lists it."""
+        return self.project / APPS
+
+    @property
+    def app_sockets(self) -> Path:
+        """Sockets and inputs of their runs; a path short enough for sockets, which root alone could make."""
+        digest = hashlib.sha256(os.fsencode(self.project.resolve())).hexdigest()
+        return Path(f"/run/meshgate-{digest[:16]}")
 
     @property
     def control(self) -> Path:
@@ -117,6 +131,34 @@ def prepare_state(project: Path) -> State:
     if not ignore.exists():
         ignore.write_text("*\n")
     return state
+
+
+def prepare_apps(state: State) -> None:
+    """Makes the folders of apps with a user of their own: root's, and others pass through.
+
+    Raises:
+        IntegrityFailed: one of them is something else already.
+    """
+    for folder in (state.apps, state.app_sockets):
+        folder.mkdir(mode=0o711, exist_ok=True)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise IntegrityFailed(
+                f"{folder} is not ours",
+                why="the files of apps with a user of their own lie there",
+                next_step=f"look at what it is, and remove it: rm -r {folder}",
+            )
+        folder.chmod(0o711)
+    ignore = state.apps / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n")
+
+
+def prepare_app(state: State, app: str) -> None:
+    """Makes the folder of one of them, in which its own ones lie."""
+    folder = state.apps / app
+    folder.mkdir(mode=0o711, exist_ok=True)
+    folder.chmod(0o711)
 
 
 def _socket_folder(project: Path) -> Path:

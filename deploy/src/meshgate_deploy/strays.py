@@ -19,9 +19,10 @@ SOCKET = b"MESHGATE_SOCKET="
 NO_NEW_PRIVS = b"NoNewPrivs:\t1"
 
 
-def end_adopted(sockets: Path, known: Callable[[], Collection[int]] = tuple) -> int:
+def end_adopted(*sockets: Path, known: Callable[[], Collection[int]] = tuple) -> int:
     """Kills programs, with all below them, that are this process's own children; returns how many.
 
+    `sockets` are the folders in which the mesh has the sockets of its programs.
     `known` are processes that it started itself, asked after the children are.
     """
     children = children_of(os.getpid())
@@ -34,18 +35,19 @@ def end_adopted(sockets: Path, known: Callable[[], Collection[int]] = tuple) -> 
     )
 
 
-def end_everywhere(sockets: Path) -> int:
+def end_everywhere(*sockets: Path) -> int:
     """Kills every program of the mesh, while nothing of the mesh is to run; returns how many."""
     pids = [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()]
     return sum(_ended(pid) for pid in pids if _is_program(pid, sockets))
 
 
-def _is_program(pid: int, sockets: Path) -> bool:
+def _is_program(pid: int, sockets: Collection[Path]) -> bool:
     try:
         variables = (PROC / str(pid) / "environ").read_bytes().split(b"\0")
     except OSError:  # gone, or not ours to read
         return False
-    return any(item.startswith(SOCKET + bytes(sockets) + b"/") for item in variables)
+    ours = tuple(SOCKET + bytes(folder) + b"/" for folder in sockets)
+    return any(item.startswith(ours) for item in variables)
 
 
 def has_no_new_privs(pid: int) -> bool:

@@ -38,6 +38,8 @@ from meshgate_deploy import (
     store_check,
     store_url,
     strays,
+    user_checks,
+    users,
 )
 from meshgate_deploy.activation import Activation
 from meshgate_deploy.admin_client import Operator
@@ -61,7 +63,7 @@ from meshgate_deploy.replays import Replays
 from meshgate_deploy.runtime import RuntimeBinaries
 from meshgate_deploy.services import Service, Services
 from meshgate_deploy.sidecar_watch import Sidecar, SidecarWatch
-from meshgate_deploy.state import State, prepare_state, write_private
+from meshgate_deploy.state import State, prepare_app, prepare_apps, prepare_state, write_private
 from meshgate_deploy.status import status
 from meshgate_deploy.terminals import Terminals
 
@@ -102,7 +104,7 @@ class Supervisor:
             control = ControlServer(path=self.state.control, handle=self._handle)
             for name in clean_leftovers(self.state.run / "processes.json"):
                 self._say(f"{name}: left by an earlier start that crashed; ended")
-            if left := strays.end_everywhere(self.state.sockets):
+            if left := strays.end_everywhere(self.state.sockets, self.state.app_sockets):
                 self._say(f"{left} processes of programs: left by an earlier start; ended")
             processes = Processes(record=self.state.run / "processes.json")
             before = {number: signal.signal(number, self._signalled) for number in SIGNALS}
@@ -227,12 +229,23 @@ class Supervisor:
         for app, name in self._environment.missing(self.manifest):
             self._say(f"{app}: {name} is named for it but set neither in .env nor in the environment")
         isolation.require(self.manifest, self.state)
+        self._prepare_users()
         store_check.require(self.manifest, self._environment, file=configs.store_file(self.state))
         self._preloaded.open()
         generate.dapr_resources(self.manifest, self.state)
         if not store_url.is_postgresql(self.manifest.store):
             generate.make_actor_store(self.state)
         self._enroller.write_jwks(self.state.generated / "dapr" / "jwks.json")
+
+    def _prepare_users(self) -> None:
+        """Of apps whose programs have one of their own."""
+        found = users.every(self.manifest)
+        envs = {app: self._environment.for_agent(self.manifest, app, {}) for app in found}
+        user_checks.require(self.manifest, self.state, envs)
+        if found:
+            prepare_apps(self.state)
+        for app in found:
+            prepare_app(self.state, app)
 
     def _sidecars(self) -> dict[str, Sidecar]:
         return {
@@ -302,7 +315,8 @@ class Supervisor:
         renew_at = time.monotonic() + RENEW_SECONDS
         while not self._stop.wait(TICK_SECONDS):
             reap_orphans(known=lambda: self._processes.pids)
-            strays.end_adopted(self.state.sockets, lambda: self._processes.pids)
+            folders = (self.state.sockets, self.state.app_sockets)
+            strays.end_adopted(*folders, known=lambda: self._processes.pids)
             log_files.bound(self.state.logs)
             if time.monotonic() > renew_at:
                 renew_at = time.monotonic() + RENEW_SECONDS
@@ -317,6 +331,8 @@ class Supervisor:
         self._services.stop()
         self._preloaded.close()
         self._workload_api.close()
+        with contextlib.suppress(OSError):  # none was made, or a launcher still ends
+            self.state.app_sockets.rmdir()
         self._say("the mesh is down")
 
     def _report(self, service: Service) -> None:

@@ -7,7 +7,8 @@ Nothing can be taken back: what the kernel refuses a process, it refuses its des
    program that may write everywhere else there is no other way: Landlock only allows, it knows no "all but".
 2. `no_new_privs`, no core file.
 3. Landlock: files, TCP ports, signals and abstract sockets, and with it no look into a process outside.
-4. No capability, now or later.
+4. Another user, where the rules name one: then the kernel compares users, also where it has no Landlock.
+5. No capability, now or later.
 """
 
 import ctypes
@@ -58,6 +59,8 @@ class Rules(typing.NamedTuple):
             they are now: what appears there later is neither read nor written.
         connect: TCP ports that it may connect to; None for any.
         listen: whether it may listen on TCP ports.
+        user: uid and gid that it gets, and no other group. Without Landlock these alone keep it from files
+            and processes; ports, which no user is asked for, are refused to be limited then.
     """
 
     read: "tuple[str, ...]" = ()
@@ -66,6 +69,7 @@ class Rules(typing.NamedTuple):
     cover: str = ""
     connect: "tuple[int, ...] | None" = None
     listen: bool = True
+    user: "tuple[int, int] | None" = None
 
     def as_json(self) -> str:
         """For `from_json`, in the process that is to be confined."""
@@ -77,7 +81,8 @@ def from_json(text: str) -> Rules:
     raw = json.loads(text)
     lists = {name: tuple(raw[name]) for name in ("read", "write", "hide")}
     ports = None if raw["connect"] is None else tuple(raw["connect"])
-    return Rules(cover=raw["cover"], connect=ports, listen=raw["listen"], **lists)
+    user = None if raw["user"] is None else (int(raw["user"][0]), int(raw["user"][1]))
+    return Rules(cover=raw["cover"], connect=ports, listen=raw["listen"], user=user, **lists)
 
 
 def abi() -> int:
@@ -93,29 +98,64 @@ def confine(rules: Rules) -> bool:
         NotConfined: some of it is not possible here. Nothing may be run then.
     """
     version = abi()
-    if not version:
-        raise NotConfined("this kernel has no Landlock")
+    if not version and rules.user is None:
+        raise NotConfined("this kernel has no Landlock, and the program no user of its own")
+    if version < ABI_NET and _limits_ports(rules):
+        raise NotConfined(f"Landlock of this kernel (ABI {version}) knows no TCP ports")
     libc = _libc()
     covered = rules.cover != "" and _cover_all(libc, rules)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _must(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-    _landlock(libc, rules, version, hide=() if covered and rules.cover == INSTEAD else rules.hide)
+    if version:
+        _landlock(libc, rules, version, hide=() if covered and rules.cover == INSTEAD else rules.hide)
+    _empty_bounding_set(libc)
+    if rules.user is not None:
+        become(*rules.user)
     _drop_capabilities(libc)
     return covered
+
+
+def become(uid: int, gid: int) -> None:
+    """Another user for good: all of its uids and gids, and no further group.
+
+    Raises:
+        NotConfined: this process may not, or has that user already.
+    """
+    if not uid or not gid or uid in os.getresuid():
+        raise NotConfined(f"uid {uid}, gid {gid} keeps a program apart from nobody here")
+    try:
+        os.setgroups(())
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    except (OSError, OverflowError) as error:
+        raise NotConfined(f"becoming uid {uid}, gid {gid}: {error}") from error
+    if os.getgroups() or (os.getresuid(), os.getresgid()) != ((uid,) * 3, (gid,) * 3):
+        raise NotConfined(f"becoming uid {uid}, gid {gid}: the kernel did it by half")
 
 
 def described(rules: Rules) -> str:
     """One line on what these rules mean on this kernel."""
     version = abi()
-    if not version:
+    if not version and rules.user is None:
         return "not possible, this kernel has no Landlock"
-    scoped = "signals and abstract sockets kept in" if version >= ABI_SCOPES else "signals not kept in"
     ports = (
         "any TCP port"
         if rules.connect is None
         else f"TCP to {' '.join(map(str, rules.connect)) or 'no port'}"
     )
-    return f"Landlock ABI {version}, {scoped}, {ports}, no_new_privs, no capabilities"
+    return ", ".join((*_kept_by(rules, version), ports, "no_new_privs", "no capabilities"))
+
+
+def _kept_by(rules: Rules, version: int) -> "typing.Iterator[str]":
+    if rules.user is not None:
+        yield f"uid {rules.user[0]} of its own"
+    yield f"Landlock ABI {version}" if version else "no Landlock"
+    if version >= ABI_SCOPES:
+        yield "signals and abstract sockets kept in"
+    elif rules.user is not None:
+        yield "signals kept in, abstract sockets not"
+    else:
+        yield "signals not kept in"
 
 
 def can_cover() -> bool:
@@ -148,8 +188,6 @@ class _Port(ctypes.Structure):
 def _landlock(libc: ctypes.CDLL, rules: Rules, version: int, *, hide: "tuple[str, ...]") -> None:
     everything = _file_rights(version)
     net = (0 if rules.connect is None else CONNECT_TCP) | (0 if rules.listen else BIND_TCP)
-    if net and version < ABI_NET:
-        raise NotConfined(f"Landlock of this kernel (ABI {version}) knows no TCP ports")
     scopes = SCOPES if version >= ABI_SCOPES else 0
     made = _Ruleset(everything, net, scopes)
     size = 24 if scopes else 16 if version >= ABI_NET else 8
@@ -166,6 +204,10 @@ def _landlock(libc: ctypes.CDLL, rules: Rules, version: int, *, hide: "tuple[str
         _must(libc.syscall(SYS_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0)), "Landlock")
     finally:
         os.close(ruleset)
+
+
+def _limits_ports(rules: Rules) -> bool:
+    return rules.connect is not None or not rules.listen
 
 
 def _file_rights(version: int) -> int:
@@ -225,13 +267,16 @@ class _CapabilityHeader(ctypes.Structure):
     _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
 
 
+def _empty_bounding_set(libc: ctypes.CDLL) -> None:
+    """A program of root would get all of it back with exec. Another user has not the right to do this."""
+    for capability in range(MOST_CAPABILITIES):
+        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # who has not the right has none to lose
+
+
 def _drop_capabilities(libc: ctypes.CDLL) -> None:
-    """Without the bounding set, as root has it, too: a program of root would get all back with exec."""
     number = SYS_CAPSET.get(os.uname().machine)
     if number is None:
         raise NotConfined(f"how capabilities are dropped on {os.uname().machine} is not known")
-    for capability in range(MOST_CAPABILITIES):
-        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # who has not the right has none to lose
     libc.prctl(PR_CAP_AMBIENT, AMBIENT_CLEAR_ALL, 0, 0, 0)
     none = (ctypes.c_uint32 * 6)()
     header = _CapabilityHeader(CAPABILITY_VERSION_3, 0)
@@ -286,15 +331,19 @@ def _cover(libc: ctypes.CDLL, path: str) -> bool:
 
 
 def _tmpfs(libc: ctypes.CDLL, path: str) -> bool:
-    return _mount(libc, "tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, b"mode=700,size=256k") == 0
+    """Empty, in a namespace of this program alone; which may have another user, and places of its own below."""
+    return _mount(libc, "tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, b"mode=711,size=256k") == 0
 
 
 def _uncover(libc: ctypes.CDLL, path: str, descriptor: int) -> None:
     """Makes a path, which was opened before it was covered, reachable again."""
+    missing = [folder for folder in Path(path).parents if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir()
+        folder.chmod(0o711)
     if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-        Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+        Path(path).mkdir(mode=0o700, exist_ok=True)
     else:
-        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         Path(path).touch(mode=0o600)
     _must(_mount(libc, f"/proc/self/fd/{descriptor}", path, None, MS_BIND | MS_REC), f"keeping {path}")
     os.close(descriptor)

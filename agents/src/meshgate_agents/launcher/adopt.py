@@ -44,20 +44,21 @@ def prepare(descriptors: int, rules: str, confine: "ModuleType | None" = None) -
         Path("/proc/self/oom_score_adj").write_text(OUT_OF_MEMORY_FIRST)
     if rules and not _confined(rules, confine or loaded("confine", CONFINE)):
         return False
-    # After that: a user namespace of its own takes the wish away.
+    # After that: a user namespace of its own, and another user, take the wish away.
     return bool(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0)
 
 
 def main(descriptors: str, rules: str, command: list[str]) -> None:
     """Becomes the command; returns only when that is not possible."""
     above = os.getppid()
+    # As it was given: an interpreter that starts in the C locale adds a variable of its own. Read first: what
+    # the kernel tells of a process that has become another user is root's until the program is executed.
+    given = (item.partition(b"=") for item in Path("/proc/self/environ").read_bytes().split(b"\0") if item)
+    environment = {name: value for name, _, value in given}
     if not prepare(int(descriptors), rules) or os.getppid() != above:
         return
     for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(ignored_by_python, signal.SIG_DFL)
-    # As it was given: an interpreter that starts in the C locale adds a variable of its own.
-    given = (item.partition(b"=") for item in Path("/proc/self/environ").read_bytes().split(b"\0") if item)
-    environment = {name: value for name, _, value in given}
     try:
         os.execvpe(command[0], command, environment)  # noqa: S606 - the program itself
     except OSError as error:

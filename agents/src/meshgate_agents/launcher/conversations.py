@@ -5,6 +5,7 @@ costs more than most requests do.
 """
 
 import contextlib
+import os
 import socket
 import tempfile
 import threading
@@ -15,6 +16,7 @@ from meshgate_agents.child.framing import BadFrame, Message, receive, send
 from meshgate_agents.launcher import budget
 from meshgate_agents.launcher.errors import AttemptEnded, LauncherError, PeerRefused
 from meshgate_agents.launcher.peers import admit
+from meshgate_agents.launcher.places import TRAVERSED, User, give
 
 MAX_SOCKET_PATH_BYTES = 107  # sun_path holds 108 with its final zero
 FIRST_FRAME_SECONDS = 10.0  # a peer that connects and stays silent is dropped
@@ -28,9 +30,10 @@ class Conversations:
 
     `answer` gives what is sent for a request of a pid, or None for a request that gets no answer.
     `on_end` is called when it says that the attempt cannot go on; who asked gets no answer then.
+    `user` is whose processes ask, where it is not ours: they reach the socket, and nobody else's do.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only
         self,
         *,
         belongs: Callable[[int], bool],
@@ -38,7 +41,9 @@ class Conversations:
         on_end: Callable[[AttemptEnded], None],
         stopped: threading.Event,
         note: Callable[[str], None],
+        user: User | None = None,
     ) -> None:
+        self._user = user
         self._belongs, self._answer, self._on_end = belongs, answer, on_end
         self._stopped, self._note = stopped, note
         self._listener: socket.socket | None = None
@@ -64,6 +69,9 @@ class Conversations:
         try:
             self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self._listener.bind(str(path))
+            if self._user is not None:  # nobody can connect before `listen`
+                folder.chmod(TRAVERSED)
+                give(path, self._user)
             self._listener.listen(128)
         except OSError:
             self._abandon(folder)
@@ -128,7 +136,7 @@ class Conversations:
 
     def _conversed(self, connection: socket.socket) -> None:
         try:
-            pid = admit(connection, self._belongs)
+            pid = admit(connection, self._belongs, os.getuid() if self._user is None else self._user[0])
             while self._exchange(connection, pid):
                 connection.settimeout(None)
                 if not connection.recv(1, socket.MSG_PEEK):  # at rest, for as long as its process likes

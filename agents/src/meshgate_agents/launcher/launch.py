@@ -205,6 +205,7 @@ class Launch:
             on_end=self._supervisor.end,
             note=self._say,
             away=self._away,
+            user=self._settings.user,
         )
         over = threading.Event()
         entries: list[Entry] | None = None

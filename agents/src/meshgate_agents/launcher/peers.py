@@ -30,8 +30,8 @@ def become_subreaper() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def admit(connection: socket.socket, belongs: Callable[[int], bool]) -> int:
-    """The peer's pid, when it lives, has our uid, and belongs to whom the socket serves.
+def admit(connection: socket.socket, belongs: Callable[[int], bool], expected: int) -> int:
+    """The peer's pid, when it lives, has the expected uid, and belongs to whom the socket serves.
 
     The kernel gives pid and pidfd of the process that connected. The pidfd proves, after `belongs` has
     walked up the chain of parents, that the pid meant that process all along.
@@ -43,8 +43,8 @@ def admit(connection: socket.socket, belongs: Callable[[int], bool]) -> int:
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
     pid: int
     pid, uid, _gid = struct.unpack("3i", credentials)
-    if uid != os.getuid():
-        raise PeerRefused(f"pid {pid} has uid {uid}, not ours")
+    if uid != expected:
+        raise PeerRefused(f"pid {pid} has uid {uid}, not {expected}")
     pidfd = _peer_pidfd(connection, pid)
     try:
         if not belongs(pid):

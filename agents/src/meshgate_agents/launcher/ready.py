@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshgate_agents.child import confine
-from meshgate_agents.launcher import environment, inputs
+from meshgate_agents.launcher import environment, inputs, places
 from meshgate_agents.launcher.children import Program
 from meshgate_agents.launcher.settings import Isolation, Settings
 
@@ -34,15 +34,15 @@ def ready(program: Program, *, settings: Settings, socket_path: Path) -> Iterato
     own = isolation is not None and isolation.own is not None and program.command[1:] == isolation.command
     asked = {**settings.env, **(program.env or {})}
     ours = environment.switches(settings=settings, env=asked, socket_path=socket_path)
-    with inputs.variable(settings.socket_dir, program.given) as given:
+    with inputs.variable(settings.socket_dir, program.given, settings.user) as given:
         env = {**asked, **ours, **given}
         if isolation is None:
             yield Start(program, env, f"{environment.notice(ours)}; isolation: none")
             return
         for folder in isolation.folders:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            places.make(folder, settings.user)
         rules = _with(isolation, own, socket_path.parent, *map(Path, given.values()))
-        env |= isolation.env if own else {}
+        env |= isolation.env if own or settings.user is not None else {}
         yield Start(
             dataclasses.replace(program, rules=rules.as_json()),
             env,

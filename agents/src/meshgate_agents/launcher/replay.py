@@ -69,6 +69,7 @@ class Replay:
             unavailable_seconds=self._settings.step_deadline_seconds,
             on_end=supervisor.end,
             note=say,
+            user=self._settings.user,
         )
         try:
             socket_path = session.listen(self._settings.socket_dir)

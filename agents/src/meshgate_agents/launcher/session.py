@@ -16,6 +16,7 @@ from meshgate_agents.launcher.conversations import FIRST_FRAME_SECONDS, PAUSED_P
 from meshgate_agents.launcher.errors import AttemptEnded, Differs, RunFull
 from meshgate_agents.launcher.gateway import Answer, Entry, Gateway, Step, until_available
 from meshgate_agents.launcher.own_tools import OwnTools
+from meshgate_agents.launcher.places import User
 from meshgate_agents.launcher.recorded import Recorded
 from meshgate_agents.launcher.tools import Refusal, ToolMap
 from meshgate_agents.launcher.turns import Turns
@@ -51,6 +52,7 @@ class Session:
         on_end: Callable[[AttemptEnded], None],
         note: Callable[[str], None],
         away: Away = nullcontext,
+        user: User | None = None,
     ) -> None:
         self._gateway, self._attempt = gateway, attempt
         self._colleagues = colleagues or Colleagues()
@@ -81,8 +83,9 @@ class Session:
         self._child_known = threading.Event()
         self.vitals = Vitals()
         self._conversations = Conversations(
-            belongs=self._belongs, answer=self._answer, on_end=self._give_up, stopped=self._stopped, note=note
-        )
+            belongs=self._belongs, answer=self._answer, on_end=self._give_up, stopped=self._stopped,
+            note=note, user=user,
+        )  # fmt: skip
         self.recall(journal)
 
     def recall(self, journal: Iterable[Entry]) -> None:

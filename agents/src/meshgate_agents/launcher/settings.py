@@ -67,7 +67,7 @@ class Isolation:
         command: what the app runs by itself, without the interpreter; `own` is for that alone.
         own: rules for `command`; None where it has the same as any other.
         other: rules for any other command that is run as this app.
-        env: for `command`: where its home and its temporary files are.
+        env: where home and temporary files are: for `command`, and for any where there is a user of its own.
         folders: what it finds there: made before it is started.
     """
 
@@ -111,6 +111,11 @@ class Settings:
     crews: Mapping[str, str] = field(default_factory=dict)
     fork_servers: Mapping[str, Path] = field(default_factory=dict)
     programs_file: Path | None = None
+
+    @property
+    def user(self) -> tuple[int, int] | None:
+        """Uid and gid of the app's programs, where these are not ours."""
+        return None if self.isolation is None else self.isolation.other.user
 
     @property
     def spiffe_id(self) -> str:
@@ -170,11 +175,14 @@ def _isolation(raw: Mapping[str, Any] | None) -> Isolation | None:
     """None only where it is written: a config that says nothing of it is no config."""
     if raw is None:
         return None
-    own = raw["own"]
+    own = None if raw["own"] is None else from_json(json.dumps(raw["own"]))
+    other = from_json(json.dumps(raw["other"]))
+    if own is not None and own.user != other.user:
+        raise BadSettings("the programs of an app have one user, not two")
     return Isolation(
         command=tuple(map(str, raw["command"])),
-        own=None if own is None else from_json(json.dumps(own)),
-        other=from_json(json.dumps(raw["other"])),
+        own=own,
+        other=other,
         env={str(name): str(value) for name, value in raw["env"].items()},
         folders=tuple(map(Path, raw["folders"])),
     )

@@ -100,7 +100,7 @@ def _hang_up(connection: socket.socket) -> None:
 def _asked(connection: socket.socket, path: Path, run_id: str, held: contextlib.ExitStack) -> Terminal | None:
     connection.settimeout(ANSWER_SECONDS)
     connection.connect(str(path))
-    peers.admit(connection, lambda pid: pid == os.getppid())
+    peers.admit(connection, lambda pid: pid == os.getppid(), os.getuid())
     connection.sendall(json.dumps({"run_id": run_id}).encode() + b"\n")
     line = bytearray()
     streams: list[int] = []
