@@ -273,7 +273,7 @@ def test_a_forked_program_is_confined_as_an_executed_one_is(desk, tmp_path) -> N
     places = (*system, sys.prefix, sys.base_prefix, SITE_FOLDER.parents[1])
     rules = {
         "read": [*map(os.path.realpath, places)], "write": ["/dev"], "hide": [], "cover": "",
-        "connect": [], "listen": False,
+        "connect": [], "listen": False, "user": None,
     }  # fmt: skip
     isolation = {"command": [], "own": None, "other": rules, "env": {}, "folders": []}
     ended = desk.python(CONFINED, isolation=isolation, **PROGRAM)

@@ -16,17 +16,18 @@ READY_SECONDS = 60.0
 
 
 @contextlib.contextmanager
-def program_server(folder: Path, *, python: str = sys.executable, **env: str) -> Iterator[ProgramServer]:
-    """One that is ready; `env` is what its programs have too."""
+def program_server(
+    folder: Path, *, python: str = sys.executable, site: Path = SITE_FOLDER, front: Sequence[str] = (), **env: str
+) -> Iterator[ProgramServer]:
+    """One that is ready; `env` is what its programs have too, `front` what it is started by."""
     given = {
         "PATH": os.environ["PATH"], **ON, **OFF, **env,
-        "PYTHONPATH": str(SITE_FOLDER), "CREWAI_STORAGE_DIR": str(folder / "no-storage"),
+        "PYTHONPATH": str(site), "CREWAI_STORAGE_DIR": str(folder / "no-storage"),
     }  # fmt: skip
 
     def start(control: int, listener: int) -> Callable[[], None]:
-        return _started(
-            program_servers.argv(python, control, listener, folder), given, folder, (control, listener)
-        )
+        command = (*front, *program_servers.argv(python, control, listener, folder))
+        return _started(command, given, folder, (control, listener))
 
     server = ProgramServer(folder / "f", start)
     server.open()

@@ -32,7 +32,8 @@ def ready(program: Program, *, settings: Settings, socket_path: Path) -> Iterato
     """The start of a program; the file of its input is there while it lasts."""
     isolation = settings.isolation
     own = isolation is not None and isolation.own is not None and program.command[1:] == isolation.command
-    asked = {**settings.env, **(program.env or {})}
+    placed = isolation.env if isolation is not None and (own or settings.user is not None) else {}
+    asked = {**settings.env, **(program.env or {}), **placed}
     ours = environment.switches(settings=settings, env=asked, socket_path=socket_path)
     with inputs.variable(settings.socket_dir, program.given, settings.user) as given:
         env = {**asked, **ours, **given}
@@ -42,7 +43,6 @@ def ready(program: Program, *, settings: Settings, socket_path: Path) -> Iterato
         for folder in isolation.folders:
             places.make(folder, settings.user)
         rules = _with(isolation, own, socket_path.parent, *map(Path, given.values()))
-        env |= isolation.env if own or settings.user is not None else {}
         yield Start(
             dataclasses.replace(program, rules=rules.as_json()),
             env,
