@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,10 +29,25 @@ def eventually(check: Callable[[], T], what: str) -> T:
 
 
 class LiveMesh:
-    """One project folder and the mesh that runs from it."""
+    """One project folder and the mesh that runs from it.
 
-    def __init__(self, root: Path, files: Mapping[str, str]) -> None:
+    Args:
+        front: what brings it up is started by.
+        meshgate: the command, of another installation than the tests' own.
+        env: in which all commands are given; ours when None.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        files: Mapping[str, str],
+        *,
+        front: Sequence[str] = (),
+        meshgate: Sequence[str] = (MESHGATE,),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.root = root
+        self._front, self._meshgate, self._env = front, meshgate, env
         self._up: subprocess.Popen[bytes] | None = None
         for name, text in files.items():
             path = root / name
@@ -43,7 +58,8 @@ class LiveMesh:
         """Starts the mesh and waits until it says that it is up."""
         log = self.root / "up.log"
         with log.open("w") as out:
-            up = self._up = subprocess.Popen([MESHGATE, "up"], cwd=self.root, stdout=out, stderr=out)
+            argv = [*self._front, *self._meshgate, "up"]
+            up = self._up = subprocess.Popen(argv, cwd=self.root, stdout=out, stderr=out, env=self._env)
         eventually(lambda: up.poll() is not None or "the mesh is up" in log.read_text(), "mesh up")
         assert up.poll() is None, log.read_text()
 
@@ -70,8 +86,9 @@ class LiveMesh:
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A `meshgate` command in the project's folder."""
         return subprocess.run(
-            [MESHGATE, *arguments], cwd=self.root, capture_output=True, text=True, check=False
-        )
+            [*self._meshgate, *arguments], cwd=self.root, capture_output=True, text=True, check=False,
+            env=self._env,
+        )  # fmt: skip
 
     def asked(self, *arguments: str) -> Any:
         """What a command prints as JSON."""
@@ -113,10 +130,12 @@ class LiveMesh:
     @contextmanager
     def running(self, app: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         """A run of an app's program, killed at the end if it still runs."""
-        command = [MESHGATE, "run", "--app", app, "--", sys.executable, *arguments]
+        python = sys.executable if self._env is None else "python"
+        command = [*self._meshgate, "run", "--app", app, "--", python, *arguments]
         run = subprocess.Popen(
-            command, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+            command, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=self._env,
+        )  # fmt: skip
         try:
             yield run
         finally:
