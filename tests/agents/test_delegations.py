@@ -60,12 +60,12 @@ def test_only_colleagues_are_asked() -> None:
     gateway = Asked(Answer(state="done"))
     session = made(gateway, colleagues=listed("desk", "clerk"))
     for app in ("treasurer", "desk", "", "agent:clerk", "Clerk", "clerk ", "clerk\nx"):
-        answer = session._answer(request(app), 1)
+        answer = session.answer(request(app), 1)
         assert answer["state"] == "refused", app
         assert "no colleague" in answer["text"]
     for app in (None, 7, ["clerk"]):
         with pytest.raises(BadFrame):
-            session._answer(request(app), 1)
+            session.answer(request(app), 1)
     assert gateway.calls == gateway.asked == []
 
 
@@ -82,7 +82,7 @@ def test_nothing_but_the_delegation_goes_on() -> None:
         "identity": {"qualname": "m:t"},
         "untrusted": {"role": "Lead", "chain": "owner", "app": "owner"},
     }
-    assert session._answer(request(**forged), 1)["state"] == "done"
+    assert session.answer(request(**forged), 1)["state"] == "done"
     (call,) = gateway.calls
     assert (call.tool, call.run_id, call.attempt) == ("agent:clerk", "run-1", 1)
     assert (json.loads(call.arguments_json), dict(call.untrusted)) == (GIVEN, {"role": "Lead"})
@@ -96,7 +96,7 @@ def test_a_pending_delegation_is_no_stall(operation) -> None:
     session = made(gateway, colleagues=listed("clerk"))
     session._calls._tools.find = lambda **_: "desk.refund"
     session._moved_at = time.monotonic() - 1000
-    asking = threading.Thread(target=session._answer, args=(request(op=operation, identity={}), 1))
+    asking = threading.Thread(target=session.answer, args=(request(op=operation, identity={}), 1))
     asking.start()
     assert gateway.reached.wait(20)
     delegated = operation == "delegate"
@@ -109,7 +109,7 @@ def test_a_pending_delegation_is_no_stall(operation) -> None:
 def test_a_report_is_answered_with_the_colleagues() -> None:
     """The child learns who is who from its launcher alone."""
     session = made(Remembering(), colleagues=listed("clerk"))
-    answer = session._answer({"op": "report", "program": "p"}, 1)
+    answer = session.answer({"op": "report", "program": "p"}, 1)
     entry = {"crew": "desk", "agent": "clerk", "role": "Clerk", "app": "clerk", "same_storage": False}
     assert (answer["app"], answer["colleagues"], answer["crews"]) == ("desk", [entry], {})
 

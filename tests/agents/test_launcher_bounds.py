@@ -20,6 +20,7 @@ from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import Differs, RunHeld
 from meshgate_agents.launcher.gateway import Begun, Entry
 from meshgate_agents.launcher.launch import Launch
+from meshgate_agents.launcher.ready import Start
 from meshgate_agents.launcher.session import Session
 from meshgate_agents.launcher.supervise import Supervisor
 from meshgate_agents.launcher.tools import ToolMap
@@ -80,7 +81,7 @@ def test_a_session_holds_so_many_conversations(tmp_path, monkeypatch) -> None:
 def test_a_step_that_holds_others_does_not_hold_up_a_pause() -> None:
     """What is looked for is not yet under way: a pause waits for no step that waits for the pause."""
     session = made(Remembering())
-    assert session._answer({"op": "seek", "step": STEP}, 1) == {"state": "live"}
+    assert session.answer({"op": "seek", "step": STEP}, 1) == {"state": "live"}
     assert session.pause()
 
 
@@ -90,14 +91,14 @@ def test_a_recorded_step_answers_for_what_was_asked_within_it() -> None:
     other = Entry(key="other", reply=b"{}", answer=None, scope="ef" * 32)
     outer = Entry(key=STEP["key"], reply=b"{}", answer=None, scope=STEP["scope"])
     session = made(Remembering(), live_steps=False, journal=[*within, other, outer])
-    assert session._answer({"op": "seek", "step": STEP}, 1)["state"] == "recorded"
+    assert session.answer({"op": "seek", "step": STEP}, 1)["state"] == "recorded"
     assert (session.unasked, session.steps) == (1, 3)
 
 
 def test_a_replay_does_not_save() -> None:
     """A recall or a save that is not on record is a difference."""
     with pytest.raises(Differs):
-        made(Remembering(), live_steps=False)._answer({"op": "seek", "step": STEP}, 1)
+        made(Remembering(), live_steps=False).answer({"op": "seek", "step": STEP}, 1)
 
 
 def test_a_call_under_way_is_no_answer_and_is_left_out_until_it_is_asked_for(monkeypatch) -> None:
@@ -120,11 +121,11 @@ def test_a_replay_writes_no_reply(operation) -> None:
     gateway = Remembering()
     session = made(gateway, live_steps=False)
     with pytest.raises(Differs):
-        session._answer({"op": operation, "step": STEP, "reply": "{}"}, 1)
+        session.answer({"op": operation, "step": STEP, "reply": "{}"}, 1)
     held = made(gateway, live_steps=False, journal=[Entry(key=STEP["key"], reply=b"{}", answer=None)])
-    assert held._answer({"op": "model", "step": STEP}, 1)["state"] == "recorded"
+    assert held.answer({"op": "model", "step": STEP}, 1)["state"] == "recorded"
     with pytest.raises(sessions.AttemptEnded):
-        held._answer({"op": operation, "step": STEP, "reply": "{}"}, 1)
+        held.answer({"op": operation, "step": STEP, "reply": "{}"}, 1)
     assert gateway.asked == []
 
 
@@ -141,7 +142,7 @@ def test_a_reason_that_came_before_the_end_is_heard(first) -> None:
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
 
     program = Program(command=(sys.executable, "-c", "raise SystemExit(3)"))
-    ending = supervisor.run(program, env=dict(os.environ), on_start=started)
+    ending = supervisor.run(Start(program, os.environ, "").by(supervisor._children), on_start=started)
     assert (ending.status, ending.fatal) == (3, held if first == "reason" else None)
 
 
@@ -152,7 +153,7 @@ def not_started(supervisor: Supervisor) -> supervise.Ending:
         pytest.fail("it was started")
 
     program = Program(command=(sys.executable, "-c", "pass"))
-    return supervisor.run(program, env=dict(os.environ), on_start=started)
+    return supervisor.run(Start(program, os.environ, "").by(supervisor._children), on_start=started)
 
 
 def test_what_is_to_end_already_is_not_started() -> None:
@@ -179,7 +180,7 @@ def test_a_program_that_leaves_its_group_is_killed_all_the_same() -> None:
         eventually(lambda: os.getpgid(child.pid) != child.pid)
         supervisor.end(RunHeld("the run waits"))
 
-    ending = supervisor.run(program, env=dict(os.environ), on_start=started)
+    ending = supervisor.run(Start(program, os.environ, "").by(supervisor._children), on_start=started)
     assert (ending.signal, str(ending.fatal)) == (9, "the run waits")
 
 

@@ -77,7 +77,7 @@ class Split:
 
 
 @pytest.fixture
-def make(tmp_path, listed_tools):
+def make(tmp_path, listed_tools, fork_server):
     """Splits, each in a folder of its own."""
     servers = []
 
@@ -90,9 +90,9 @@ def make(tmp_path, listed_tools):
             for app, role in roles.items()
         ]
         gateway = FakeGateway()
-        desk = Desk(tmp_path / name, gateway, listed_tools)
+        desk = Desk(tmp_path / name, gateway, listed_tools, server=fork_server)
         settings = {"colleagues": listed, "crews": {"desk": f"{Path(program).stem}:{crew}"}}
-        apps = AgentApps(desk.config, dict.fromkeys(roles, settings))
+        apps = AgentApps(desk.config, dict.fromkeys(roles, settings), fork_server)
         gateway.behave = apps.serves("desk")
         server = serving(gateway)
         server.__enter__()

@@ -98,7 +98,9 @@ class Machine:
             cwd=self.project, **options,
         )  # fmt: skip
 
-    def told(self, rules: Rules, code: str, *arguments: str, landlock: bool, **options: Any) -> dict[str, Any]:
+    def told(
+        self, rules: Rules, code: str, *arguments: str, landlock: bool, **options: Any
+    ) -> dict[str, Any]:
         """What it says."""
         with self.started(rules, code, *arguments, landlock=landlock, **options) as process:
             out, err = process.communicate(timeout=60)

@@ -5,8 +5,6 @@ delegations in turn.
 """
 
 import json
-import os
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -15,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from fakes.fake_gateway import FakeGateway, Reply, Seen, done, pending, serving
+from fakes.program_server import admitted
+from meshgate_deploy.program_servers import ProgramServer
 from meshgate_wire import broker_pb2 as pb
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -38,6 +38,7 @@ class AgentApps:
 
     config: Callable[..., Path]
     apps: Mapping[str, dict[str, Any]]
+    server: ProgramServer | None = None  # from which their programs are forked
     answers: dict[str, Reply] = field(default_factory=dict)  # of apps that are not played
     calls: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)  # app, tool, arguments
     asked: list[tuple[str, Seen]] = field(default_factory=list)  # each delegation once, and by whom
@@ -78,18 +79,13 @@ class AgentApps:
         with serving(played.gateway) as gateway:
             address = {"target": f"127.0.0.1:{gateway.port}", "server_name": "unused"}
             given = {"app": played.app, "gateway": address, "run_id": f"d{nth}", **self.apps[played.app]}
-            config = self.config(f"{played.app}-{nth}.json", backoff_seconds=0.05, **given)
-            ended = subprocess.run(
-                [sys.executable, str(PLAYER), str(config)],
-                env={**os.environ, "PYTHONPATH": str(TESTS)},
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=SECONDS,
-                stdin=subprocess.DEVNULL,
-            )
-        played.err = ended.stderr
-        state, detail = gateway.finished[-1] if gateway.finished else ("failed", ended.stderr[-300:])
+            forks = {} if self.server is None else {sys.executable: str(self.server.path)}
+            more = {"backoff_seconds": 0.05, "fork_servers": forks}
+            config = self.config(f"{played.app}-{nth}.json", **more, **given)
+            argv = ["env", f"PYTHONPATH={TESTS}", sys.executable, str(PLAYER), str(config)]
+            with admitted(self.server, argv, cwd=config.parent) as popen:
+                _, played.err = popen.communicate(timeout=SECONDS)
+        state, detail = gateway.finished[-1] if gateway.finished else ("failed", played.err[-300:])
         if state == "completed":
             played.answer = done(json.loads(gateway.results[-1]))
         else:

@@ -17,7 +17,12 @@ READY_SECONDS = 60.0
 
 @contextlib.contextmanager
 def program_server(
-    folder: Path, *, python: str = sys.executable, site: Path = SITE_FOLDER, front: Sequence[str] = (), **env: str
+    folder: Path,
+    *,
+    python: str = sys.executable,
+    site: Path = SITE_FOLDER,
+    front: Sequence[str] = (),
+    **env: str,
 ) -> Iterator[ProgramServer]:
     """One that is ready; `env` is what its programs have too, `front` what it is started by."""
     given = {

@@ -13,7 +13,7 @@ from meshgate_identities.tls import gateway_dns_name
 from meshgate_deploy import dapr_plane, interpreter_paths, isolation
 from meshgate_deploy import own_tools as own_limits
 from meshgate_deploy.interpreter_paths import Interpreter
-from meshgate_deploy.manifest import Manifest, ToolEntry
+from meshgate_deploy.manifest import Agent, Manifest, ToolEntry
 from meshgate_deploy.state import State
 from meshgate_deploy.store_url import is_postgresql
 
@@ -130,8 +130,7 @@ def launcher(  # noqa: PLR0913 - what one run is made of
     fork_servers: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """An agent launcher's, for one run."""
-    kind = manifest.runners[app]
-    runner = manifest.runner(app)
+    kind, runner, crews = manifest.runners[app], manifest.runner(app), crews_of(manifest, app)
     return {
         **_common(manifest, state),
         "app": app,
@@ -153,7 +152,7 @@ def launcher(  # noqa: PLR0913 - what one run is made of
             {**dataclasses.asdict(one), "same_storage": _same_storage(manifest, app, one.app, env)}
             for one in manifest.colleagues(app)
         ],
-        "crews": crews_of(manifest, app),
+        "crews": crews,
         "expects_report": kind != "program",
         "env": dict(env),
         "run_id": run_id,
@@ -163,6 +162,7 @@ def launcher(  # noqa: PLR0913 - what one run is made of
         "replay": replay,
         "isolation": _isolation(manifest, state, app, env),
         "fork_servers": dict(fork_servers),
+        "standby": bool(fork_servers) and isinstance(runner, Agent) and runner.standby and len(crews) == 1,
         "programs_file": str(programs_file(state, run_id)) if run_id else None,
     }
 

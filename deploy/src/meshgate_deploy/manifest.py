@@ -144,6 +144,11 @@ class Agent(Runner):
     role: Role | None = Field(
         default=None, description="as the crew's code has it, before inputs are filled in"
     )
+    standby: bool = Field(
+        default=True,
+        description="a program of it stands ready for the next task, with its crew built; false where the "
+        "modules of the crew do something for others when they are imported",
+    )
     app: App | None = Field(
         default=None,
         description="its app id; default: the key with '-' for '_'. Two crews that write the same share it",

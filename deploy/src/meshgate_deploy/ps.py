@@ -131,7 +131,7 @@ def _line(process: Row, depth: str) -> dict[str, Any]:
 
 
 def _playing(process: Row, depth: str) -> list[dict[str, Any]]:
-    """A line for each run; between two attempts it has no program."""
+    """A line for each run, which between two attempts has no program, and for a program that stands ready."""
     programs = {one["run_id"]: one for one in process.get("programs", ())}
     lines = []
     for run in process.get("runs", ()):
@@ -142,6 +142,13 @@ def _playing(process: Row, depth: str) -> list[dict[str, Any]]:
                 "name": f"{depth}program" if program else f"{depth}no program", "state": state,
                 "pid": program.get("pid"), "restarts": "", "up": "", "memory": _size(program.get("memory")),
                 "spiffe_id": f"run {run['run_id']}",
+            }
+        )  # fmt: skip
+    if standing := programs.get(None):
+        lines.append(
+            {
+                "name": f"{depth}program", "state": "stands ready", "pid": standing["pid"], "restarts": "",
+                "up": "", "memory": _size(standing["memory"]), "spiffe_id": "no run yet",
             }
         )  # fmt: skip
     return lines

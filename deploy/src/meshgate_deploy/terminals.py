@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from meshgate_agents.launcher.launch import say_soon
+from meshgate_agents.launcher.saying import say_soon
 from meshgate_identities import attestation
 
 from meshgate_deploy.accepting import accept_each

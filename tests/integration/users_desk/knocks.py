@@ -49,5 +49,9 @@ def tls(port):
 
 if __name__ == "__main__":
     ports = json.loads(sys.argv[1])
-    told = {"daprd": http(ports["daprd"]), "another": wire(ports["another"]), "gateway": tls(ports["gateway"])}
+    told = {
+        "daprd": http(ports["daprd"]),
+        "another": wire(ports["another"]),
+        "gateway": tls(ports["gateway"]),
+    }
     print("TOLD", json.dumps(told))

@@ -60,6 +60,11 @@ def reference_of(crew: str) -> str:
     return _told.crews.get(crew, "")
 
 
+def only_crew() -> "tuple[str, str] | None":
+    """The one crew of this app and where it is built; None where there are more, or none."""
+    return next(iter(_told.crews.items())) if len(_told.crews) == 1 else None
+
+
 def is_own(colleague: Colleague) -> bool:
     """Whether it works in this process."""
     return colleague.app == _told.own

@@ -80,8 +80,7 @@ def _report(channel: "Channel") -> None:
     import importlib.metadata
     import platform
 
-    from . import attempt, colleagues, progress, vitals
-    from .scopes import set_program
+    from . import attempt, standing, vitals
     from .step_keys import digest
 
     answer = channel.ask(
@@ -93,11 +92,8 @@ def _report(channel: "Channel") -> None:
             "program": digest(argument.encode("utf-8", "surrogateescape") for argument in sys.orig_argv[1:]),
         }
     )
-    set_program(str(answer["program"]))
-    number = int(answer.get("attempt", 0))
-    attempt.name(run=str(answer.get("run", "")), number=number)
-    progress.begun(number)
-    colleagues.learn(answer)
+    attempt.learn(answer)
+    standing.learn(answer)
     vitals.begin(channel)
 
 

@@ -72,9 +72,11 @@ _tool_call_id: "contextvars.ContextVar[str]" = contextvars.ContextVar("meshgate_
 
 
 def set_program(name: str) -> None:
-    """Names the outermost scope, once per process."""
+    """Names the outermost scope, once per process; the same name again changes nothing."""
     global _root  # noqa: PLW0603 - one per process, set before any step
-    _root = Scope(path=(f"program {name}",))
+    path = (f"program {name}",)
+    if _root.path != path:
+        _root = Scope(path=path)
 
 
 def current() -> Scope:

@@ -18,8 +18,9 @@ from meshgate_agents.launcher.errors import LauncherError
 from meshgate_agents.launcher.forks import Forks
 from meshgate_agents.launcher.gateway import Gateway
 from meshgate_agents.launcher.identity import connect
-from meshgate_agents.launcher.launch import Launch, say
+from meshgate_agents.launcher.launch import Launch
 from meshgate_agents.launcher.replay import Replay
+from meshgate_agents.launcher.saying import say
 from meshgate_agents.launcher.settings import Settings, load
 from meshgate_agents.launcher.supervise import FAILED
 

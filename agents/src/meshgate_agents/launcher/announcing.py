@@ -20,7 +20,8 @@ OnStart = Callable[[Child], None]
 class Announcement:
     """One process's file; without a path nothing is written. Safe for threads.
 
-    It holds `{"runs": [{"run_id", "attempt", "pid", "started"}]}`. A run that has begun no attempt yet has
+    It holds `{"runs": [{"run_id", "attempt", "pid", "started"}], "standby": {"pid", "started"}}`, the second
+    where a program stands ready. A run that has begun no attempt yet has
     only its id; `pid` and its start time (ticks since boot) are there while a program runs. Whoever reads
     it checks both: after a process was killed, its last word stays.
     """
@@ -29,6 +30,7 @@ class Announcement:
         self._path = path
         self._lock = threading.Lock()
         self._rows: dict[str, dict[str, str | int]] = {}
+        self._standby: Child | None = None
         self._ended = False
 
     def open(self) -> None:
@@ -61,6 +63,12 @@ class Announcement:
         finally:
             self._put(attempt.run_id, known)
 
+    def stands(self, child: Child | None) -> None:
+        """The program that stands ready for a next task."""
+        with self._lock:
+            self._standby = child
+            self._write()
+
     def close(self) -> None:
         """The file goes, and nothing is written any more."""
         with self._lock:
@@ -80,6 +88,8 @@ class Announcement:
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         with contextlib.suppress(OSError):  # the folder went away, or the disk is full: a run goes on
             temporary.touch(mode=0o600)
-            text = json.dumps({"runs": [row for _, row in sorted(self._rows.items())]})
-            temporary.write_text(text, encoding="ascii")
+            told: dict[str, object] = {"runs": [row for _, row in sorted(self._rows.items())]}
+            if self._standby is not None:
+                told["standby"] = {"pid": self._standby.pid, "started": self._standby.started}
+            temporary.write_text(json.dumps(told), encoding="ascii")
             temporary.replace(self._path)

@@ -9,7 +9,6 @@ stays away. Any other status is the program's own word and ends the run.
 import json
 import os
 import secrets
-import select
 import threading
 import time
 from collections.abc import Callable
@@ -34,8 +33,10 @@ from meshgate_agents.launcher.errors import (
 from meshgate_agents.launcher.gateway import Begun, End, Entry, Gateway, until_available
 from meshgate_agents.launcher.played import Played
 from meshgate_agents.launcher.ready import ready
+from meshgate_agents.launcher.saying import say
 from meshgate_agents.launcher.session import Session
 from meshgate_agents.launcher.settings import Settings
+from meshgate_agents.launcher.standby import Standby
 from meshgate_agents.launcher.supervise import FAILED, Ending, Supervisor
 from meshgate_agents.launcher.tools import ToolMap
 
@@ -53,7 +54,6 @@ LONGEST_BACKOFF_SECONDS = 30.0
 PAUSE_GRACE_SECONDS = 60.0  # for the steps that are under way when a run is paused
 SLICE_SECONDS = 1.0  # how soon Ctrl-C is heard while the gateway is waited for
 MAX_ATTEMPTS = 1000  # of any kind: a run that loses its worker after each new step ends too
-SAY_MS = 200
 AT_TERMINAL = "at the terminal where it ran"
 OVER = ("cancelled", "failed", "completed")
 HOLDS = ("waiting", "cancelling")
@@ -77,6 +77,7 @@ class Launch:
         away: Away = nullcontext,
         announcement: Announcement | None = None,
         printed: str = "",
+        standby: Callable[[], Standby | None] = lambda: None,
     ) -> None:
         """Made where a run is known.
 
@@ -91,10 +92,11 @@ class Launch:
             away: around waiting for others.
             announcement: where it is said what is played.
             printed: where people find what the program prints; empty for the app's log.
+            standby: gives a program that stands ready for just this one's task, where there is one.
         """
         self._settings, self._gateway, self._program = settings, gateway, program
         self._say, self._announcement = note or say, announcement or Announcement()
-        self._supervisor = Supervisor(children)
+        self._supervisor, self._children, self._standby = Supervisor(children), children, standby
         self._stopped = threading.Event()
         self._run_id = settings.run_id or uuid7()
         self._place, self._away, self._patient, self._held_by = place, away, False, ""
@@ -196,6 +198,7 @@ class Launch:
 
     def _play(self, attempt: Attempt) -> Played:
         """One attempt: read the journal, start the child, wait for its end. It lives from its beginning."""
+        standby = None if self._crashes else self._standby()  # it is as good as any; nobody knows what failed
         session = Session(
             gateway=self._gateway,
             tools=ToolMap(entries=self._settings.tools),
@@ -205,6 +208,7 @@ class Launch:
             on_end=self._supervisor.end,
             note=self._say,
             away=self._away,
+            line=standby.line if standby else None,
             user=self._settings.user,
         )
         over = threading.Event()
@@ -214,7 +218,7 @@ class Launch:
             threading.Thread(target=self._watch, args=(attempt, session, over), daemon=True).start()
             entries = self._journal(attempt)
             session.recall(entries)
-            ending = self._child(session, attempt)
+            ending = self._child(session, attempt, standby)
         except LauncherError as error:
             if isinstance(error, Stopping) or entries is None:
                 self._leave(attempt)  # it goes on elsewhere, or nothing of it has run
@@ -227,6 +231,8 @@ class Launch:
         finally:
             over.set()
             session.close()
+            if standby is not None:
+                standby.end()
         if entries:
             self._say(f"attempt {attempt.number}: {session.told}")
         if self._settings.isolation and session.crash[0].endswith("PermissionError"):
@@ -254,17 +260,21 @@ class Launch:
         self._held_by, self._seen = "", begun.number
         return begun
 
-    def _child(self, session: Session, attempt: Attempt) -> Ending:
-        socket_path = session.listen(self._settings.socket_dir)
+    def _child(self, session: Session, attempt: Attempt, standby: Standby | None) -> Ending:
         self._played += 1
         announced = self._announcement.program(attempt, session.serve_only)
+        if standby is not None:
+            given = self._program.given or b"null"
+            with announced as begun:
+                return self._supervisor.run(lambda: standby.hand(session, given), on_start=begun)
+        socket_path = session.listen(self._settings.socket_dir)
         with (
             ready(self._program, settings=self._settings, socket_path=socket_path) as start,
             announced as begun,
         ):
             if self._played == 1:
                 self._say(start.notice)
-            return self._supervisor.run(start.program, env=start.env, on_start=begun)
+            return self._supervisor.run(start.by(self._children), on_start=begun)
 
     def _watch(self, attempt: Attempt, session: Session, over: threading.Event) -> None:
         """Heartbeats for the attempt, and ends it when its run or its child is no longer well."""
@@ -424,21 +434,3 @@ def uuid7() -> str:
     value[8] = 0x80 | value[8] & 0x3F
     text = value.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
-
-def say(text: str) -> None:
-    """One line for people, in one write."""
-    os.write(2, _line(text))
-
-
-def say_soon(text: str, *, to: int) -> None:
-    """The same elsewhere, unless who reads there has gone, or stands still: nobody waits for that."""
-    poller = select.poll()
-    poller.register(to, select.POLLOUT)
-    with suppress(OSError):
-        if poller.poll(SAY_MS):
-            os.write(to, _line(text)[-select.PIPE_BUF :])  # a pipe that can be written to has room for it
-
-
-def _line(text: str) -> bytes:
-    return f"meshgate: {text}\n".encode("utf-8", "replace")

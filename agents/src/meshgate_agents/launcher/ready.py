@@ -2,14 +2,14 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from meshgate_agents.child import confine
 from meshgate_agents.launcher import environment, inputs, places
-from meshgate_agents.launcher.children import Program
+from meshgate_agents.launcher.children import Child, Children, Program
 from meshgate_agents.launcher.settings import Isolation, Settings
 
 
@@ -25,6 +25,10 @@ class Start:
     program: Program
     env: Mapping[str, str]
     notice: str
+
+    def by(self, children: Children) -> Callable[[], Child]:
+        """Starts it."""
+        return lambda: children.start(self.program, self.env)
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from meshgate_agents.launcher.calling import Attempt
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import BadSettings, Differs
 from meshgate_agents.launcher.gateway import Gateway, until_available
-from meshgate_agents.launcher.launch import say
 from meshgate_agents.launcher.ready import ready
+from meshgate_agents.launcher.saying import say
 from meshgate_agents.launcher.session import Session
 from meshgate_agents.launcher.settings import Settings
 from meshgate_agents.launcher.supervise import FAILED, Ending, Supervisor
@@ -76,7 +76,7 @@ class Replay:
             prepared = ready(program, settings=self._settings, socket_path=socket_path)
             announced = self._announcement.program(Attempt(run_id, 0), session.serve_only)
             with supervisor.signals(), prepared as start, announced as begun:
-                ending = supervisor.run(start.program, env=start.env, on_start=begun)
+                ending = supervisor.run(start.by(self._children), on_start=begun)
         finally:
             session.close()
         return _told(run_id, session, ending)

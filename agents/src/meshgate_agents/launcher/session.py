@@ -12,7 +12,12 @@ from meshgate_agents.launcher import requests
 from meshgate_agents.launcher.calling import Attempt, Away, Calls
 from meshgate_agents.launcher.children import Child
 from meshgate_agents.launcher.colleagues import DECLINED, Colleagues
-from meshgate_agents.launcher.conversations import FIRST_FRAME_SECONDS, PAUSED_POLL_SECONDS, Conversations
+from meshgate_agents.launcher.conversations import (
+    FIRST_FRAME_SECONDS,
+    PAUSED_POLL_SECONDS,
+    Conversations,
+    Line,
+)
 from meshgate_agents.launcher.errors import AttemptEnded, Differs, RunFull
 from meshgate_agents.launcher.gateway import Answer, Entry, Gateway, Step, until_available
 from meshgate_agents.launcher.own_tools import OwnTools
@@ -36,7 +41,8 @@ class Session:
 
     A step that an earlier attempt finished is answered from the journal; every other one goes live.
     `on_end` is called with the reason when the attempt cannot go on; the asking child gets no
-    answer then, because no answer of ours may become text for a model.
+    answer then, because no answer of ours may become text for a model. With `line` it answers on a socket
+    that is open already, from a program that stood ready.
     """
 
     def __init__(  # noqa: PLR0913 - keyword-only, each a collaborator
@@ -52,6 +58,7 @@ class Session:
         on_end: Callable[[AttemptEnded], None],
         note: Callable[[str], None],
         away: Away = nullcontext,
+        line: Line | None = None,
         user: User | None = None,
     ) -> None:
         self._gateway, self._attempt = gateway, attempt
@@ -60,7 +67,7 @@ class Session:
         self._live_steps = live_steps
         self._own = OwnTools(gateway=gateway, attempt=attempt.number, ask=self._ask, live=live_steps)
         self._turns = Turns()
-        self._stopped = threading.Event()
+        self._stopped = line.stopped if line else threading.Event()
         self._calls = Calls(
             gateway=gateway,
             tools=tools,
@@ -82,10 +89,18 @@ class Session:
         self._child: Child | None = None
         self._child_known = threading.Event()
         self.vitals = Vitals()
-        self._conversations = Conversations(
-            belongs=self._belongs, answer=self._answer, on_end=self._give_up, stopped=self._stopped,
-            note=note, user=user,
-        )  # fmt: skip
+        self._conversations = (
+            line.conversations
+            if line
+            else Conversations(
+                belongs=self._belongs,
+                answer=self.answer,
+                on_end=self.give_up,
+                stopped=self._stopped,
+                note=note,
+                user=user,
+            )
+        )
         self.recall(journal)
 
     def recall(self, journal: Iterable[Entry]) -> None:
@@ -171,13 +186,19 @@ class Session:
             self._stopped.set()
         self._conversations.close()
 
-    def _give_up(self, error: AttemptEnded) -> None:
+    def give_up(self, error: AttemptEnded) -> None:
         """Ends the attempt; once this session is closed, another one may be under way."""
         with self._lock:
             if not self._stopped.is_set():
                 self._on_end(error)
 
-    def _answer(self, request: Message, pid: int) -> Message | None:
+    def answer(self, request: Message, pid: int) -> Message | None:
+        """Answers a request of a process of this attempt; None for one that gets no answer.
+
+        Raises:
+            AttemptEnded: the attempt cannot go on.
+            BadFrame: it is no request of ours.
+        """
         operation = request.get("op")
         if operation == "alive":
             self.vitals.beat(pid)
@@ -189,7 +210,7 @@ class Session:
             kind = requests.word(request, "reply")
             raise RunFull(f"a reply of class {kind} cannot be journaled, so the run could not be resumed")
         if operation == "report":
-            return self._report(request, pid)
+            return self.report(request, pid)
         if operation in ("crashed", "declined", "result"):
             return self._end_told(operation, request)
         if operation in ("seek", "model", "reply", "gave_up", "call", "delegate", "ran"):
@@ -325,7 +346,13 @@ class Session:
             else:
                 self._live += 1
 
-    def _report(self, request: Message, pid: int) -> Message:
+    @staticmethod
+    def program_name(request: Message, *, nth: int) -> str:
+        """What a process that reports is called: its command, and which of its equals it is."""
+        return f"{str(request.get('program', ''))[:16]} {nth}"
+
+    def report(self, request: Message, pid: int) -> Message:
+        """A process says that it imports CrewAI, and is told what it works on."""
         program = str(request.get("program", ""))[:16]
         with self._lock:
             nth = self._programs.get(program, 0)
@@ -333,7 +360,8 @@ class Session:
         crewai, python = requests.word(request, "crewai"), requests.word(request, "python")
         self._note(f"pid {pid} imports CrewAI {crewai} on Python {python}; its tool calls are brokered")
         known = {"run": self._attempt.run_id, "attempt": self._attempt.number}
-        return {"state": "ok", "program": f"{program} {nth}", **known, **self._colleagues.told}
+        named = self.program_name(request, nth=nth)
+        return {"state": "ok", "program": named, **known, **self._colleagues.told}
 
     def _ask(self, ask: Callable[[], T]) -> T:
         return until_available(ask, seconds=self._unavailable_seconds, stopped=self._stopped)

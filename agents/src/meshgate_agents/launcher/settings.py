@@ -86,6 +86,7 @@ class Settings:
         colleagues: the agents of the app's crews that are apps, itself among them.
         crews: of an agent's app: where each of its crews is built.
         fork_servers: by interpreter, the socket of the process from which programs that it runs are forked.
+        standby: whether a program of an agent's app stands ready for its next task.
         programs_file: where a launcher of one run says which program plays it; None: nobody asks.
     """
 
@@ -111,6 +112,7 @@ class Settings:
     crews: Mapping[str, str] = field(default_factory=dict)
     fork_servers: Mapping[str, Path] = field(default_factory=dict)
     programs_file: Path | None = None
+    standby: bool = False
 
     @property
     def user(self) -> tuple[int, int] | None:
@@ -167,6 +169,7 @@ def _settings(raw: Mapping[str, Any]) -> Settings:
         crews={str(name): str(reference) for name, reference in (raw.get("crews") or {}).items()},
         isolation=_isolation(raw["isolation"]),
         programs_file=Path(raw["programs_file"]) if raw.get("programs_file") else None,
+        standby=raw.get("standby", False) is True,
         fork_servers={str(k): Path(v) for k, v in raw.get("fork_servers", {}).items()},
     )
 

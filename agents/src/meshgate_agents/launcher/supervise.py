@@ -8,11 +8,11 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 
-from meshgate_agents.launcher.children import Child, Children, Program
+from meshgate_agents.launcher.children import Child, Children
 from meshgate_agents.launcher.errors import AttemptEnded, Stopping
 
 GRACE_SECONDS = 10.0  # from a forwarded signal to SIGKILL
@@ -90,12 +90,11 @@ class Supervisor:
                     self._hear(self._events.get_nowait())
             self._events, self._fatal = queue.SimpleQueue(), None
 
-    def run(self, program: Program, *, env: Mapping[str, str], on_start: Callable[[Child], None]) -> Ending:
-        """Starts the program and waits for its end; one that is to end already is not started.
+    def run(self, start: Callable[[], Child], *, on_start: Callable[[Child], None]) -> Ending:
+        """Starts a program and waits for its end; one that is to end already is not started.
 
         Args:
-            program: what to start.
-            env: its whole environment.
+            start: starts it.
             on_start: told of the program at once: only from then on somebody can belong to it.
 
         Raises:
@@ -106,7 +105,7 @@ class Supervisor:
         self._hear_what_came_before()
         if self._fatal is not None or self._cancelled:
             return Ending(FAILED, 0, cancelled=self._cancelled, fatal=self._fatal)
-        child = self._children.start(program, env)
+        child = start()
         try:
             on_start(child)
             threading.Thread(target=self._watch, args=(child, self._events), daemon=True).start()

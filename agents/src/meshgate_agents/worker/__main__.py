@@ -20,7 +20,7 @@ from meshgate_agents.launcher.children import Children
 from meshgate_agents.launcher.errors import LauncherError
 from meshgate_agents.launcher.forks import Forks
 from meshgate_agents.launcher.identity import connect
-from meshgate_agents.launcher.launch import say
+from meshgate_agents.launcher.saying import say
 from meshgate_agents.worker import settings
 from meshgate_agents.worker.plays import Plays
 from meshgate_agents.worker.settings import Settings

@@ -29,11 +29,13 @@ from meshgate_agents.launcher.launch import (
     LONGEST_BACKOFF_SECONDS,
     LONGEST_POLL_SECONDS,
     Launch,
-    say,
 )
+from meshgate_agents.launcher.saying import say
 from meshgate_agents.launcher.settings import Settings
+from meshgate_agents.launcher.standby import Standby
 from meshgate_agents.launcher.supervise import FAILED
 from meshgate_agents.worker.slots import Absence, Slots
+from meshgate_agents.worker.standbys import Standbys
 from meshgate_agents.worker.terminals import Terminal, terminal
 
 PAUSE_SECONDS = 1.0  # between two looks at a run that goes on elsewhere, or cannot go on now
@@ -58,6 +60,10 @@ class Plays:
     ) -> None:
         self._terminals, self._called_off = terminals, dict[str, int]()
         self._settings, self._command = settings, tuple(command)
+        self._standbys = Standbys(
+            settings=settings, program=self._own(), children=children, note=_note("standby"),
+            on_change=lambda one: announcement.stands(one.child if one else None),
+        )  # fmt: skip
         self._gateway, self._children, self._announcement = gateway, children, announcement
         self._slots, self._last_chance = Slots(runs_at_once), Slots(1)
         self._runs_at_once = runs_at_once
@@ -112,6 +118,7 @@ class Plays:
         with self._lock:
             self._stop.set()
             launches, threads = list(self._launches.values()), list(self._threads.values())
+        self._standbys.end()
         for launch in launches:
             launch.stop(reason)
         give_up_at = time.monotonic() + STOP_SECONDS
@@ -190,10 +197,14 @@ class Plays:
         except RunOver as error:  # another worker is at it, or somebody ended it
             _note(run_id)(str(error))
 
-    def _play_once(self, run_id: str, known: Known) -> None:
-        own = Program(
+    def _own(self) -> Program:
+        """What the app runs by itself."""
+        return Program(
             command=self._command, cwd=self._settings.project_root, streams=(subprocess.DEVNULL, None, None)
         )
+
+    def _play_once(self, run_id: str, known: Known) -> None:
+        own = self._own()
         asked_at = self._terminals if orders.has_command(known.input_json) else None
         with terminal(asked_at, run_id) as at:
             try:
@@ -203,7 +214,10 @@ class Plays:
                 self.give_up(run_id, str(error), after=known.attempt)
                 return
             if at is None:
-                self._launched(self._launch(run_id, known, program, _note(run_id)), run_id)
+                launch = self._launch(
+                    run_id, known, program, _note(run_id), standby=lambda: self._standbys.take(program)
+                )
+                self._launched(launch, run_id)
             else:
                 self._play_at(at, run_id, known, program)
 
@@ -237,8 +251,15 @@ class Plays:
             return False  # it will be seen when somebody can say
         return known is None or known.ended
 
-    def _launch(
-        self, run_id: str, known: Known, program: Program, note: Callable[[str], None], printed: str = ""
+    def _launch(  # noqa: PLR0913 - what a launch is made of
+        self,
+        run_id: str,
+        known: Known,
+        program: Program,
+        note: Callable[[str], None],
+        *,
+        printed: str = "",
+        standby: Callable[[], Standby | None] = lambda: None,
     ) -> Launch:
         return Launch(
             settings=dataclasses.replace(self._settings, run_id=run_id),
@@ -251,6 +272,7 @@ class Plays:
             away=Absence(self._pools(known)[0]),
             announcement=self._announcement,
             printed=printed,
+            standby=standby,
         )
 
     def _launched(self, launch: Launch, run_id: str) -> int:

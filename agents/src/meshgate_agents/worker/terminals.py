@@ -17,7 +17,7 @@ from pathlib import Path
 
 from meshgate_agents.launcher import peers
 from meshgate_agents.launcher.errors import LauncherError, PeerRefused
-from meshgate_agents.launcher.launch import say_soon
+from meshgate_agents.launcher.saying import say_soon
 
 STREAMS = 3
 MAX_LINE_BYTES = 65_536

@@ -1,8 +1,9 @@
 """Does one task as an agent that is an app of its own: `python -m meshgate_agent`.
 
-The delegation comes from the file MESHGATE_INPUT; which crews and agents this app has, from the launcher.
-The crew is built from the project's own module, and of it only this agent is put to work. What it gives
-goes to the launcher, as JSON, and nowhere else.
+The delegation comes from the file MESHGATE_INPUT, or from the launcher where this program had its crew built
+before there was one; which crews and agents this app has, from the launcher. The crew is built from the
+project's own module, and of it only this agent is put to work. What it gives goes to the launcher, as JSON,
+and nowhere else.
 """
 # ruff: noqa: INP001 - no package: it lies where PYTHONPATH leads
 
@@ -38,15 +39,16 @@ def main() -> None:
     """Does the task and tells what came of it."""
     root = meshgate_kickoff.project()
     importlib.import_module("crewai")  # the launcher's answer to its report says who we are
-    asked = _asked(meshgate_kickoff.given())
-    colleagues = _ours("colleagues")
+    channel, colleagues = _ours("channel").from_environment(), _ours("colleagues")
+    built, given = _ours("standing").crew(lambda named: meshgate_kickoff.runnable(named, root), channel)
+    asked = _asked(meshgate_kickoff.given() if built is None else given)
     reference, own = colleagues.reference_of(asked.crew), colleagues.own(asked.crew, asked.agent)
     if not reference:
         _decline("other_crew", f"this app is no agent of crew {asked.crew!r}")
     if own is None:
         _decline("other_agent", f"this app is not agent {asked.agent!r} of crew {asked.crew!r}")
     colleagues.works_for(asked.crew)
-    crew = meshgate_kickoff.runnable(reference, root)
+    crew = meshgate_kickoff.runnable(reference, root) if built is None else built
     if not isinstance(getattr(crew, "agents", None), list) or not isinstance(
         getattr(crew, "tasks", None), list
     ):

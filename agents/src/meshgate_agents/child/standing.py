@@ -1,0 +1,109 @@
+"""A program of an agent's app that builds its crew before there is a task, and then waits for one.
+
+The launcher says in its answer to the report that this is such a program, and hands it a task later. What was
+read while the crew was built must still be so then: the launcher is told of it, and looks again.
+"""
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from . import attempt, colleagues
+from .channel import Channel
+from .framing import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ELSEWHERE = ("/proc/", "/sys/", "/dev/")  # nothing that stays as it is
+LISTED = ("os.listdir", "os.scandir")
+FINDERS = "<frozen importlib"  # looks through folders for modules, not for what is in them
+CACHE = "__pycache__"  # made from a source, which is looked at
+
+Seen = tuple[str, int, int, int]  # path, inode, time of change in ns, size; zeros where there was nothing
+
+
+class _Told:
+    stands = False
+
+
+_told = _Told()
+
+
+def learn(answer: Message) -> None:
+    """The launcher's word, once per process."""
+    _told.stands = answer.get("standby") is True
+
+
+def crew(build: "Callable[[str], Any]", channel: Channel) -> "tuple[Any, Any]":
+    """The crew, built from its reference, and the task that came then; twice None where it is not to stand.
+
+    Args:
+        build: makes the crew of a reference.
+        channel: where the task comes from.
+    """
+    found = colleagues.only_crew() if _told.stands else None
+    if found is None:
+        return None, None
+    name, reference = found
+    colleagues.works_for(name)
+    watched = Look()
+    watched.begin()
+    made = build(reference)
+    answer = channel.ask({"op": "task", "read": watched.end()})
+    attempt.learn(answer)
+    colleagues.works_for(name)
+    return made, answer.get("given")
+
+
+class Look:
+    """Notes what is read from `begin` to `end`: files, folders, and the sources of modules."""
+
+    def __init__(self) -> None:
+        self._paths: set[str] = set()
+        self._on = False
+        self._modules: set[str] = set()
+
+    def begin(self) -> None:
+        """From now on."""
+        self._modules = set(sys.modules)
+        self._on = True
+        sys.addaudithook(self._note)  # for as long as the process lives
+
+    def end(self) -> "list[Seen]":
+        """All of it, as it is now."""
+        self._on = False
+        sources = {
+            os.path.abspath(path)  # noqa: PTH100 - text
+            for name, module in list(sys.modules.items())
+            if name not in self._modules and (path := getattr(module, "__file__", None))
+        }
+        wanted = (path for path in sorted(self._paths | sources) if not path.startswith(ELSEWHERE))
+        return [look(path) for path in wanted if CACHE not in path]
+
+    def _note(self, event: str, given: "tuple[Any, ...]") -> None:
+        if not self._on:
+            return
+        if event == "open":
+            path, _mode, flags = given
+            if not isinstance(flags, int) or flags & (os.O_WRONLY | os.O_RDWR):
+                return
+        elif event in LISTED:
+            path = given[0]
+            if sys._getframe(1).f_code.co_filename.startswith(FINDERS):  # noqa: SLF001 - who asks
+                return
+        else:
+            return
+        if isinstance(path, (str, bytes)):
+            self._paths.add(os.path.abspath(os.fsdecode(path)))  # noqa: PTH100 - text
+        elif path is None:
+            self._paths.add(os.getcwd())  # noqa: PTH109 - text
+
+
+def look(path: str) -> Seen:
+    """What tells a file or folder that was changed or replaced; also asked by the launcher."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - text
+    except (OSError, ValueError):
+        return path, 0, 0, 0
+    return path, found.st_ino, found.st_ctime_ns, found.st_size
