@@ -1,4 +1,4 @@
-"""Programs with a user of their own: real processes, through what starts every program, with and without Landlock.
+"""Programs with a user of their own, through what starts every program, with and without Landlock.
 
 Without it the kernel refuses by comparing users alone. One app's program attacks another's, which is at work,
 and what is root's.
@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,8 +51,9 @@ class Machine:
         self.root, self.python = root, readable_install.python(root)
         self.project, self.apps = root / "project", root / "project/.meshgate-apps"
         for folder, mode in (
-            (self.project, 0o755), (self.apps, 0o711), (self.state / "run", 0o700), (self.state / "ca", 0o700),
-            (self.state / "data", 0o700), (self.state, 0o700), (self.sockets, 0o711), (root / "backend", 0o700),
+            (self.project, 0o755), (self.apps, 0o711), (self.sockets, 0o711), (self.state / "run", 0o700),
+            (self.state / "ca", 0o700), (self.state / "data", 0o700), (self.state, 0o700),
+            (root / "backend", 0o700),
         ):  # fmt: skip
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(mode)

@@ -18,7 +18,6 @@ from fakes.fake_gateway import FakeGateway, serving
 from fakes.live_mesh import eventually
 from fakes.program_server import admitted, program_server
 from meshgate_agents.child.confine import INSTEAD, Rules
-from meshgate_agents.launcher import places
 from meshgate_deploy.program_servers import ProgramServer
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
@@ -135,20 +134,20 @@ def test_a_program_with_a_user_of_its_own_calls_its_tools(place, listed_tools, t
 
 
 def _run(
-    place: Place, gateway: Any, tools: Any, tmp_path: Path, *, forked: bool, **settings: Any
+    place: Place, gateway: Any, tools: Any, tmp_path: Path, *, forked: bool, isolation: Any
 ) -> tuple[str, str]:
     config = tmp_path / "launcher.json"
     given = {
         "app": "desk", "kind": "program", "mesh": "test", "trust_domain": "test.example",
-        "workload_api": "/nowhere", "gateway": {"target": f"127.0.0.1:{gateway.port}", "server_name": "unused"},
+        "workload_api": "/nowhere", "isolation": isolation,
+        "gateway": {"target": f"127.0.0.1:{gateway.port}", "server_name": "unused"},
         "project_root": str(place.root / "project"), "socket_dir": str(place.root / "s"), "tools": tools,
         "expects_report": True, "attempts": 1, "run_id": None, "step_deadline_seconds": 60,
         "env": {
-            "PATH": os.environ["PATH"], "PYTHONPATH": str(place.root / "project"), "OTEL_SDK_DISABLED": "true",
-            "MARKS": "/nowhere",
+            "PATH": os.environ["PATH"], "PYTHONPATH": str(place.root / "project"),
+            "OTEL_SDK_DISABLED": "true", "MARKS": "/nowhere",
         },
         "fork_servers": {str(place.python): str(place.server.path)} if forked else {},
-        **settings,
     }  # fmt: skip
     config.write_text(json.dumps(given))
     launcher = (str(place.python), str(FAKES / "unsafe_launcher.py"), "--config", str(config), "--")

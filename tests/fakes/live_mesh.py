@@ -47,7 +47,7 @@ class LiveMesh:
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.root = root
-        self._front, self._meshgate, self._env = front, meshgate, env
+        self._front, self._meshgate, self.env = front, meshgate, env
         self._up: subprocess.Popen[bytes] | None = None
         for name, text in files.items():
             path = root / name
@@ -59,7 +59,7 @@ class LiveMesh:
         log = self.root / "up.log"
         with log.open("w") as out:
             argv = [*self._front, *self._meshgate, "up"]
-            up = self._up = subprocess.Popen(argv, cwd=self.root, stdout=out, stderr=out, env=self._env)
+            up = self._up = subprocess.Popen(argv, cwd=self.root, stdout=out, stderr=out, env=self.env)
         eventually(lambda: up.poll() is not None or "the mesh is up" in log.read_text(), "mesh up")
         assert up.poll() is None, log.read_text()
 
@@ -87,7 +87,7 @@ class LiveMesh:
         """A `meshgate` command in the project's folder."""
         return subprocess.run(
             [*self._meshgate, *arguments], cwd=self.root, capture_output=True, text=True, check=False,
-            env=self._env,
+            env=self.env,
         )  # fmt: skip
 
     def asked(self, *arguments: str) -> Any:
@@ -130,11 +130,11 @@ class LiveMesh:
     @contextmanager
     def running(self, app: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         """A run of an app's program, killed at the end if it still runs."""
-        python = sys.executable if self._env is None else "python"
+        python = sys.executable if self.env is None else "python"
         command = [*self._meshgate, "run", "--app", app, "--", python, *arguments]
         run = subprocess.Popen(
             command, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env=self._env,
+            env=self.env,
         )  # fmt: skip
         try:
             yield run

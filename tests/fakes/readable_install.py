@@ -1,7 +1,7 @@
 """meshgate and all that it needs, installed where every user of this machine may read it.
 
-The tests' own environment may lie below a folder that is closed to others, such as root's home, and so may the
-clone. Files are linked where that makes no difference, and copied where it would.
+The tests' own environment may lie below a folder that is closed to others, such as root's home, and so may
+the clone. Files are linked where that makes no difference, and copied where it would.
 """
 
 import os
@@ -63,7 +63,7 @@ def environment(place: Path) -> Path:
 
 
 def _relocated(program: bytes, shared: Path) -> bytes:
-    """It finds its shared library beside itself, not where it was built for; the string may only be shorter."""
+    """It finds its shared library beside itself; the string that says so may only become shorter."""
     old, new = os.fsencode(shared) + b"\0", b"$ORIGIN/../lib\0"
     return program.replace(old, new.ljust(len(old), b"\0")) if len(new) <= len(old) else program
 
@@ -83,7 +83,7 @@ def _tree(source: Path, target: Path, left_out: tuple[str, ...] = ()) -> None:
 
 def _file(source: str, target: str) -> None:
     """A link has the mode of what it links to, so that only what all may read is linked."""
-    mode = os.stat(source).st_mode
+    mode = Path(source).stat().st_mode
     if mode & 0o004:
         try:
             os.link(os.path.realpath(source), target)
@@ -91,4 +91,4 @@ def _file(source: str, target: str) -> None:
             shutil.copy2(source, target)
         return
     shutil.copy2(source, target)
-    os.chmod(target, mode | 0o444 | (0o111 if mode & 0o100 else 0))
+    Path(target).chmod(mode | 0o444 | (0o111 if mode & 0o100 else 0))

@@ -1,6 +1,6 @@
-"""A command on a kernel without Landlock: a filter says so of its system calls, and whatever is started has it.
+"""A command on a kernel without Landlock: a filter says so, also to whatever the command starts.
 
-python without_landlock.py COMMAND…
+Usage: python without_landlock.py COMMAND…
 """
 
 import ctypes

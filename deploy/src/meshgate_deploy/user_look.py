@@ -68,7 +68,7 @@ def wrongs(uid: int, places: Places) -> Iterator[Wrong]:
         if at := _barred(path, os.W_OK):
             yield Wrong(WRITE, at)
     for path in places.hidden:
-        if os.access(path, os.R_OK) or (Path(path).is_dir() and os.access(path, os.X_OK)):
+        if os.access(path, os.R_OK) or os.access(path, os.X_OK):
             yield Wrong(READABLE, path)
     for path in (*places.hidden, *places.kept):
         if at := _replaceable(path, uid):
@@ -80,7 +80,7 @@ def _barred(path: str, mode: int) -> str:
     for folder in reversed(Path(path).parents):
         if not os.access(folder, os.X_OK):
             return str(folder)
-    wanted = mode | (os.X_OK if Path(path).is_dir() else 0)
+    wanted = mode | (os.X_OK if Path(path).is_dir() else 0)  # all above it may be passed by now
     return "" if os.access(path, wanted) else path
 
 

@@ -37,10 +37,12 @@ def tls(port):
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
     try:
-        with socket.create_connection(("127.0.0.1", port), SECONDS) as plain:
-            with context.wrap_socket(plain) as sock:
-                sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
-                return "done" if sock.recv(64) else "closed"
+        with (
+            socket.create_connection(("127.0.0.1", port), SECONDS) as plain,
+            context.wrap_socket(plain) as sock,
+        ):
+            sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
+            return "done" if sock.recv(64) else "closed"
     except ssl.SSLError:
         return "refused"
     except OSError as error:
