@@ -151,7 +151,9 @@ def _own(manifest: Manifest, state: State, app: str) -> Iterator[str]:
 
 
 def _there(paths: Iterable[str]) -> tuple[str, ...]:
-    return tuple(path for path in dict.fromkeys(paths) if Path(path).exists())
+    """Those that are there, each after where it leads to."""
+    both = (one for path in paths for one in (os.path.realpath(path), path))
+    return tuple(path for path in dict.fromkeys(both) if Path(path).exists())
 
 
 def _interpreter(manifest: Manifest, app: str, env: Mapping[str, str]) -> Iterator[str]:
@@ -165,7 +167,6 @@ def _interpreter(manifest: Manifest, app: str, env: Mapping[str, str]) -> Iterat
         known = interpreter_paths.look(found, env)
         of_home = f"{env.get('HOME', '/nonexistent')}/.local/"
         yield known.executable
-        yield os.path.realpath(known.executable)
         yield from (path for path in known.paths if not path.startswith(of_home))
 
 
@@ -179,5 +180,6 @@ def _looked(user: User, places: Places) -> Wrong | str | None:
         )  # fmt: skip
         found = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        return f"the look as uid {user[0]} failed: {error}"
+        said = (getattr(error, "stderr", "") or "").strip().splitlines()
+        return f"the look as uid {user[0]} failed: {said[-1] if said else error}"
     return Wrong(**found) if isinstance(found, dict) else found
