@@ -317,3 +317,17 @@ def test_variables_that_are_withheld_are_as_good_as_none(project, monkeypatch) -
             os._exit(0 if module.dotenv_values(project / ".env") == {} else 1)
         os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_an_app_has_one_user(desk) -> None:
+    """Its sockets and inputs are that one's, whatever it runs."""
+    path = desk.config("launcher.json")
+    config = json.loads(path.read_text())
+    rules = {"own": Rules(user=(64131, 64131))._asdict(), "other": Rules(user=(64132, 64132))._asdict()}
+    config["isolation"] = {"command": [], "env": {}, "folders": [], **rules}
+    path.write_text(json.dumps(config))
+    with pytest.raises(BadSettings, match="one user, not two"):
+        settings.load(path)
+    config["isolation"]["own"] = rules["other"]
+    path.write_text(json.dumps(config))
+    assert settings.load(path).user == (64132, 64132)
