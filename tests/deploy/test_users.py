@@ -91,7 +91,7 @@ def _entry(name: str, uid: int, gid: int) -> pwd.struct_passwd:
 
 def test_names_are_the_machine_s(tmp_path, monkeypatch) -> None:
     """One that it does not know, one that is root's, and two that are one uid are refused."""
-    known = {"desk-a": _entry("desk-a", 64124, 64125), "toor": _entry("toor", 0, 0)}
+    known = {"desk-a": _entry("desk-a", 64124, 64125), "toor": _entry("toor", 0, 64127)}
     known |= {"wheel": _entry("wheel", 64126, 0), "same": _entry("same", 64121, 64121)}
     monkeypatch.setattr(pwd, "getpwnam", known.__getitem__)
     assert users.of(written(tmp_path, program=", user: desk-a"), "nightly") == (64124, 64125)
@@ -154,8 +154,13 @@ def test_without_landlock_every_app_needs_a_user(mesh, monkeypatch, version: int
             assert rules is None or (rules.connect, rules.listen) == (None, True)
     told = isolation.examine(made, mesh, dict.fromkeys(made.runners, ENV))
     assert all("of its own" in check.detail and "any TCP port" in check.detail for check in told)
-    ported = written(mesh.project, **{**EACH, "program": ", user: 64123, ports: [443]"})
-    with pytest.raises(DependencyUnavailable, match=r"programs\.nightly\.ports cannot be kept to"):
+    ported = written(
+        mesh.project, **{**EACH, "program": ", user: 64123, ports: [443]", "crew": "\n    ports: [5432]"}
+    )
+    own = _rules(ported, mesh, "billing")[2]
+    assert own is not None
+    assert (own.connect, own.listen) == ((443, 5432), False)
+    with pytest.raises(DependencyUnavailable, match=r"crews\.clerk\.ports cannot be kept to"):
         isolation.require(ported, mesh)
     assert _rules(ported, mesh, "nightly")[1].connect == (443,)
 
@@ -208,6 +213,16 @@ def _owner(name: str, uid: int) -> Any:
     return lambda placed: os.chown(placed.project / name, uid, -1)
 
 
+def _given(name: str, uid: int, mode: int) -> Any:
+    """Its owner could write it again."""
+
+    def spoil(placed: Placed) -> None:
+        os.chown(placed.project / name, uid, -1)
+        (placed.project / name).chmod(mode)
+
+    return spoil
+
+
 def _storage(placed: Placed) -> None:
     placed.env["CREWAI_STORAGE_DIR"] = str(placed.project)
 
@@ -233,6 +248,7 @@ def _sticky(placed: Placed) -> None:
         (_mode(".meshgate", 0o711), "uid 64121 can read {project}/.meshgate", "chmod 700"),
         (_owner(".env", 64123), "uid 64123 can read {project}/.env", "chown root"),
         (_owner(".", 64123), "uid 64123 can change {project}", "chown root"),
+        (_given(".", 64123, 0o555), "uid 64123 can change {project}", "chown root"),
         (_mode(".", 0o777), "uid 64121 can change {project}", "chmod go-w"),
         (_mode("..", 0o777), "uid 64121 can change {project}/..", "chmod go-w"),
         (_mode("policies/a.rego", 0o666), "uid 64121 can change {project}/policies/a.rego", "chmod go-w"),

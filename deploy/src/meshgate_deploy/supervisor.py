@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -331,8 +332,7 @@ class Supervisor:
         self._services.stop()
         self._preloaded.close()
         self._workload_api.close()
-        with contextlib.suppress(OSError):  # none was made, or a launcher still ends
-            self.state.app_sockets.rmdir()
+        shutil.rmtree(self.state.app_sockets, ignore_errors=True)  # also what killed workers left there
         self._say("the mesh is down")
 
     def _report(self, service: Service) -> None:
