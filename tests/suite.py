@@ -1,8 +1,8 @@
 """`./dev test`: the whole suite by two pytest processes at a time.
 
 One begins with the whole meshes, the other with the parts of all the rest, and whichever is free takes the
-next part. What a part said is shown when it has ended, what the meshes' process says at once. Not by xdist: it
-would start a module's mesh in each of its workers, since its groups are not looked at under pytest 9.2.
+next part. What a part said is shown when it has ended, what the meshes' process says at once. Not by xdist:
+it would start a module's mesh in each of its workers, since its groups are not looked at under pytest 9.2.
 """
 
 import shutil
