@@ -2,7 +2,8 @@
 
 With meshgate the agent is an app of its own: then the crew's process tells of a task as who gave it away, the
 agent's as who does it. Plainly (`python bench_split.py`) there is one process and one line for each task. A
-task that says `rest` is given after a rest, as a model's work leaves it; one that says `hold` waits at the model's server when it is done. BENCH_TASKS says how many there are.
+task that says `rest` is given after a rest, as a model's work leaves it; one that says `hold` waits at the
+model's server when it is done. BENCH_TASKS says how many there are.
 """
 
 import os
@@ -16,7 +17,6 @@ import urllib.request  # noqa: E402
 from typing import Any  # noqa: E402
 
 from crewai import Agent, Crew, Task  # noqa: E402
-
 
 REST_SECONDS = 2.5
 

@@ -8,8 +8,8 @@ Baseline: a cross-app activity that starts a local workflow with one activity th
 it; on a plane of its own of the same kind, whose sidecars have plain workers (`servers.raw_plane`). Child
 workflows across apps never return under access policies, so that is how it is done raw.
 
-The caller rests between two tasks, as it does while a model works, so that a program of the agent stands ready
-for each; `delegation.fresh` is without a rest: each task begins a program of its own.
+The caller rests between two tasks, as it does while a model works, so that a program of the agent stands
+ready for each; `delegation.fresh` is without a rest: each task begins a program of its own.
 
 What CrewAI does for the task is in the first and not in the second. So it is measured apart, as the same
 crew run plainly in one process, and taken off: `delegation.added` is what is compared with raw Dapr.

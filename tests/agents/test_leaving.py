@@ -50,3 +50,52 @@ def test_threads_registered_functions_and_files_come_to_their_end(tmp_path: Path
 def test_words_that_cannot_be_written_are_no_success(tmp_path: Path) -> None:
     """The status is the interpreter's own for that."""
     assert _run(FULL, tmp_path).returncode == 120
+
+
+LEFT = """
+import crewai, os, time
+from _meshgate_child import leaving
+os._exit = lambda _status: time.sleep(600)
+leaving.leave()
+"""
+ANOTHER = """
+import crewai, os
+from _meshgate_child.channel import from_environment
+pid = os.fork()
+if not pid:
+    from_environment().ask({"op": "left"})
+    os._exit(0)
+other = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+raise SystemExit(3 if other == 125 else 4)
+"""
+TOLD_LATE = """
+import crewai, os, signal
+from _meshgate_child.channel import from_environment
+signal.signal(signal.SIGTERM, lambda *_: from_environment().ask({"op": "left"}))
+os.kill(os.getppid(), signal.SIGTERM)
+signal.pause()
+raise SystemExit(5)
+"""
+
+
+def test_nobody_waits_for_a_program_that_has_left(desk) -> None:
+    """All that is left of it is the kernel's work; what does not end is killed."""
+    ended = desk.python(LEFT)
+    assert (ended.status, desk.gateway.finished) == (0, [("completed", "exit status 0")])
+
+
+def test_only_the_program_itself_can_have_left(desk) -> None:
+    """A process that it started ends nothing by that, and gets no answer."""
+    ended = desk.python(ANOTHER)
+    assert (ended.status, desk.gateway.finished) == (3, [("failed", "exit status 3")]), ended.err
+    assert "the end of a program, told by another process" in ended.err
+
+
+def test_who_was_told_to_end_has_not_left(desk) -> None:
+    """A signal came first: the run is cancelled, whatever the program says then."""
+    desk.server = None  # so that the launcher is its parent
+    ended = desk.python(TOLD_LATE)
+    assert (ended.status, desk.gateway.finished) == (
+        5,
+        [("cancelled", "cancelled by a signal, exit status 5")],
+    ), ended.err

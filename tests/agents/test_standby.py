@@ -252,6 +252,20 @@ def test_another_attempt_is_made_by_a_fresh_program(clerk) -> None:
     assert desk.stands() == pid
 
 
+def test_another_command_is_not_done_by_it(clerk) -> None:
+    """An order that names a command of its own, another folder or variables is of another program."""
+    desk = clerk()
+    desk.task("r1")
+    pid = desk.stands()
+    order = {"app": "clerk", "delegation": GIVEN}
+    others = ({"command": [sys.executable, "-c", "pass"]}, {"cwd": str(desk.tmp)}, {"env": {"A": "b"}})
+    for number, other in enumerate(others):
+        desk.store.add(f"o{number}")
+        desk.store.runs[f"o{number}"]["order"] = json.dumps(order | other).encode()
+        desk.plays.play(f"o{number}").result(SECONDS)
+    assert desk.stands() == pid
+
+
 def test_it_is_not_kept_for_long_and_ends_with_its_worker(clerk, monkeypatch) -> None:
     """What it fetched while its crew was built gets old."""
     desk = clerk()

@@ -331,7 +331,7 @@ def _cover(libc: ctypes.CDLL, path: str) -> bool:
 
 
 def _tmpfs(libc: ctypes.CDLL, path: str) -> bool:
-    """Empty, in a namespace of this program alone; which may have another user, and places of its own below."""
+    """Empty, for this program alone; which may have another user, and places of its own below."""
     return _mount(libc, "tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, b"mode=711,size=256k") == 0
 
 

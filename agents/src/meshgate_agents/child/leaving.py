@@ -14,6 +14,7 @@ import threading
 from contextlib import suppress
 from typing import NoReturn
 
+CONNECTED = "MESHGATE_SOCKET"
 UNFLUSHED = 120  # the interpreter's own status when its last words cannot be written
 
 
@@ -24,6 +25,8 @@ def leave() -> NoReturn:
     """
     threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - as the interpreter does, in its order
     atexit._run_exitfuncs()  # noqa: SLF001 - the same
+    from .channel import from_environment
+
     status = 0
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -33,6 +36,8 @@ def leave() -> NoReturn:
             status = UNFLUSHED
     _write_out()
     ctypes.CDLL(None).fflush(None)  # what libraries print
+    if not status and CONNECTED in os.environ:
+        from_environment().ask({"op": "left"})  # nobody waits for what the kernel has left to do
     os._exit(status)
 
 

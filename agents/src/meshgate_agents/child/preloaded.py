@@ -179,6 +179,9 @@ def _complete() -> None:
     for one in () if pydantic is None else _below(pydantic.BaseModel):
         if one.__module__.startswith(COMPLETED) and not one.__pydantic_complete__:
             one.model_rebuild(raise_errors=False)
+    executor: Any = getattr(sys.modules.get("crewai.agents.agent_executor"), "AgentExecutor", None)
+    if hasattr(executor, "flow_definition"):
+        executor.flow_definition()  # kept with the class
 
 
 def _settings() -> set[str]:

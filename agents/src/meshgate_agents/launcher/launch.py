@@ -206,6 +206,7 @@ class Launch:
             attempt=attempt,
             unavailable_seconds=self._settings.step_deadline_seconds,
             on_end=self._supervisor.end,
+            on_left=self._supervisor.left,
             note=self._say,
             away=self._away,
             line=standby.line if standby else None,

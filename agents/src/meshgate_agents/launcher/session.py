@@ -56,6 +56,7 @@ class Session:
         live_steps: bool = True,
         unavailable_seconds: float,
         on_end: Callable[[AttemptEnded], None],
+        on_left: Callable[[], None] = lambda: None,
         note: Callable[[str], None],
         away: Away = nullcontext,
         line: Line | None = None,
@@ -64,7 +65,7 @@ class Session:
         self._gateway, self._attempt = gateway, attempt
         self._colleagues = colleagues or Colleagues()
         self._unavailable_seconds, self._on_end, self._note = unavailable_seconds, on_end, note
-        self._live_steps = live_steps
+        self._live_steps, self._on_left = live_steps, on_left
         self._own = OwnTools(gateway=gateway, attempt=attempt.number, ask=self._ask, live=live_steps)
         self._turns = Turns()
         self._stopped = line.stopped if line else threading.Event()
@@ -206,6 +207,9 @@ class Session:
         if operation == "leaving":
             self.vitals.leave(pid)
             return {"state": "ok"}
+        if operation == "left":
+            self._left(pid)
+            return {"state": "ok"}
         if operation == "unfit":
             kind = requests.word(request, "reply")
             raise RunFull(f"a reply of class {kind} cannot be journaled, so the run could not be resumed")
@@ -216,6 +220,12 @@ class Session:
         if operation in ("seek", "model", "reply", "gave_up", "call", "delegate", "ran"):
             return self._step(operation, request, requests.step_of(request))
         raise BadFrame(f"unknown operation {operation!r}")
+
+    def _left(self, pid: int) -> None:
+        """The program itself has done all that it does before it exits with status 0."""
+        if self._child is None or pid != self._child.pid:
+            raise BadFrame("the end of a program, told by another process")
+        self._on_left()
 
     def _end_told(self, operation: str, request: Message) -> Message:
         """What a program says of its end."""

@@ -95,11 +95,11 @@ class Standby:
         return self._child
 
     def end(self) -> None:
-        """Ends the program, whatever it does."""
+        """Ends the program, unless it was handed a task: then the attempt's end is its own."""
         self.line.stopped.set()
         self._handed.set()
         self.line.conversations.close()
-        if self._child is not None:
+        if self._child is not None and self._session is None:  # else whoever was handed it ends it
             self._children.abandon(self._child)
         self._opened.close()
 

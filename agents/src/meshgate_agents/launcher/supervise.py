@@ -18,7 +18,7 @@ from meshgate_agents.launcher.errors import AttemptEnded, Stopping
 GRACE_SECONDS = 10.0  # from a forwarded signal to SIGKILL
 TICK_SECONDS = 0.2  # how often a grace is looked at
 FAILED = 125  # exit status of a failure of ours, as env(1) and docker(1) use it
-_ENDED = 0  # no signal has this number
+_ENDED, _LEFT = 0, -1  # no signal has these numbers
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -57,6 +57,10 @@ class Supervisor:
         """Ends the child; from any thread. The first reason stays."""
         self._events.put(reason)
 
+    def left(self) -> None:
+        """The child has come to its end, with status 0, but for what the kernel does; from any thread."""
+        self._events.put(_LEFT)
+
     def stop(self, reason: Stopping) -> None:
         """Ends the child that is there now, and lets none begin; from any thread."""
         self._stopping = reason
@@ -79,7 +83,7 @@ class Supervisor:
                 raise self._stopping
             with contextlib.suppress(queue.Empty):
                 event = self._events.get(timeout=left)
-                self._cancelled = isinstance(event, int) and event != _ENDED
+                self._cancelled = _is_signal(event)
         return self._cancelled
 
     def expect(self) -> None:
@@ -114,7 +118,6 @@ class Supervisor:
         except BaseException:
             self._children.abandon(child)  # nobody would wait for it any more
             raise
-        self._children.sweep()
         return Ending(
             status=128 - status if status < 0 else status,
             signal=max(0, -status),
@@ -150,6 +153,7 @@ class Supervisor:
             if status is not None:
                 if not ended:
                     self._hear_what_came_before()
+                self._children.sweep()
                 return status
             late = kill_at is not None and time.monotonic() > kill_at
             if self._stopping is not None or self._fatal is not None or late:
@@ -158,13 +162,15 @@ class Supervisor:
                 event = self._events.get(timeout=TICK_SECONDS)
             except queue.Empty:
                 continue
-            if event == _ENDED:
-                ended = True
-                continue
+            if event == _LEFT and self._fatal is None and kill_at is None:
+                # That sweeps too.
+                threading.Thread(target=self._children.abandon, args=(child,), daemon=True).start()
+                return 0
+            ended = ended or event == _ENDED
             self._hear(event)
             if isinstance(event, AttemptEnded):
                 self._children.kill(child)
-            else:
+            elif _is_signal(event):
                 kill_at = kill_at or time.monotonic() + GRACE_SECONDS
                 _signal_group(child.pid, event)
 
@@ -177,8 +183,12 @@ class Supervisor:
     def _hear(self, event: AttemptEnded | int) -> None:
         if isinstance(event, AttemptEnded):
             self._fatal = self._fatal or event
-        elif event != _ENDED:
+        elif _is_signal(event):
             self._cancelled = True
+
+
+def _is_signal(event: AttemptEnded | int) -> bool:
+    return isinstance(event, int) and event > 0
 
 
 def _signal_group(group: int, number: int) -> None:
