@@ -234,11 +234,14 @@ class Launch:
             session.close()
             if standby is not None:
                 standby.end()
-        if entries:
+        self._tell(attempt, session, replayed=bool(entries))
+        return Played.of(attempt, ending, session)
+
+    def _tell(self, attempt: Attempt, session: Session, *, replayed: bool) -> None:
+        if replayed:
             self._say(f"attempt {attempt.number}: {session.told}")
         if self._settings.isolation and session.crash[0].endswith("PermissionError"):
             self._say(REFUSED)
-        return Played.of(attempt, ending, session)
 
     def _journal(self, attempt: Attempt) -> list[Entry]:
         entries = self._ask(lambda: self._gateway.journal(run_id=self._run_id, attempt=attempt.number))

@@ -94,14 +94,10 @@ class Session:
             line.conversations
             if line
             else Conversations(
-                belongs=self._belongs,
-                answer=self.answer,
-                on_end=self.give_up,
-                stopped=self._stopped,
-                note=note,
-                user=user,
+                belongs=self._belongs, answer=self.answer, on_end=self.give_up, stopped=self._stopped,
+                note=note, user=user,
             )
-        )
+        )  # fmt: skip
         self.recall(journal)
 
     def recall(self, journal: Iterable[Entry]) -> None:
