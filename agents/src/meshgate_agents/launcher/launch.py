@@ -205,13 +205,9 @@ class Launch:
             colleagues=colleagues.of(self._settings),
             attempt=attempt,
             unavailable_seconds=self._settings.step_deadline_seconds,
-            on_end=self._supervisor.end,
-            on_left=self._supervisor.left,
-            note=self._say,
-            away=self._away,
-            line=standby.line if standby else None,
-            user=self._settings.user,
-        )
+            on_end=self._supervisor.end, on_left=self._supervisor.left, note=self._say, away=self._away,
+            line=standby.line if standby else None, user=self._settings.user,
+        )  # fmt: skip
         over = threading.Event()
         entries: list[Entry] | None = None
         self._supervisor.expect()
@@ -234,14 +230,11 @@ class Launch:
             session.close()
             if standby is not None:
                 standby.end()
-        self._tell(attempt, session, replayed=bool(entries))
-        return Played.of(attempt, ending, session)
-
-    def _tell(self, attempt: Attempt, session: Session, *, replayed: bool) -> None:
-        if replayed:
+        if entries:
             self._say(f"attempt {attempt.number}: {session.told}")
         if self._settings.isolation and session.crash[0].endswith("PermissionError"):
             self._say(REFUSED)
+        return Played.of(attempt, ending, session)
 
     def _journal(self, attempt: Attempt) -> list[Entry]:
         entries = self._ask(lambda: self._gateway.journal(run_id=self._run_id, attempt=attempt.number))
