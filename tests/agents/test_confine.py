@@ -14,8 +14,9 @@ import pytest
 from meshgate_agents.child import confine, withheld
 from meshgate_agents.child.confine import Rules
 from meshgate_agents.launcher import settings
-from meshgate_agents.launcher.children import ADOPT
-from meshgate_agents.launcher.errors import BadSettings
+from meshgate_agents.launcher.children import ADOPT, Program
+from meshgate_agents.launcher.errors import BadSettings, LauncherError
+from meshgate_agents.launcher.ready import ready
 from meshgate_agents.launcher.settings import Isolation
 from meshgate_deploy import interpreter_paths
 
@@ -330,4 +331,11 @@ def test_an_app_has_one_user(desk) -> None:
         settings.load(path)
     config["isolation"]["own"] = rules["other"]
     path.write_text(json.dumps(config))
-    assert settings.load(path).user == (64132, 64132)
+    loaded = settings.load(path)
+    assert loaded.user == (64132, 64132)
+    program = Program(command=("x",), env={"MESHGATE_RUNNER": "/nowhere"})
+    with (
+        pytest.raises(LauncherError, match="DurableRunner"),
+        ready(program, settings=loaded, socket_path=Path("/nowhere/s")),
+    ):
+        pass

@@ -47,7 +47,7 @@ class LiveMesh:
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.root = root
-        self._front, self._meshgate, self.env = front, meshgate, env
+        self.front, self._meshgate, self.env = front, meshgate, env
         self._up: subprocess.Popen[bytes] | None = None
         for name, text in files.items():
             path = root / name
@@ -58,7 +58,7 @@ class LiveMesh:
         """Starts the mesh and waits until it says that it is up."""
         log = self.root / "up.log"
         with log.open("w") as out:
-            argv = [*self._front, *self._meshgate, "up"]
+            argv = [*self.front, *self._meshgate, "up"]
             up = self._up = subprocess.Popen(argv, cwd=self.root, stdout=out, stderr=out, env=self.env)
         eventually(lambda: up.poll() is not None or "the mesh is up" in log.read_text(), "mesh up")
         assert up.poll() is None, log.read_text()

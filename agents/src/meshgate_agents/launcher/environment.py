@@ -8,6 +8,7 @@ from meshgate_agents.launcher.settings import Settings
 
 SITE_FOLDER = Path(__file__).resolve().parent.parent / "child" / "sitecustomize"
 
+RUNNER = "MESHGATE_RUNNER"  # names the folder by which a DurableRunner speaks to its program
 INPUT = "MESHGATE_INPUT"  # names the file of a run's input, where it has one
 
 ON = {

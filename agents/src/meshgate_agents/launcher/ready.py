@@ -10,7 +10,13 @@ from pathlib import Path
 from meshgate_agents.child import confine
 from meshgate_agents.launcher import environment, inputs, places
 from meshgate_agents.launcher.children import Child, Children, Program
+from meshgate_agents.launcher.errors import LauncherError
 from meshgate_agents.launcher.settings import Isolation, Settings
+
+NO_RUNNER = (
+    "a DurableRunner's program speaks to it by a folder that is its caller's alone, and this app has a user "
+    "of its own: start it by `meshgate run`, or as the app's `run:`"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +39,17 @@ class Start:
 
 @contextmanager
 def ready(program: Program, *, settings: Settings, socket_path: Path) -> Iterator[Start]:
-    """The start of a program; the file of its input is there while it lasts."""
+    """The start of a program; the file of its input is there while it lasts.
+
+    Raises:
+        LauncherError: it cannot be run as the app's user.
+    """
     isolation = settings.isolation
     own = isolation is not None and isolation.own is not None and program.command[1:] == isolation.command
     placed = isolation.env if isolation is not None and (own or settings.user is not None) else {}
     asked = {**settings.env, **(program.env or {}), **placed}
+    if settings.user is not None and environment.RUNNER in asked:
+        raise LauncherError(NO_RUNNER)
     ours = environment.switches(settings=settings, env=asked, socket_path=socket_path)
     with inputs.variable(settings.socket_dir, program.given, settings.user) as given:
         env = {**asked, **ours, **given}
