@@ -15,6 +15,7 @@ from meshgate_agents.launcher import budget, conversations
 from meshgate_agents.launcher.budget import Budget
 from meshgate_agents.launcher.children import Children, Program
 from meshgate_agents.launcher.errors import AttemptEnded
+from meshgate_agents.launcher.ready import Start
 from meshgate_agents.launcher.supervise import Supervisor
 
 
@@ -88,6 +89,8 @@ def test_our_limit_is_the_hard_one_and_a_programs_is_as_it_was(monkeypatch) -> N
     monkeypatch.setattr("meshgate_agents.launcher.children.SOFT_DESCRIPTORS", 64)
     code = "import resource; raise SystemExit(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     program = Program(command=(sys.executable, "-c", code))
-    ending = Supervisor(Children()).run(program, env=dict(os.environ), on_start=lambda _: None)
+    children = Children()
+    start = Start(program, os.environ, "").by(children)
+    ending = Supervisor(children).run(start, on_start=lambda _: None)
     assert ending.status == 64
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 64

@@ -193,7 +193,7 @@ def test_an_app_of_two_crews_builds_neither_before_there_is_a_task(clerk) -> Non
 
 
 def test_what_has_changed_since_the_crew_was_built_is_read_anew(clerk) -> None:
-    """A file that the module read, its own source, and one that was not there."""
+    """A file that the module read, its own source, and a module that was not there."""
     desk = clerk()
     desk.task("r1")
     pid = desk.stands()
@@ -205,6 +205,10 @@ def test_what_has_changed_since_the_crew_was_built_is_read_anew(clerk) -> None:
     source = desk.tmp / "p" / "our_crew.py"
     source.write_text(source.read_text().replace("{SAID} by", "{SAID} from"))
     assert desk.task("r3").startswith("good day from ")
+    assert not lives(pid)
+    pid = desk.stands()
+    (desk.tmp / "p" / "our_settings.py").write_text("SAID = 'welcome'")
+    assert desk.task("r4").startswith("welcome from ")
     assert not lives(pid)
 
 

@@ -91,7 +91,7 @@ def test_one_that_stands_still_does_not_hold_up_a_run(clerk, monkeypatch, stoppe
     pid = desk.stands()
     os.kill(pid, signal.SIGSTOP)
     if stopped == "long before":
-        eventually(lambda: desk.plays._standbys._one._vitals.silent(), "nobody noticed")
+        eventually(desk.plays._standbys._one._vitals.silent, "nobody noticed")
     assert desk.task("r2").startswith("hello by ")
     assert desk.store.runs["r2"]["attempt"] == (1 if stopped == "long before" else 2)
     eventually(lambda: not lives(pid), "it is left behind")

@@ -27,7 +27,7 @@ EXPECTED = {
         "runs.plenty.list",
         "runs.plenty.resume",
     },
-    "delegation": {"delegation.added", "delegation.whole", "delegation.task"},
+    "delegation": {"delegation.added", "delegation.whole", "delegation.fresh", "delegation.task"},
     "agents": {"agents.private", "agents.pss", "agents.launcher_ready"},
     "forks": {"forks.ready", "forks.private", "forks.again"},
     "guarantees": {f"guarantees.{level}.{kind}" for level in LEVELS for kind in ("p50", "throughput")},

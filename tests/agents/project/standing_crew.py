@@ -1,5 +1,6 @@
 """A crew whose module notes each import, and may do at that moment what `AT_IMPORT` says."""
 
+import contextlib
 import os
 import sys
 import time
@@ -11,6 +12,8 @@ from scripted import Scripted, call
 
 HERE = Path(os.environ["MARKS"]).parent
 SAID = Path(__file__).with_name("words.txt").read_text().strip()
+with contextlib.suppress(ImportError):
+    from our_settings import SAID  # type: ignore[import-not-found]
 AT_IMPORT = os.environ.get("AT_IMPORT", "")
 
 (HERE / f"imported-{os.getpid()}").touch()

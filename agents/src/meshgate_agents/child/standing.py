@@ -7,6 +7,7 @@ read while the crew was built must still be so then: the launcher is told of it,
 import os
 import sys
 import time
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from . import attempt, colleagues, memories
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
 
 ELSEWHERE = ("/proc/", "/sys/", "/dev/")  # nothing that stays as it is
 LISTED = ("os.listdir", "os.scandir")
-FINDERS = "<frozen importlib"  # looks through folders for modules, not for what is in them
 TICK_NS = 10_000_000  # by as much a file's time may be behind the clock
 CHANGED = (0, 0, -1)  # no file has such a size
+FINDERS = "<frozen importlib"  # looks through folders for modules alone
+SOURCE = ".py"
 CACHE = "__pycache__"  # made from a source, which is looked at
 
-Seen = tuple[str, int, int, int]  # path, inode, time of change in ns, size; zeros where there was nothing
+# Path, inode, time of change in ns, size; zeros where there was nothing. Of a path that ends with
+# a slash what could be imported from that folder: zero, a sum over the names, how many.
+Seen = tuple[str, int, int, int]
 
 
 class _Told:
@@ -84,7 +88,8 @@ class Look:
             for name, module in list(sys.modules.items())
             if name not in self._modules and (path := getattr(module, "__file__", None))
         }
-        found = sorted((sources | self._paths).items())
+        folders = {path: look(path) for path in _own()}
+        found = sorted((folders | sources | self._paths).items())
         return [seen for path, seen in found if not path.startswith(ELSEWHERE) and CACHE not in path]
 
     def _source(self, path: str) -> Seen:
@@ -118,7 +123,24 @@ class Look:
 def look(path: str) -> Seen:
     """What tells a file or folder that was changed or replaced; also asked by the launcher."""
     try:
+        if path.endswith(os.sep):
+            names = _modules(path)
+            return path, 0, zlib.crc32(os.fsencode("/".join(names))), len(names)
         found = os.stat(path)  # noqa: PTH116 - text
     except (OSError, ValueError):
         return path, 0, 0, 0
     return path, found.st_ino, found.st_ctime_ns, found.st_size
+
+
+def _own() -> "set[str]":
+    """The folders of the project from which modules are imported."""
+    root = os.path.join(os.path.abspath(os.environ.get("MESHGATE_PROJECT_ROOT", ".")), "")  # noqa: PTH100, PTH118
+    folders = {os.path.join(os.path.abspath(path), "") for path in sys.path}  # noqa: PTH100, PTH118 - text
+    return {folder for folder in folders if folder.startswith(root)}
+
+
+def _modules(folder: str) -> "list[str]":
+    """Of sources and of folders, which may be packages."""
+    with os.scandir(folder) as entries:
+        found = [one.name for one in entries if one.name.endswith(SOURCE) or one.is_dir()]
+    return sorted(name for name in found if name != CACHE)
