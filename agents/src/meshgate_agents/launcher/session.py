@@ -210,7 +210,7 @@ class Session:
     def _left(self, pid: int) -> None:
         """The program itself has done all that it does before it exits with status 0."""
         if self._child is None or pid != self._child.pid:
-            raise BadFrame("the end of a program, told by another process")
+            return  # of one that the program started: it is not the program's own end
         with self._lock:
             if not self._stopped.is_set():  # else another attempt may be under way
                 self._on_left()
