@@ -36,7 +36,17 @@ def is_withheld(agent: Any) -> bool:
 
 def _folder(agent: Any) -> "Path | None":
     """Of its own memory, else of its crew's; None without one, and for a store that is no folder."""
-    memory = getattr(agent, "memory", None) or getattr(getattr(agent, "crew", None), "_memory", None)
+    return _place(getattr(agent, "memory", None) or getattr(getattr(agent, "crew", None), "_memory", None))
+
+
+def has_any(crew: Any) -> bool:
+    """Whether a crew or an agent of it remembers in a folder: it knows what was there when it was built."""
+    agents = [*(getattr(crew, "agents", None) or ()), getattr(crew, "manager_agent", None)]
+    found = [getattr(crew, "_memory", None), *(getattr(one, "memory", None) for one in agents)]
+    return any(_place(one) is not None for one in found)
+
+
+def _place(memory: Any) -> "Path | None":
     backing = getattr(memory, "_memory", None) or memory  # a scope or a slice shows a part of one
     path = getattr(getattr(backing, "_storage", None), "_path", None)
     return Path(path) if isinstance(path, (str, Path)) else None

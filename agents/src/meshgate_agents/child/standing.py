@@ -6,10 +6,11 @@ read while the crew was built must still be so then: the launcher is told of it,
 
 import os
 import sys
+import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from . import attempt, colleagues
+from . import attempt, colleagues, memories
 from .channel import Channel
 from .framing import Message
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 ELSEWHERE = ("/proc/", "/sys/", "/dev/")  # nothing that stays as it is
 LISTED = ("os.listdir", "os.scandir")
+TICK_NS = 10_000_000  # by as much a file's time may be behind the clock
+CHANGED = (0, 0, -1)  # no file has such a size
 FINDERS = "<frozen importlib"  # looks through folders for modules alone
 SOURCE = ".py"
 CACHE = "__pycache__"  # made from a source, which is looked at
@@ -54,6 +57,8 @@ def crew(build: "Callable[[str], Any]", channel: Channel) -> "tuple[Any, Any]":
     watched = Look()
     watched.begin()
     made = build(reference)
+    if memories.has_any(made):
+        channel.ask({"op": "remembers"})  # ends this program
     answer = channel.ask({"op": "task", "read": watched.end()})
     attempt.learn(answer)
     colleagues.works_for(name)
@@ -64,26 +69,33 @@ class Look:
     """Notes what is read from `begin` to `end`: files, folders, and the sources of modules."""
 
     def __init__(self) -> None:
-        self._paths: set[str] = set()
+        self._paths: dict[str, Seen] = {}
+        self._began = 0
         self._on = False
         self._modules: set[str] = set()
 
     def begin(self) -> None:
         """From now on."""
-        self._modules = set(sys.modules)
+        self._modules, self._began = set(sys.modules), time.time_ns() - TICK_NS
         self._on = True
         sys.addaudithook(self._note)  # for as long as the process lives
 
     def end(self) -> "list[Seen]":
-        """All of it, as it is now."""
+        """All of it, as it was when it was first read."""
         self._on = False
         sources = {
-            os.path.abspath(path)  # noqa: PTH100 - text
+            (source := os.path.abspath(path)): self._source(source)  # noqa: PTH100 - text
             for name, module in list(sys.modules.items())
             if name not in self._modules and (path := getattr(module, "__file__", None))
         }
-        wanted = (path for path in sorted(self._paths | sources | _own()) if not path.startswith(ELSEWHERE))
-        return [look(path) for path in wanted if CACHE not in path]
+        folders = {path: look(path) for path in _own()}
+        found = sorted((folders | sources | self._paths).items())
+        return [seen for path, seen in found if not path.startswith(ELSEWHERE) and CACHE not in path]
+
+    def _source(self, path: str) -> Seen:
+        """As it is now; nothing that it will ever be where it has changed since it may have been imported."""
+        seen = look(path)
+        return seen if seen[2] < self._began else (path, *CHANGED)
 
     def _note(self, event: str, given: "tuple[Any, ...]") -> None:
         if not self._on:
@@ -99,9 +111,13 @@ class Look:
         else:
             return
         if isinstance(path, (str, bytes)):
-            self._paths.add(os.path.abspath(os.fsdecode(path)))  # noqa: PTH100 - text
+            read = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - text
         elif path is None:
-            self._paths.add(os.getcwd())  # noqa: PTH109 - text
+            read = os.getcwd()  # noqa: PTH109 - text
+        else:
+            return
+        if read not in self._paths:
+            self._paths[read] = look(read)
 
 
 def look(path: str) -> Seen:

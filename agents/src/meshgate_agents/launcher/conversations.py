@@ -10,7 +10,6 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from meshgate_agents.child.framing import BadFrame, Message, receive, send
@@ -24,14 +23,6 @@ FIRST_FRAME_SECONDS = 10.0  # a peer that connects and stays silent is dropped
 PAUSED_POLL_SECONDS = 0.2
 MAX_CONVERSATIONS = 128  # at once; each is a thread. A crew's worst is a call per item of kickoff_for_each
 MAX_KEPT = 32  # while no more than these are open, one may stay open at rest: new ones find room
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A socket that is served, and what ends that."""
-
-    conversations: "Conversations"
-    stopped: threading.Event
 
 
 class Conversations:

@@ -198,7 +198,7 @@ class Launch:
 
     def _play(self, attempt: Attempt) -> Played:
         """One attempt: read the journal, start the child, wait for its end. It lives from its beginning."""
-        standby = None if self._crashes else self._standby()  # it is as good as any; nobody knows what failed
+        standby: Standby | None = None
         session = Session(
             gateway=self._gateway,
             tools=ToolMap(entries=self._settings.tools),
@@ -206,7 +206,7 @@ class Launch:
             attempt=attempt,
             unavailable_seconds=self._settings.step_deadline_seconds,
             on_end=self._supervisor.end, on_left=self._supervisor.left, note=self._say, away=self._away,
-            line=standby.line if standby else None, user=self._settings.user,
+            user=self._settings.user,
         )  # fmt: skip
         over = threading.Event()
         entries: list[Entry] | None = None
@@ -215,6 +215,7 @@ class Launch:
             threading.Thread(target=self._watch, args=(attempt, session, over), daemon=True).start()
             entries = self._journal(attempt)
             session.recall(entries)
+            standby = None if self._crashes else self._standby()  # nobody knows what failed
             ending = self._child(session, attempt, standby)
         except LauncherError as error:
             if isinstance(error, Stopping) or entries is None:

@@ -16,7 +16,6 @@ from meshgate_agents.launcher.conversations import (
     FIRST_FRAME_SECONDS,
     PAUSED_POLL_SECONDS,
     Conversations,
-    Line,
 )
 from meshgate_agents.launcher.errors import AttemptEnded, Differs, RunFull
 from meshgate_agents.launcher.gateway import Answer, Entry, Gateway, Step, until_available
@@ -41,8 +40,7 @@ class Session:
 
     A step that an earlier attempt finished is answered from the journal; every other one goes live.
     `on_end` is called with the reason when the attempt cannot go on; the asking child gets no
-    answer then, because no answer of ours may become text for a model. With `line` it answers on a socket
-    that is open already, from a program that stood ready.
+    answer then, because no answer of ours may become text for a model.
     """
 
     def __init__(  # noqa: PLR0913 - keyword-only, each a collaborator
@@ -59,7 +57,6 @@ class Session:
         on_left: Callable[[], None] = lambda: None,
         note: Callable[[str], None],
         away: Away = nullcontext,
-        line: Line | None = None,
         user: User | None = None,
     ) -> None:
         self._gateway, self._attempt = gateway, attempt
@@ -68,7 +65,7 @@ class Session:
         self._live_steps, self._on_left = live_steps, on_left
         self._own = OwnTools(gateway=gateway, attempt=attempt.number, ask=self._ask, live=live_steps)
         self._turns = Turns()
-        self._stopped = line.stopped if line else threading.Event()
+        self._stopped = threading.Event()
         self._calls = Calls(
             gateway=gateway,
             tools=tools,
@@ -90,13 +87,9 @@ class Session:
         self._child: Child | None = None
         self._child_known = threading.Event()
         self.vitals = Vitals()
-        self._conversations = (
-            line.conversations
-            if line
-            else Conversations(
-                belongs=self._belongs, answer=self.answer, on_end=self.give_up, stopped=self._stopped,
-                note=note, user=user,
-            )
+        self._conversations = Conversations(
+            belongs=self._belongs, answer=self.answer, on_end=self.give_up, stopped=self._stopped, note=note,
+            user=user,
         )  # fmt: skip
         self.recall(journal)
 
@@ -220,8 +213,10 @@ class Session:
     def _left(self, pid: int) -> None:
         """The program itself has done all that it does before it exits with status 0."""
         if self._child is None or pid != self._child.pid:
-            raise BadFrame("the end of a program, told by another process")
-        self._on_left()
+            return  # of one that the program started: it is not the program's own end
+        with self._lock:
+            if not self._stopped.is_set():  # else another attempt may be under way
+                self._on_left()
 
     def _end_told(self, operation: str, request: Message) -> Message:
         """What a program says of its end."""
@@ -360,6 +355,7 @@ class Session:
     def report(self, request: Message, pid: int) -> Message:
         """A process says that it imports CrewAI, and is told what it works on."""
         program = str(request.get("program", ""))[:16]
+        self.vitals.beat(pid)  # whoever stands still from here on is missed
         with self._lock:
             nth = self._programs.get(program, 0)
             self._programs[program] = nth + 1

@@ -14,11 +14,12 @@ from meshgate_agents.child.framing import BadFrame, Message
 from meshgate_agents.child.standing import look
 from meshgate_agents.launcher import colleagues, requests
 from meshgate_agents.launcher.children import Child, Children, Program
-from meshgate_agents.launcher.conversations import FIRST_FRAME_SECONDS, Conversations, Line
+from meshgate_agents.launcher.conversations import FIRST_FRAME_SECONDS, Conversations
 from meshgate_agents.launcher.errors import AttemptEnded
 from meshgate_agents.launcher.ready import ready
 from meshgate_agents.launcher.session import Session
 from meshgate_agents.launcher.settings import Settings
+from meshgate_agents.launcher.vitals import Vitals
 
 BUILT_SECONDS = 3.0  # for one that still builds its crew when the task is there; it began earlier than that
 MAX_READ = 5_000  # files whose state is looked at again: some milliseconds
@@ -42,12 +43,11 @@ class Standby:
         self._read: list[Sequence[Any]] = []
         self._session: Session | None = None
         self._given = b""
-        stopped = threading.Event()
-        served = Conversations(
-            belongs=self._belongs, answer=self._answer, on_end=self._end_now, stopped=stopped, note=note,
+        self._vitals, self._stopped = Vitals(), threading.Event()
+        self._conversations = Conversations(
+            belongs=self._belongs, answer=self._answer, on_end=self._end_now, stopped=self._stopped, note=note,
             user=settings.user,
         )  # fmt: skip
-        self.line = Line(served, stopped)
 
     def begin(self) -> None:
         """Starts the program, which builds its crew.
@@ -56,7 +56,7 @@ class Standby:
             LauncherError: it cannot be started.
             OSError: no folder, socket or process was to be had.
         """
-        socket_path = self.line.conversations.listen(self._settings.socket_dir)
+        socket_path = self._conversations.listen(self._settings.socket_dir)
         prepared = ready(self._program, settings=self._settings, socket_path=socket_path)
         start = self._opened.enter_context(prepared)
         self._child = self._children.start(start.program, start.env)
@@ -72,6 +72,10 @@ class Standby:
         """Why it can be handed no task; empty when it can. Waits for one that still builds its crew."""
         if not self._asked.wait(BUILT_SECONDS):
             return f"its crew was not built within {BUILT_SECONDS:g} s"
+        if not self._why and (self._child is None or not self._child.has(self._child.pid)):
+            self._never("its program ended before there was a task")
+        if not self._why and self._vitals.silent() is not None:
+            self._never("it gave no sign of life")
         return self._why
 
     def changed(self) -> str:
@@ -82,7 +86,7 @@ class Standby:
         """Gives it a task, and to the session what it asks for from now on.
 
         Args:
-            session: of the attempt, made on this one's `line`.
+            session: of the attempt.
             given: the task, one JSON value.
 
         Raises:
@@ -96,9 +100,9 @@ class Standby:
 
     def end(self) -> None:
         """Ends the program, unless it was handed a task: then the attempt's end is its own."""
-        self.line.stopped.set()
+        self._stopped.set()
         self._handed.set()
-        self.line.conversations.close()
+        self._conversations.close()
         if self._child is not None and self._session is None:  # else whoever was handed it ends it
             self._children.abandon(self._child)
         self._opened.close()
@@ -129,6 +133,8 @@ class Standby:
         if self._session is not None:
             return self._session.answer(request, pid)
         operation = request.get("op")
+        if operation == "alive":
+            self._vitals.beat(pid)
         if operation in ("alive", "leaving"):
             return {"state": "ok"}
         if operation == "report":
@@ -138,6 +144,8 @@ class Standby:
             return {"state": "ok"}
         if operation == "task":
             return self._task(request, pid)
+        if operation == "remembers":
+            raise AttemptEnded("its crew has a memory, which knows what was in it when the crew was built")
         raise AttemptEnded(f"it asks to {requests.word(request, 'op')} before there is a task")
 
     def _reported(self, request: Message, pid: int) -> Message:

@@ -118,9 +118,9 @@ class Plays:
         with self._lock:
             self._stop.set()
             launches, threads = list(self._launches.values()), list(self._threads.values())
-        self._standbys.end()
         for launch in launches:
             launch.stop(reason)
+        self._standbys.end()  # may wait for its keeper: what is played is told first
         give_up_at = time.monotonic() + STOP_SECONDS
         for thread in filter(threading.Thread.is_alive, threads):
             thread.join(max(0.0, give_up_at - time.monotonic()))

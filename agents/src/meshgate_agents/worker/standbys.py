@@ -36,6 +36,7 @@ class Standbys:
         self._lock = threading.Lock()
         self._one: Standby | None = None
         self._timer: threading.Timer | None = None
+        self._beginning = False
         self._faults = 0
         self._over = not settings.standby
 
@@ -71,7 +72,7 @@ class Standbys:
             self._timer = None
             if only is None and not self._over:
                 self._timer = self._later(REST_SECONDS, self._begin)
-        self._on_change(None)
+            self._on_change(None)
         return one
 
     def _later(self, seconds: float, work: Callable[[], None]) -> threading.Timer:
@@ -101,6 +102,17 @@ class Standbys:
             self._note(f"no program stands ready for the next task any more: {why}")
 
     def _begin(self) -> None:
+        with self._lock:
+            if self._over or self._beginning or self._one is not None:
+                return  # a task that came meanwhile has asked for another: one is enough
+            self._beginning = True
+        try:
+            self._begin_one()
+        finally:
+            with self._lock:
+                self._beginning = False
+
+    def _begin_one(self) -> None:
         one = Standby(
             settings=self._settings, program=self._program, children=self._children, note=self._note
         )
@@ -111,15 +123,15 @@ class Standbys:
             self._fault(str(error))
             return
         with self._lock:
-            if over := self._over:
-                self._one = None
-            else:
+            over = self._over
+            if not over:
                 self._one = one
+                if self._timer is not None:
+                    self._timer.cancel()
                 self._timer = self._later(LONGEST_SECONDS, lambda: self._expire(one))
+                self._on_change(one)
         if over:
             one.end()
-        else:
-            self._on_change(one)
 
     def _expire(self, one: Standby) -> None:
         if self._leave(one) is not None:
