@@ -45,8 +45,8 @@ class Standby:
         self._given = b""
         self._vitals, self._stopped = Vitals(), threading.Event()
         self._conversations = Conversations(
-            belongs=self._belongs, answer=self._answer, on_end=self._end_now, stopped=self._stopped, note=note,
-            user=settings.user,
+            belongs=self._belongs, answer=self._answer, on_end=self._end_now, stopped=self._stopped,
+            note=note, user=settings.user,
         )  # fmt: skip
 
     def begin(self) -> None:
