@@ -2,7 +2,7 @@
 
 A split crew in a mesh that `meshgate up` brought up. The agent's program has done its task and waits, so that
 all its processes are there: the program (`child`) and its keeper, the app's worker, which is the launcher of
-all its runs, and its sidecar. The fork servers serve all apps; how many MB each has is printed beside them,
+all its runs, its sidecar, and the program that stands ready for the next task. The fork servers serve all apps; how many MB each has is printed beside them,
 and as `spare` the keeper and the program that wait to be asked for next.
 
 `private` is what a process shares with nobody (USS): the sum is what one more agent takes. PSS shares out
@@ -29,8 +29,9 @@ from rows.delegation import AGENT, LONGEST_SECONDS, QUIET, Mesh, Wrong, split_me
 PRIVATE = Goal(most=70.0)
 MEGABYTE = 1000.0  # of kB, as in the other rows
 POLL_SECONDS = 0.005
-CHILD, KEEPER, LAUNCHER, SIDECAR = "child", "keeper", "launcher", "sidecar"
-APP = (CHILD, KEEPER, LAUNCHER, SIDECAR)
+CHILD, KEEPER, LAUNCHER, SIDECAR, STANDBY = "child", "keeper", "launcher", "sidecar", "stands ready"
+APP = (CHILD, KEEPER, LAUNCHER, SIDECAR, STANDBY)
+BUILT_SECONDS = 1.0  # from when it is announced until its crew is built
 SPARE, PROGRAMS = "spare", "fork-server-programs"
 
 Sizes = Mapping[str, tuple[float, float]]  # by process: private MB, PSS in MB
@@ -88,13 +89,12 @@ def _held(mesh: Mesh) -> Sizes:
     try:
         if not mesh.model.held.wait(LONGEST_SECONDS):
             raise Wrong("the agent's program did not come to its end")
-        status = _status(mesh)
-        (worker,) = [row for row in status["processes"] if row["name"] == AGENT]
+        status, worker, standing = _standing(mesh)
         (sidecar,) = [row for row in status["processes"] if row["name"] == f"dapr-{AGENT}"]
-        (program,) = worker["programs"]
+        (program,) = [one for one in worker["programs"] if one["run_id"] is not None]
         pids = {
             CHILD: program["pid"], KEEPER: _parent(program["pid"]), LAUNCHER: worker["pid"],
-            SIDECAR: sidecar["pid"], **{row["name"]: row["pid"] for row in status["fork_servers"]},
+            SIDECAR: sidecar["pid"], STANDBY: standing, **{row["name"]: row["pid"] for row in status["fork_servers"]},
         }  # fmt: skip
         waiting = [_size(pid) for pid in _spare(status)]
         spare = (sum(size[0] for size in waiting), sum(size[1] for size in waiting))
@@ -102,6 +102,20 @@ def _held(mesh: Mesh) -> Sizes:
     finally:
         mesh.model.let_go.set()
         mesh.finish(run_id)
+
+
+def _standing(mesh: Mesh) -> tuple[Mapping[str, Any], Mapping[str, Any], int]:
+    """The status once a program stands ready, the agent's row of it, and that program."""
+    end = time.monotonic() + LONGEST_SECONDS
+    while time.monotonic() < end:
+        status = _status(mesh)
+        (worker,) = [row for row in status["processes"] if row["name"] == AGENT]
+        for one in worker["programs"]:
+            if one["run_id"] is None:
+                time.sleep(BUILT_SECONDS)
+                return status, worker, int(one["pid"])
+        time.sleep(POLL_SECONDS)
+    raise Wrong("no program stands ready")
 
 
 def _spare(status: Mapping[str, Any]) -> list[int]:
