@@ -2,8 +2,9 @@
 
 A split crew in a mesh that `meshgate up` brought up. The agent's program has done its task and waits, so that
 all its processes are there: the program (`child`) and its keeper, the app's worker, which is the launcher of
-all its runs, its sidecar, and the program that stands ready for the next task. The fork servers serve all apps; how many MB each has is printed beside them,
-and as `spare` the keeper and the program that wait to be asked for next.
+all its runs, its sidecar, and the program that stands ready for the next task. The fork servers serve all
+apps; how many MB each has is printed beside them, and as `spare` the keeper and the program that wait to be
+asked for next.
 
 `private` is what a process shares with nobody (USS): the sum is what one more agent takes. PSS shares out
 what is shared, so it falls with every further process that is forked from the same. Not pinned.
@@ -94,7 +95,8 @@ def _held(mesh: Mesh) -> Sizes:
         (program,) = [one for one in worker["programs"] if one["run_id"] is not None]
         pids = {
             CHILD: program["pid"], KEEPER: _parent(program["pid"]), LAUNCHER: worker["pid"],
-            SIDECAR: sidecar["pid"], STANDBY: standing, **{row["name"]: row["pid"] for row in status["fork_servers"]},
+            SIDECAR: sidecar["pid"], STANDBY: standing,
+            **{row["name"]: row["pid"] for row in status["fork_servers"]},
         }  # fmt: skip
         waiting = [_size(pid) for pid in _spare(status)]
         spare = (sum(size[0] for size in waiting), sum(size[1] for size in waiting))
