@@ -369,6 +369,49 @@ def _ended(pid: int) -> bool:
         return True
 
 
+WITH = """
+import ctypes, os, sys
+for number in set(range(64)) - {0, 5, 6, 7}:
+    ctypes.CDLL(None).prctl(24, number, 0, 0, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+PLACES = """
+import pathlib, socket, sys
+from meshgate_agents.launcher import places
+folder = pathlib.Path(sys.argv[1])
+for _ in range(2):
+    places.make(folder / "home", (64101, 64101))
+with socket.socket(socket.AF_UNIX) as one:
+    one.bind(str(folder / "s"))
+    places.give(folder / "s", (64101, 64101))
+"""
+
+
+@LANDLOCK
+def test_the_capabilities_that_the_docs_name_are_enough(machine, tmp_path, landlock: bool) -> None:
+    """CHOWN, KILL, SETGID, SETUID: no right to mount, and a user namespace would be no way to another user."""
+    with_few = [sys.executable, "-c", WITH]
+    (tmp_path / "home").mkdir()
+    os.chown(tmp_path / "home", *OWN)  # by an app that has opened it to others since
+    subprocess.run([*with_few, sys.executable, "-c", PLACES, str(tmp_path)], check=True, timeout=60)
+    found = [(path.stat().st_uid, path.stat().st_mode & 0o777) for path in sorted(tmp_path.iterdir())]
+    assert found == [(64101, 0o700), (64101, 0o600)]
+    front = [] if landlock else [sys.executable, str(WITHOUT_LANDLOCK)]
+    adopted = [sys.executable, "-I", "-S", str(ADOPT), "1024", machine.rules().as_json()]
+    program = [
+        str(machine.python),
+        "-I",
+        "-c",
+        LOOK + "say(uid=os.getuid(), read=tried(lambda: open(sys.argv[1])))",
+    ]
+    secret = str(machine.secrets["token"])
+    done = subprocess.run(
+        [*with_few, *front, *adopted, *program, secret],
+        capture_output=True, text=True, check=False, cwd=machine.project, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, '{"uid": 64101, "read": "EACCES"}\n'), done.stderr
+
+
 def test_what_is_given_to_a_user_is_a_folder_in_one_of_ours(machine, tmp_path) -> None:
     """We may change every file: no link of a program's leads us to another."""
     own = tmp_path / "app"
@@ -378,6 +421,7 @@ def test_what_is_given_to_a_user_is_a_folder_in_one_of_ours(machine, tmp_path) -
         places.make(own / "link", OWN)
     assert Path("/etc").stat().st_uid == 0
     places.make(own / "home", OWN)
+    (own / "home").chmod(0o755)
     places.make(own / "home", OWN)
     found = (own / "home").stat()
     assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (*OWN, 0o700)

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import grp
 import os
 import pwd
 import shutil
@@ -102,6 +103,28 @@ def test_names_are_the_machine_s(tmp_path, monkeypatch) -> None:
         assert caught.value.what.startswith("programs.nightly.user: ")
     with pytest.raises(UsageError, match="'clerk' and 'nightly' have the same user, uid 64121"):
         users.every(written(tmp_path, program=", user: same"))
+
+
+def test_a_number_without_a_name_brings_no_group_of_the_machine(tmp_path, monkeypatch) -> None:
+    """Its gid has the same number: on many machines 42 reads the hashes of passwords."""
+    shadow = grp.struct_group(("shadow", "x", 64128, []))
+    monkeypatch.setattr(grp, "getgrgid", {64128: shadow}.__getitem__)
+    with pytest.raises(UsageError) as caught:
+        users.every(written(tmp_path, program=", user: 64128"))
+    assert (
+        caught.value.what
+        == "programs.nightly.user: uid 64128 has no name, and gid 64128 is the group 'shadow'"
+    )
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: _entry("own", uid, 64129))
+    assert users.of(written(tmp_path, program=", user: 64128"), "nightly") == (64128, 64129)
+
+
+def test_a_user_that_is_none_is_one_check_of_many(mesh) -> None:
+    """`doctor` goes on with what is not about users."""
+    made = written(mesh.project, program=", user: no-such-user")
+    checks = isolation.examine(made, mesh, dict.fromkeys(made.runners, ENV))
+    assert [(check.name, check.ok) for check in checks] == [("isolation", False)]
+    assert "no user 'no-such-user'" in checks[0].detail
 
 
 @pytest.fixture
@@ -311,16 +334,17 @@ def test_who_is_not_root_can_give_no_user(mesh, monkeypatch) -> None:
 
 
 @ROOT
-def test_root_without_the_capability_can_give_none_either(placed) -> None:
-    """As in a container that has lost it."""
+@pytest.mark.parametrize(("number", "name"), [(0, "CHOWN"), (5, "KILL"), (6, "SETGID"), (7, "SETUID")])
+def test_root_without_the_capability_can_give_none_either(placed, number: int, name: str) -> None:
+    """As in a container that has lost it; without CAP_KILL no program could be ended."""
     pid = os.fork()
     if not pid:
         with contextlib.suppress(BaseException):
-            ctypes.CDLL(None).prctl(confine.PR_CAPBSET_DROP, 7, 0, 0, 0)  # CAP_SETUID
+            ctypes.CDLL(None).prctl(confine.PR_CAPBSET_DROP, number, 0, 0, 0)
             try:
                 placed.require()
             except MeshError as error:
-                fine = isinstance(error, DependencyUnavailable) and "becoming uid 64121" in error.why
+                fine = isinstance(error, DependencyUnavailable) and error.why == f"meshgate lacks CAP_{name}"
                 os._exit(0 if fine else 1)
         os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -122,13 +122,14 @@ def examine(manifest: Manifest, state: State, envs: Mapping[str, Mapping[str, st
         return [Check(f"isolation of {app}", ok=True, detail="none, as written") for app in manifest.runners]
     try:
         require(manifest, state)
+        found = users.every(manifest)
     except (DependencyUnavailable, UsageError) as error:
         return [Check("isolation", ok=False, detail=f"{error.what} {error.why}".strip(), fix=error.next_step)]
-    covers = confine.can_cover()
-    return [
-        Check(f"isolation of {app}", ok=True, detail=_told(manifest, state, app, envs[app], covers=covers))
-        for app in manifest.runners
-    ]
+    covers = {apart: confine.can_cover(another_user=apart) for apart in (False, True)}
+    told = {
+        app: _told(manifest, state, app, envs[app], covers=covers[app in found]) for app in manifest.runners
+    }
+    return [Check(f"isolation of {app}", ok=True, detail=detail) for app, detail in told.items()]
 
 
 def ports(manifest: Manifest, app: str, env: Mapping[str, str]) -> tuple[int, ...] | None:

@@ -18,6 +18,7 @@ from meshgate_agents.child import confine
 
 READ, WRITE = "cannot read", "cannot write"
 READABLE, CHANGEABLE = "can read", "can change"
+NEEDED = {0: "CAP_CHOWN", 5: "CAP_KILL", 6: "CAP_SETGID", 7: "CAP_SETUID"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,9 @@ def main() -> None:
     given = json.loads(sys.stdin.read())
     uid, gid = given["user"]
     places = Places(**given["places"])
+    if lacking := _lacking():
+        print(json.dumps(f"meshgate lacks {', '.join(lacking)}"))  # noqa: T201 - the answer
+        return
     try:
         confine.become(uid, gid)
     except confine.NotConfined as error:
@@ -57,6 +61,13 @@ def main() -> None:
         return
     wrong = next(wrongs(uid, places), None)
     print(json.dumps(None if wrong is None else asdict(wrong)))  # noqa: T201 - the answer
+
+
+def _lacking() -> list[str]:
+    """What launchers need to start programs as another user, and to end them, and this process has not."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    held = next(int(line.partition(":")[2], 16) for line in lines if line.startswith("CapEff:"))
+    return [name for number, name in NEEDED.items() if not held >> number & 1]
 
 
 def wrongs(uid: int, places: Places) -> Iterator[Wrong]:

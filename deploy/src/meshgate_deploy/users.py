@@ -1,5 +1,6 @@
 """Apps whose programs have a user of their own (`user:`): who that is, and where its places are."""
 
+import grp
 import pwd
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +39,7 @@ def of(manifest: "Manifest", app: str) -> User | None:
     """Uid and gid of an app's programs; None where it has no user of its own.
 
     Raises:
-        UsageError: there is no such user, or it is root, or in root's group.
+        UsageError: there is no such user, or it is root, or in root's group, or a group has its number.
     """
     written = manifest.runner(app).user
     if written is None or manifest.isolation == "none":
@@ -48,6 +49,7 @@ def of(manifest: "Manifest", app: str) -> User | None:
         known = pwd.getpwuid(written) if isinstance(written, int) else pwd.getpwnam(written)
     except KeyError as error:
         if isinstance(written, int):  # no name is needed, and its group is its own
+            _require_free(place, written)
             return written, written
         raise UsageError(
             f"{place}: this machine has no user {written!r}",
@@ -60,6 +62,19 @@ def of(manifest: "Manifest", app: str) -> User | None:
             next_step="a user and a group for this app alone",
         )
     return known.pw_uid, known.pw_gid
+
+
+def _require_free(place: str, gid: int) -> None:
+    """What is that group's, such as the hashes of passwords or a socket of root's, would be the app's too."""
+    try:
+        known = grp.getgrgid(gid).gr_name
+    except KeyError:
+        return
+    raise UsageError(
+        f"{place}: uid {gid} has no name, and gid {gid} is the group {known!r}",
+        why="a uid without a name gets the gid of the same number, and what that group may is its",
+        next_step="a uid whose number no group of this machine has, or the name of a user",
+    )
 
 
 def every(manifest: "Manifest") -> dict[str, User]:

@@ -158,12 +158,12 @@ def _kept_by(rules: Rules, version: int) -> "typing.Iterator[str]":
         yield "signals not kept in"
 
 
-def can_cover() -> bool:
-    """Whether a process like this one can cover paths: tried out in a child."""
+def can_cover(*, another_user: bool = False) -> bool:
+    """Whether a process like this one can cover paths, also of another user: tried out in a child."""
     pid = os.fork()
     if not pid:
         try:
-            os._exit(0 if _own_mounts(_libc()) and _tmpfs(_libc(), "/proc") else 1)
+            os._exit(0 if _own_mounts(_libc(), another_user=another_user) and _tmpfs(_libc(), "/proc") else 1)
         finally:
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
@@ -290,7 +290,7 @@ def _cover_all(libc: ctypes.CDLL, rules: Rules) -> bool:
     """Covers what is hidden, in a mount namespace of this process; False where the kernel does not let us."""
     outermost = [path for path in rules.hide if not any(_below(path, other) for other in rules.hide)]
     hidden = [path for path in outermost if Path(path).exists()]
-    if not _own_mounts(libc):
+    if not _own_mounts(libc, another_user=rules.user is not None):
         return False
     for index, path in enumerate(hidden):
         kept = [other for other in (*rules.read, *rules.write) if _below(other, path)]
@@ -307,10 +307,11 @@ def _cover_all(libc: ctypes.CDLL, rules: Rules) -> bool:
     return True
 
 
-def _own_mounts(libc: ctypes.CDLL) -> bool:
+def _own_mounts(libc: ctypes.CDLL, *, another_user: bool = False) -> bool:
+    """In a namespace of users, where we need one for it, nobody could become another one."""
     uid, gid = os.getuid(), os.getgid()
     if libc.unshare(CLONE_NEWNS) != 0:
-        if libc.unshare(CLONE_NEWNS | CLONE_NEWUSER) != 0:
+        if another_user or libc.unshare(CLONE_NEWNS | CLONE_NEWUSER) != 0:
             return False
         try:
             for name, text in (

@@ -27,20 +27,25 @@ def make(folder: Path, user: User | None) -> None:
     if folder.is_symlink() or not _ours(folder.parent):
         raise LauncherError(f"{folder} cannot be given to uid {user[0]}: {folder.parent} is not ours alone")
     folder.mkdir(mode=PRIVATE, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        if (owner := os.fstat(descriptor).st_uid) not in (os.getuid(), user[0]):
-            raise LauncherError(f"{folder} is of uid {owner}, and is to be of {user[0]}: remove or chown it")
-        os.fchown(descriptor, *user)
-        os.fchmod(descriptor, PRIVATE)
-    finally:
-        os.close(descriptor)
+    found = folder.lstat()  # it stays what it is: nobody else can put another thing there
+    if not stat.S_ISDIR(found.st_mode):
+        raise LauncherError(f"{folder} cannot be given to uid {user[0]}: it is no folder")
+    if found.st_uid not in (os.getuid(), user[0]):
+        raise LauncherError(
+            f"{folder} is of uid {found.st_uid}, and is to be of {user[0]}: remove or chown it"
+        )
+    if (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) != (*user, PRIVATE):
+        os.chown(
+            folder, os.getuid(), -1, follow_symlinks=False
+        )  # CAP_CHOWN alone: we set modes of our own only
+        folder.chmod(PRIVATE)
+        os.chown(folder, *user, follow_symlinks=False)
 
 
 def give(socket_path: Path, user: User) -> None:
     """A socket that the user alone may connect to; its folder is ours."""
-    os.chown(socket_path, *user, follow_symlinks=False)
     socket_path.chmod(SOCKET)
+    os.chown(socket_path, *user, follow_symlinks=False)
 
 
 def _ours(folder: Path) -> bool:
