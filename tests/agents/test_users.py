@@ -22,7 +22,7 @@ from meshgate_agents.child import confine
 from meshgate_agents.child.confine import NotConfined, Rules
 from meshgate_agents.child.framing import receive, send
 from meshgate_agents.launcher import inputs, places
-from meshgate_agents.launcher.children import ADOPT
+from meshgate_agents.launcher.children import ADOPT, Children, Program
 from meshgate_agents.launcher.conversations import Conversations
 from meshgate_agents.launcher.errors import LauncherError
 
@@ -389,7 +389,7 @@ with socket.socket(socket.AF_UNIX) as one:
 
 @LANDLOCK
 def test_the_capabilities_that_the_docs_name_are_enough(machine, tmp_path, landlock: bool) -> None:
-    """CHOWN, KILL, SETGID, SETUID: no right to mount, and a user namespace would be no way to another user."""
+    """No right to mount among them, and in a user namespace there would be no way to another user."""
     with_few = [sys.executable, "-c", WITH]
     (tmp_path / "home").mkdir()
     os.chown(tmp_path / "home", *OWN)  # by an app that has opened it to others since
@@ -410,6 +410,29 @@ def test_the_capabilities_that_the_docs_name_are_enough(machine, tmp_path, landl
         capture_output=True, text=True, check=False, cwd=machine.project, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, '{"uid": 64101, "read": "EACCES"}\n'), done.stderr
+
+
+def test_no_library_of_the_program_s_is_loaded_by_us(machine, tmp_path) -> None:
+    """The dynamic loader of what is still root's process does not hear of them; the program's does."""
+    code = "import os; print(os.getuid(), os.environ['LD_DEBUG'], os.environ['GCONV_PATH'])"
+    program = Program(
+        command=(str(machine.python), "-I", "-c", code), cwd=machine.project,
+        rules=machine.rules().as_json(), streams=(subprocess.DEVNULL, *([_new(tmp_path / "out")] * 2)),
+    )  # fmt: skip
+    children = Children()
+    env = {"LD_DEBUG": "files", "GCONV_PATH": "/nowhere", "PATH": os.defpath}
+    child = children.start(program, env)
+    status = eventually(lambda: children.reap(child) is not None and (child.popen.returncode,), "it ends")
+    said = (tmp_path / "out").read_text()
+    assert (status, "64101 files /nowhere" in said) == ((0,), True), said
+    loading = {line.split(":")[0].strip() for line in said.splitlines() if "calling init" in line}
+    started = [line for line in said.splitlines() if "initialize program" in line]
+    assert len(loading) == len(started) == 1, started  # the program alone
+    assert str(machine.python) in started[0]
+
+
+def _new(path: Path) -> int:
+    return os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
 
 def test_what_is_given_to_a_user_is_a_folder_in_one_of_ours(machine, tmp_path) -> None:

@@ -24,6 +24,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 OUT_OF_MEMORY_FIRST = "500"  # of 1000: the kernel ends the program then, not the process above it
 FAILED = 125
+LATER = b"MESHGATE_LATER_"  # before the names of variables that are the program's alone: see `children`
 CONFINE = Path(__file__).resolve().parent.parent / "child" / "confine.py"
 
 
@@ -54,7 +55,7 @@ def main(descriptors: str, rules: str, command: list[str]) -> None:
     # As it was given: an interpreter that starts in the C locale adds a variable of its own. Read first: what
     # the kernel tells of a process that has become another user is root's until the program is executed.
     given = (item.partition(b"=") for item in Path("/proc/self/environ").read_bytes().split(b"\0") if item)
-    environment = {name: value for name, _, value in given}
+    environment = {name.removeprefix(LATER): value for name, _, value in given}
     if not prepare(int(descriptors), rules) or os.getppid() != above:
         return
     for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):

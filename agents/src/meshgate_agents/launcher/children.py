@@ -23,6 +23,8 @@ from meshgate_agents.launcher.forks import Forked, Forks, Streams
 from meshgate_agents.launcher.peers import children_of, descendants, descends, start_time
 
 ADOPT = Path(__file__).with_name("adopt.py")
+LATER = "MESHGATE_LATER_"  # `adopt` takes it away
+OF_THE_LIBRARY = ("GCONV_PATH", "LOCPATH", "GLIBC_TUNABLES")  # the C library's, beside LD_…
 KILL_SECONDS = 5.0  # a killed process that is still there after this is stuck in the kernel
 POLL_SECONDS = 0.01
 
@@ -119,11 +121,12 @@ class Children:
     def _execute(self, program: Program, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         command = program.command
         argv = [sys.executable, "-I", "-S", str(ADOPT), str(SOFT_DESCRIPTORS), program.rules, *command]
+        environ = {LATER + name if _for_the_loader(name) else name: value for name, value in env.items()}
         with self._lock:  # a sweep must not take it for a stray before it is known
             try:
                 given, out, err = program.streams
                 popen = subprocess.Popen(
-                    argv, env=dict(env), cwd=program.cwd, stdin=given, stdout=out, stderr=err, process_group=0
+                    argv, env=environ, cwd=program.cwd, stdin=given, stdout=out, stderr=err, process_group=0
                 )
             except OSError as error:
                 raise LauncherError(f"cannot start {command[0]!r}: {error.strerror}") from error
@@ -192,6 +195,11 @@ def _kill_tree(root: int) -> None:
             os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(root, os.WNOHANG)
+
+
+def _for_the_loader(name: str) -> bool:
+    """Whether a variable would make what runs in front of the program, as us, load what the program wrote."""
+    return name.startswith("LD_") or name in OF_THE_LIBRARY
 
 
 def _found(name: str, cwd: Path | None, env: Mapping[str, str]) -> str | None:

@@ -35,9 +35,7 @@ def make(folder: Path, user: User | None) -> None:
             f"{folder} is of uid {found.st_uid}, and is to be of {user[0]}: remove or chown it"
         )
     if (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) != (*user, PRIVATE):
-        os.chown(
-            folder, os.getuid(), -1, follow_symlinks=False
-        )  # CAP_CHOWN alone: we set modes of our own only
+        os.chown(folder, os.getuid(), -1, follow_symlinks=False)  # without CAP_FOWNER: a mode of our own
         folder.chmod(PRIVATE)
         os.chown(folder, *user, follow_symlinks=False)
 
