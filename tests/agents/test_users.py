@@ -389,7 +389,7 @@ with socket.socket(socket.AF_UNIX) as one:
 
 @LANDLOCK
 def test_the_capabilities_that_the_docs_name_are_enough(machine, tmp_path, landlock: bool) -> None:
-    """No right to mount among them, and in a user namespace there would be no way to another user."""
+    """CHOWN, KILL, SETGID, SETUID: no right to mount, and a user namespace is no way to another user."""
     with_few = [sys.executable, "-c", WITH]
     (tmp_path / "home").mkdir()
     os.chown(tmp_path / "home", *OWN)  # by an app that has opened it to others since

@@ -64,8 +64,16 @@ class Driven(Run):
     def close(self) -> None:
         """Cancels it where it has not ended, and what it asked for with it."""
         super().close()
-        if self.running:
-            self._stage.mesh.ask("ControlRun", run_id=self._run_id, action="cancel")
+        give_up_at = time.monotonic() + RUN_SECONDS
+        while self.running:
+            try:
+                self._stage.mesh.ask("ControlRun", run_id=self._run_id, action="cancel")
+            except (MeshError, OSError):  # another lane's kill: the gateway is being started again
+                if time.monotonic() > give_up_at:
+                    raise
+                time.sleep(WATCH_SECONDS)
+            else:
+                return
 
     def _told(self) -> tuple[int | None, list[str] | None]:
         shown = self._stage.mesh.ask("ShowRun", run_id=self._run_id)
