@@ -7,8 +7,10 @@ from contextlib import suppress
 
 import pytest
 from agents.test_standby import SECONDS, clerk, eventually, lives, subreaper  # noqa: F401 - fixtures
+from meshgate_agents.child.framing import BadFrame
 from meshgate_agents.launcher.calling import Attempt
 from meshgate_agents.launcher.children import Child
+from meshgate_agents.launcher.errors import AttemptEnded
 from meshgate_agents.launcher.peers import start_time
 from meshgate_agents.launcher.session import Session
 from meshgate_agents.launcher.tools import ToolMap
@@ -149,6 +151,21 @@ def test_what_a_task_remembered_is_known_to_the_next(clerk) -> None:  # noqa: F8
         assert one._asked.wait(SECONDS)
     assert said == ["knows []", "knows ['m0']", "knows ['m0', 'm1']"]
     assert "has a memory" in one.unfit()
+
+
+def test_only_the_program_itself_is_handed_a_task(clerk) -> None:  # noqa: F811
+    """A process that its modules started and that reports, or asks, in its place: never answered."""
+    desk = clerk()
+    desk.task("r1")
+    pid = desk.stands()
+    one = desk.plays._standbys._one
+    with pytest.raises(BadFrame, match="who has not said what it is"):
+        one._answer({"op": "task", "read": []}, pid + 1)
+    with pytest.raises(AttemptEnded, match="another process"):
+        one._answer({"op": "report", "program": "p"}, pid + 1)
+    one._report = None
+    with pytest.raises(AttemptEnded, match="another process"):
+        one._answer({"op": "report", "program": "p"}, pid + 1)
 
 
 def test_the_word_that_it_left_comes_too_late_for_another_attempt() -> None:
