@@ -17,7 +17,9 @@ import (
 	"github.com/dapr/dapr/pkg/healthz"
 	"github.com/dapr/dapr/pkg/security"
 	"github.com/dapr/kit/logger"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
 )
 
@@ -26,6 +28,10 @@ const (
 	defragPause   = 10 * time.Minute // as often as Dapr looks
 	slowApply     = 5 * time.Second  // as Dapr: below it etcd logs each write of a slow disk
 	socketEntropy = 16               // bytes
+
+	// The only member has nobody to wait for before it elects itself; etcd asks for five ticks at least.
+	tickMilliseconds     = 20
+	electionMilliseconds = 100
 )
 
 // store is the Scheduler's etcd, for this process alone.
@@ -66,6 +72,9 @@ func openStore(ctx context.Context, opts *options.Options, health healthz.Health
 		return nil, err
 	}
 	listener, err := listenToMyself()
+	if err == nil {
+		err = endLeases(ctx, etcd.Server)
+	}
 	if err != nil {
 		etcd.Close()
 		return nil, err
@@ -94,6 +103,7 @@ func storeConfig(opts *options.Options) (*embed.Config, error) {
 	config.ListenClientUrls, config.ListenPeerUrls = nil, nil
 	config.InitialCluster = config.InitialClusterFromName(config.Name)
 	config.LogLevel = "info"
+	config.TickMs, config.ElectionMs = tickMilliseconds, electionMilliseconds
 
 	config.QuotaBackendBytes = opts.EtcdSpaceQuota
 	config.AutoCompactionMode = opts.EtcdCompactionMode
@@ -107,9 +117,23 @@ func storeConfig(opts *options.Options) (*embed.Config, error) {
 	config.MaxRequestBytes = math.MaxInt32
 	config.ExperimentalWarningApplyDuration = slowApply
 	config.ExperimentalBootstrapDefragThresholdMegabytes = opts.EtcdDefragThresholdMB
-	config.InitialElectionTickAdvance = opts.EtcdInitialElectionTickAdvance
 	config.Metrics = opts.EtcdMetrics
 	return config, nil
+}
+
+// endLeases ends what an earlier Scheduler still held when it was killed, above all its place among the
+// schedulers, which would keep this one waiting for 20 s. Nobody else can be alive: etcd locks its files.
+func endLeases(ctx context.Context, server *etcdserver.EtcdServer) error {
+	held, err := server.LeaseLeases(ctx, &etcdserverpb.LeaseLeasesRequest{})
+	if err != nil {
+		return fmt.Errorf("reading the leases of an earlier scheduler: %w", err)
+	}
+	for _, lease := range held.Leases {
+		if _, err := server.LeaseRevoke(ctx, &etcdserverpb.LeaseRevokeRequest{ID: lease.ID}); err != nil {
+			return fmt.Errorf("ending a lease of an earlier scheduler: %w", err)
+		}
+	}
+	return nil
 }
 
 // use makes the Scheduler a client of this store.
