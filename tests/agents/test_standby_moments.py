@@ -54,6 +54,11 @@ while (HERE / "hold").exists():
     time.sleep(0.01)
 """
 
+FOR_A_WHILE = """
+if (HERE / "in-vain").exists():
+    desk_tools.lookup.run(order="1")
+"""
+
 
 def add(desk, text: str) -> None:
     source = desk.tmp / "p" / "our_crew.py"
@@ -151,6 +156,51 @@ def test_what_a_task_remembered_is_known_to_the_next(clerk) -> None:  # noqa: F8
         assert one._asked.wait(SECONDS)
     assert said == ["knows []", "knows ['m0']", "knows ['m0', 'm1']"]
     assert "has a memory" in one.unfit()
+
+
+def vain_ones(desk, count: int) -> None:
+    """Tasks, each of which finds one that stands there in vain, or none."""
+    add(desk, FOR_A_WHILE)
+    (desk.tmp / "in-vain").touch()
+    for number in range(count):
+        desk.task(f"v{number}")
+        assert desk.vain()
+
+
+def test_several_vain_ones_are_followed_by_a_pause(clerk, monkeypatch) -> None:  # noqa: F811
+    """Tasks that come meanwhile are done by fresh programs, and cost no more than those."""
+    monkeypatch.setattr(standbys, "PAUSE_SECONDS", 600)
+    desk = clerk()
+    vain_ones(desk, standbys.MAX_FAULTS)
+    begun = len(desk.imported)
+    for number in range(3):
+        assert desk.task(f"r{number}").startswith("hello by ")
+        assert desk.plays._standbys._timer.interval > 500
+    assert "no program stands ready in the next 600 s: it asks to call" in desk.said[-1]
+    assert len([text for text in desk.said if "no program stands ready" in text]) == 1
+    assert (len(desk.imported), desk.plays._standbys._one) == (begun + 3, None)
+
+
+def test_after_a_pause_it_is_tried_again(clerk, monkeypatch) -> None:  # noqa: F811
+    """Each pause is longer, up to a bound; the first that is fit ends them."""
+    monkeypatch.setattr(standbys, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(standbys, "MAX_DOUBLINGS", 1)
+    desk = clerk()
+    vain_ones(desk, standbys.MAX_FAULTS + 2)
+    (desk.tmp / "in-vain").unlink()
+    desk.task("r1")
+    pauses = [text.split(" s: ")[0] for text in desk.said if "no program stands ready" in text]
+    assert pauses == [
+        f"no program stands ready in the next {seconds} s" for seconds in ("0.05", "0.1", "0.1")
+    ]
+    pid = desk.stands()
+    assert desk.task("r2") == f"hello by {pid}"
+    desk.stands()
+    os.kill(desk.stands(), signal.SIGKILL)
+    eventually(lambda: desk.plays._standbys._one._why, "nobody noticed")
+    desk.task("r3")
+    desk.stands()
+    assert len(desk.said) == len(pauses), "it is the first vain one again"
 
 
 def test_only_the_program_itself_is_handed_a_task(clerk) -> None:  # noqa: F811
