@@ -190,12 +190,9 @@ def test_after_a_pause_it_is_tried_again(clerk, monkeypatch) -> None:  # noqa: F
     (desk.tmp / "in-vain").unlink()
     desk.task("r1")
     pauses = [text.split(" s: ")[0] for text in desk.said if "no program stands ready" in text]
-    assert pauses == [
-        f"no program stands ready in the next {seconds} s" for seconds in ("0.05", "0.1", "0.1")
-    ]
+    assert pauses == [f"no program stands ready in the next {one}" for one in ("0.05", "0.1", "0.1")]
     pid = desk.stands()
     assert desk.task("r2") == f"hello by {pid}"
-    desk.stands()
     os.kill(desk.stands(), signal.SIGKILL)
     eventually(lambda: desk.plays._standbys._one._why, "nobody noticed")
     desk.task("r3")
