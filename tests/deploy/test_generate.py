@@ -114,7 +114,7 @@ def test_no_process_of_dapr_listens_beyond_loopback(state):
     made = [
         dapr_plane.sentry(["sentry"], state, "m.example", [1, 2, 3]),
         dapr_plane.placement(["placement"], state, plane, [1, 2, 3, 4]),
-        dapr_plane.scheduler(["scheduler"], state, plane, [1, 2, 3, 4, 5]),
+        dapr_plane.scheduler(["scheduler"], state, plane, [1, 2, 3]),
         dapr_plane.sidecar(["daprd"], state, plane, app="desk", ports=[1, 2, 3, 4], api_token="t"),
     ]
     for invocation in made:

@@ -86,8 +86,9 @@ class Host:
     def go(self, version: str = "1.26.8") -> None:
         _script(self.bin / "go", FAKE_GO.format(state=self.state, version=version))
 
-    def dapr(self, folder: Path, version: str, *names: str) -> Path:
-        for name in names or found.DAPR_PROGRAMS:
+    def dapr(self, folder: Path, version: str) -> Path:
+        """A Dapr with a control plane, as its installer leaves it."""
+        for name in ("daprd", "sentry", "placement", "scheduler"):
             _answers(folder / name, version)
         return folder
 
@@ -273,7 +274,7 @@ def test_a_failed_build_says_what_go_said(host: Host) -> None:
     with pytest.raises(runtime.RuntimeUnavailable) as caught:
         host.build()
     assert "no network, says the fake" in caught.value.why
-    assert "MESHGATE_DAPR" in caught.value.next_step
+    assert "copy the cache" in caught.value.next_step
     assert caught.value.exit_code == 5
     assert host.left() == []
 
@@ -334,17 +335,20 @@ def test_a_package_with_an_old_go_is_refused(host: Host) -> None:
     assert host.left() == []
 
 
-def test_a_whole_dapr_on_the_host_is_used(host: Host) -> None:
-    """Dapr in ~/.dapr/bin and an OPA on PATH: nothing is built."""
+def test_a_daprd_on_the_host_is_used_and_no_control_plane(host: Host) -> None:
+    """Of Dapr in ~/.dapr/bin the sidecar is taken; its Scheduler would open its store to everybody."""
+    host.go()
     folder = host.dapr(host.home / ".dapr" / "bin", "1.18.2")
     _answers(host.bin / "opa", "Version: 1.21.3")
     binaries = runtime.find_or_install(progress=host.said.append)
     assert binaries.daprd == (str(folder / "daprd"),)
-    assert binaries.scheduler == (str(folder / "scheduler"),)
+    plane = str(build.cached_path(modules.CONTROL_PLANE))
+    for name in ("sentry", "placement", "scheduler"):
+        assert getattr(binaries, name) == (plane, name)
     assert binaries.opa == (str(host.bin / "opa"),)
-    assert binaries.versions == {"daprd": "1.18.2", "control plane": "1.18.2", "opa": "1.21.3"}
-    assert {row["state"] for row in runtime.show()} == {"found"}
-    assert host.said == []
+    assert binaries.versions == {"daprd": "1.18.2", "control plane": "1.18.3", "opa": "1.21.3"}
+    assert [row["state"] for row in runtime.show()] == ["found", "built", "found"]
+    assert len(host.builds()) == 1
 
 
 def test_meshgate_dapr_goes_before_other_places(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,35 +357,28 @@ def test_meshgate_dapr_goes_before_other_places(host: Host, monkeypatch: pytest.
     host.dapr(host.bin, "1.19.1")
     chosen = host.dapr(host.home / "mine", "1.18.3")
     monkeypatch.setenv("MESHGATE_DAPR", str(chosen))
-    assert found.find_dapr() == found.Found(chosen, Version(1, 18, 3))
+    assert found.find_daprd() == found.Found(chosen / "daprd", Version(1, 18, 3))
     monkeypatch.delenv("MESHGATE_DAPR")
-    assert found.find_dapr() == found.Found(host.home / ".dapr" / "bin", Version(1, 19, 0))
+    assert found.find_daprd() == found.Found(host.home / ".dapr" / "bin" / "daprd", Version(1, 19, 0))
 
 
 @pytest.mark.parametrize("version", ["1.18.1", "1.9.9", "1.18.2-rc.3", "edge"])
-def test_a_dapr_too_old_is_passed_over(host: Host, version: str) -> None:
-    """In ~/.dapr/bin an old or unstamped Dapr does not count, and PATH is looked at next."""
+def test_a_daprd_too_old_is_passed_over(host: Host, version: str) -> None:
+    """In ~/.dapr/bin an old or unstamped daprd does not count, and PATH is looked at next."""
     host.dapr(host.home / ".dapr" / "bin", version)
-    assert found.find_dapr() is None
+    assert found.find_daprd() is None
     host.dapr(host.bin, "1.18.2")
-    assert found.find_dapr() == found.Found(host.bin, Version(1, 18, 2))
+    assert found.find_daprd() == found.Found(host.bin / "daprd", Version(1, 18, 2))
 
 
-def test_a_daprd_without_control_plane_is_passed_over(host: Host) -> None:
-    """A Dapr whose control plane lives in containers cannot be started by us."""
-    host.dapr(host.home / ".dapr" / "bin", "1.18.2", "daprd")
-    assert found.find_dapr() is None
-
-
-@pytest.mark.parametrize(
-    ("version", "names"), [("1.18.1", ()), ("edge", ()), ("1.18.2", ("daprd", "sentry"))]
-)
-def test_a_named_dapr_that_does_not_serve_is_an_error(host: Host, monkeypatch, version, names) -> None:
+@pytest.mark.parametrize("version", ["1.18.1", "edge", ""])
+def test_a_named_dapr_that_does_not_serve_is_an_error(host: Host, monkeypatch, version: str) -> None:
     """The user named it: building another one instead would hide the mistake."""
-    monkeypatch.setenv("MESHGATE_DAPR", str(host.dapr(host.home / "mine", version, *names)))
+    mine = host.home / "mine"
+    monkeypatch.setenv("MESHGATE_DAPR", str(host.dapr(mine, version) if version else mine))
     with pytest.raises(runtime.RuntimeUnavailable) as caught:
         runtime.find_or_install(progress=host.said.append)
-    assert ("placement, scheduler" if names else "1.18.2 or newer is needed") in caught.value.why
+    assert ("1.18.2 or newer is needed" if version else "does not hold daprd") in caught.value.why
 
 
 def test_an_opa_that_takes_unsigned_bundles_is_not_used(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,9 +414,8 @@ def test_the_installed_binaries_answer_their_versions() -> None:
     binaries = runtime.find_or_install(progress=print)
     assert str(versions.ask([*binaries.daprd, "--version"])) == binaries.versions["daprd"]
     assert str(versions.ask([*binaries.opa, "version"], before="Version: ")) == binaries.versions["opa"]
-    if len(binaries.sentry) == 2:  # ours: one binary for the control plane
-        plane = versions.ask([binaries.sentry[0], "version"])
-        assert str(plane) == binaries.versions["control plane"]
+    plane = versions.ask([binaries.sentry[0], "version"])
+    assert str(plane) == binaries.versions["control plane"]
 
 
 @pytest.mark.timeout(3600)
@@ -429,7 +425,7 @@ def test_the_installed_binaries_answer_their_versions() -> None:
         ("daprd", ["--enable-mtls", "--resources-path", "--dapr-listen-addresses", "--unix-domain-socket"]),
         ("sentry", ["--issuer-credentials", "--listen-address", "--healthz-listen-address"]),
         ("placement", ["--tls-enabled", "--trust-anchors-file", "--metrics-listen-address"]),
-        ("scheduler", ["--etcd-data-dir", "--override-broadcast-host-port", "--etcd-client-port"]),
+        ("scheduler", ["--etcd-data-dir", "--override-broadcast-host-port"]),
     ],
 )
 def test_the_real_programs_take_dapr_s_flags(program: str, flags: list[str]) -> None:

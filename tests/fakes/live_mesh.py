@@ -162,16 +162,32 @@ def started_in(parent: int) -> list[int]:
 
 def listeners(pids: list[int]) -> set[tuple[str, int]]:
     """Address (hex, as the kernel writes it) and port of every TCP socket they listen on."""
-    inodes = set()
-    for pid in pids:
-        for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
-            with contextlib.suppress(OSError):  # closed while we look
-                inodes.add(str(descriptor.readlink()))
+    held = _sockets(pids)
     found = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             words = line.split()
             address, port = words[1].split(":")
-            if words[3] == "0A" and f"socket:[{words[9]}]" in inodes:
+            if words[3] == "0A" and f"socket:[{words[9]}]" in held:
                 found.add((address, int(port, 16)))
     return found
+
+
+def abstract_listeners(pid: int) -> list[str]:
+    """Names, without the leading `@`, of the abstract sockets that a process listens on."""
+    held, accepts = _sockets([pid]), 0x10000  # __SO_ACCEPTCON of the kernel's unix table
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:]]
+    return [
+        row[7][1:]
+        for row in rows
+        if row[7:] and row[7][0] == "@" and int(row[3], 16) & accepts and f"socket:[{row[6]}]" in held
+    ]
+
+
+def _sockets(pids: list[int]) -> set[str]:
+    inodes = set()
+    for pid in pids:
+        for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError):  # closed while we look
+                inodes.add(str(descriptor.readlink()))
+    return inodes

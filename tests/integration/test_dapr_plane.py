@@ -5,13 +5,15 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from fakes import live_mesh
 from fakes.attacked_mesh import MESH, PROJECT, Attacked, ask
-from fakes.live_mesh import LiveMesh
+from fakes.live_mesh import LiveMesh, abstract_listeners
 from meshgate_deploy.enrolment import Enroller
+from meshgate_deploy.sockets import tcp_listeners
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(300)]
 
@@ -28,9 +30,30 @@ def test_every_listener_is_on_loopback(attacked: Attacked) -> None:
     pids = live_mesh.started_in(attacked.mesh.pid)
     assert set(attacked.mesh.pids.values()) < set(pids)
     found = live_mesh.listeners(pids)
-    # Sentry has 2, placement 4, scheduler 5, each of the sidecars 4, the gateway 1.
-    assert len(found) >= 2 + 4 + 5 + 4 * len(SIDECARS) + 1
+    # Sentry has 2, placement 4, scheduler 3, each of the sidecars 4, the gateway 1.
+    assert len(found) >= 2 + 4 + 3 + 4 * len(SIDECARS) + 1
     assert {row for row in found if row[0] not in LOOPBACK} == set()
+
+
+def test_the_scheduler_s_store_has_no_port(attacked: Attacked) -> None:
+    """It has ports for service, health and metrics; none of them speaks etcd."""
+    ports = [port for _, port in tcp_listeners(attacked.mesh.pids["scheduler"])]
+    assert len(ports) == 3
+    assert {_asks_the_store(f"127.0.0.1:{port}") for port in ports} == {"UNAVAILABLE"}
+
+
+def test_the_scheduler_s_store_takes_its_own_process_alone(attacked: Attacked) -> None:
+    """Whoever finds its socket, even as the same user, gets no answer."""
+    names = abstract_listeners(attacked.mesh.pids["scheduler"])
+    assert len(names) == 1
+    assert _asks_the_store(f"unix-abstract:{names[0]}") == "UNAVAILABLE"
+
+
+def _asks_the_store(target: str) -> str:
+    """The status of a read of etcd; were it served, it would miss the key (INVALID_ARGUMENT)."""
+    with grpc.insecure_channel(target) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/etcdserverpb.KV/Range")(b"", timeout=20)
+    return str(caught.value.code().name)
 
 
 @pytest.mark.parametrize("app", SIDECARS)

@@ -20,7 +20,11 @@ replace (
 	github.com/toolkits/concurrent => github.com/niean/gotools v0.0.0-20151221085310-ff3f51fc5c60
 )
 
-require github.com/dapr/dapr v1.18.3
+require (
+	github.com/dapr/dapr v1.18.3
+	go.etcd.io/etcd/api/v3 v3.5.30
+	go.etcd.io/etcd/server/v3 v3.5.30
+)
 
 require (
 	contrib.go.opencensus.io/exporter/prometheus v0.4.2 // indirect
@@ -112,13 +116,11 @@ require (
 	github.com/x448/float16 v0.8.4 // indirect
 	github.com/xiang90/probing v0.0.0-20221125231312-a49e3df8f510 // indirect
 	go.etcd.io/bbolt v1.4.0 // indirect
-	go.etcd.io/etcd/api/v3 v3.5.30 // indirect
 	go.etcd.io/etcd/client/pkg/v3 v3.5.30 // indirect
 	go.etcd.io/etcd/client/v2 v2.305.30 // indirect
 	go.etcd.io/etcd/client/v3 v3.5.30 // indirect
 	go.etcd.io/etcd/pkg/v3 v3.5.30 // indirect
 	go.etcd.io/etcd/raft/v3 v3.5.30 // indirect
-	go.etcd.io/etcd/server/v3 v3.5.30 // indirect
 	go.opencensus.io v0.24.0 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
 	go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc v0.60.0 // indirect

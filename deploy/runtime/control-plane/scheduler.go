@@ -16,13 +16,16 @@ import (
 	"github.com/dapr/kit/signals"
 )
 
-// runScheduler keeps reminders in its etcd and hands them to sidecars. Not for Kubernetes.
+// runScheduler keeps reminders in an etcd of its own (store.go) and hands them to sidecars. Not for Kubernetes.
 func runScheduler() {
 	log := logger.NewLogger("dapr.scheduler")
 	opts, err := options.New(os.Args[1:])
 	check(log, err)
 	check(log, logger.ApplyOptionsToLoggers(&opts.Logger))
 	check(log, monitoring.InitMetrics())
+	if !opts.EtcdEmbed {
+		log.Fatal("--etcd-embed=false: this scheduler keeps its own store (see store.go) and has no use for another")
+	}
 
 	health := healthz.New()
 	ctx := signals.Context()
@@ -35,7 +38,6 @@ func runScheduler() {
 		MTLSEnabled:             opts.TLSEnabled,
 		Mode:                    modes.DaprMode(opts.Mode),
 		Healthz:                 health,
-		WriteIdentityToFile:     &opts.IdentityDirectoryWrite,
 	})
 	check(log, err)
 	exporter := metrics.New(metrics.Options{
@@ -51,21 +53,37 @@ func runScheduler() {
 		if err != nil {
 			return err
 		}
-		for ctx.Err() == nil { // it ends without an error when the set of schedulers changes
-			service, err := server.New(ctx, serverOptions(opts, handler, health))
-			if err != nil {
-				return err
-			}
-			if err := service.Run(ctx); err != nil {
-				return err
-			}
+		opened, err := openStore(ctx, opts, health)
+		if err != nil {
+			return err
 		}
-		return ctx.Err()
+		defer opened.close() // after the service: it gives its place up in the store when it ends
+		opened.use(opts)
+		return concurrency.NewRunnerManager(
+			func(ctx context.Context) error { return opened.keep(ctx, log) },
+			func(ctx context.Context) error { return serveJobs(ctx, opts, handler, health) },
+		).Run(ctx)
 	}
 	check(log, concurrency.NewRunnerManager(
 		serveHealth(health, opts.HealthzListenAddress, opts.HealthzPort),
 		exporter.Start, identity.Run, serve,
 	).Run(ctx))
+}
+
+// serveJobs is the service; it begins again when it ends without an error, as when the set of schedulers changes.
+func serveJobs(
+	ctx context.Context, opts *options.Options, handler security.Handler, health healthz.Healthz,
+) error {
+	for ctx.Err() == nil {
+		service, err := server.New(ctx, serverOptions(opts, handler, health))
+		if err != nil {
+			return err
+		}
+		if err := service.Run(ctx); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
 }
 
 func serverOptions(opts *options.Options, handler security.Handler, health healthz.Healthz) server.Options {
@@ -78,26 +96,8 @@ func serverOptions(opts *options.Options, handler security.Handler, health healt
 		Healthz:                   health,
 		Workers:                   opts.Workers,
 
-		EtcdEmbed:                      opts.EtcdEmbed,
-		EtcdDataDir:                    opts.EtcdDataDir,
-		EtcdName:                       opts.ID,
-		EtcdInitialCluster:             opts.EtcdInitialCluster,
-		EtcdClientPort:                 opts.EtcdClientPort,
-		EtcdClientListenAddress:        opts.EtcdClientListenAddress,
-		EtcdClientEndpoints:            opts.EtcdClientEndpoints,
-		EtcdClientUsername:             opts.EtcdClientUsername,
-		EtcdClientPassword:             opts.EtcdClientPassword,
-		EtcdSpaceQuota:                 opts.EtcdSpaceQuota,
-		EtcdCompactionMode:             opts.EtcdCompactionMode,
-		EtcdCompactionRetention:        opts.EtcdCompactionRetention,
-		EtcdSnapshotCount:              opts.EtcdSnapshotCount,
-		EtcdMaxSnapshots:               opts.EtcdMaxSnapshots,
-		EtcdMaxWALs:                    opts.EtcdMaxWALs,
-		EtcdBackendBatchLimit:          opts.EtcdBackendBatchLimit,
-		EtcdBackendBatchInterval:       opts.EtcdBackendBatchInterval,
-		EtcdMaxTxnOps:                  opts.EtcdMaxTxnOps,
-		EtcdDefragThresholdMB:          opts.EtcdDefragThresholdMB,
-		EtcdInitialElectionTickAdvance: opts.EtcdInitialElectionTickAdvance,
-		EtcdMetrics:                    opts.EtcdMetrics,
+		EtcdName:            opts.ID,
+		EtcdEmbed:           opts.EtcdEmbed,
+		EtcdClientEndpoints: opts.EtcdClientEndpoints,
 	}
 }

@@ -9,7 +9,6 @@ from meshgate_deploy.ports import LOOPBACK
 from meshgate_deploy.state import State
 
 MAX_BODY = "4Mi"  # only call ids travel; histories stay far below
-SCHEDULER_ID = "dapr-scheduler-server-0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +84,12 @@ def placement(binary: Sequence[str], state: State, plane: Plane, ports: Sequence
 
 
 def scheduler(binary: Sequence[str], state: State, plane: Plane, ports: Sequence[int]) -> Invocation:
-    """Scheduler. `ports`: service, health, metrics, etcd client, etcd peer."""
-    port, health, metrics, client, peer = ports
+    """Scheduler, whose store has no port. `ports`: service, health, metrics."""
+    port, health, metrics = ports
     argv = (
         *binary, *_control_flags(state, plane), "--port", str(port), "--listen-address", LOOPBACK,
         "--override-broadcast-host-port", f"{LOOPBACK}:{port}",
-        "--etcd-data-dir", str(state.data / "scheduler"), "--etcd-client-port", str(client),
-        "--etcd-initial-cluster", f"{SCHEDULER_ID}=https://localhost:{peer}",
-        *_side_ports(health, metrics),
+        "--etcd-data-dir", str(state.data / "scheduler"), *_side_ports(health, metrics),
     )  # fmt: skip
     env = {"NAMESPACE": CONTROL_NAMESPACE, "DAPR_SENTRY_TOKEN_FILE": str(token_file(state, "scheduler"))}
     return Invocation(argv=argv, env=env, address=f"{LOOPBACK}:{port}", health=_healthz(health))

@@ -166,7 +166,7 @@ def _processes(control: Path) -> list[Check]:
 
 
 def _listeners(control: Path) -> list[Check]:
-    """Where the mesh listens. Dapr's own control plane has its health port on every interface."""
+    """Where the mesh listens: nowhere that another machine reaches."""
     rows = ask_once(control, {"op": "status"})["processes"]
     wide = [
         f"{row['name']} on {address}:{port}"
@@ -175,7 +175,7 @@ def _listeners(control: Path) -> list[Check]:
         for address, port in sockets.tcp_listeners(row["pid"])
         if not address.is_loopback
     ]
-    fix = "keep those ports behind a firewall, or unset MESHGATE_DAPR and run meshgate runtime install"
+    fix = "keep those ports behind a firewall; if one is daprd's, unset MESHGATE_DAPR"
     return [Check("every listener is on loopback", not wide, ", ".join(wide) or "127.0.0.1 only", fix)]
 
 

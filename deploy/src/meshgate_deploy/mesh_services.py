@@ -76,7 +76,7 @@ class MeshServices:
                 self.plane = replace(self.plane, scheduler=made.address)
             return made
 
-        prepare = self._dapr(name, 4 if name == "placement" else 5, invoke)
+        prepare = self._dapr(name, 4 if name == "placement" else 3, invoke)
         return Service(name, prepare, self._enroller.service_id(name))
 
     def trust_anchors(self) -> None:

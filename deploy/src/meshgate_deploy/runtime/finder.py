@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from meshgate_deploy.runtime import cache
 from meshgate_deploy.runtime.build import built, cached_path
-from meshgate_deploy.runtime.found import DAPR_PROGRAMS, Found, find_dapr, find_opa
+from meshgate_deploy.runtime.found import Found, find_daprd, find_opa
 from meshgate_deploy.runtime.modules import CONTROL_PLANE, DAPRD, OPA, Module
 from meshgate_deploy.runtime.progress import Progress
 
@@ -34,7 +34,7 @@ class RuntimeBinaries:
 def find_or_install(*, progress: Progress) -> RuntimeBinaries:
     """Finds every binary, building what is missing.
 
-    Does not check that a found Dapr was built with the components that are needed.
+    Does not check that a found daprd was built with the components that are needed.
 
     Args:
         progress: gets one line now and then while something is fetched or built.
@@ -42,22 +42,22 @@ def find_or_install(*, progress: Progress) -> RuntimeBinaries:
     Raises:
         RuntimeUnavailable: something can be neither found nor built.
     """
-    dapr, opa = find_dapr(), find_opa()
-    programs: dict[str, tuple[str, ...]]
-    if dapr is not None:
-        programs = {name: (str(dapr.path / name),) for name in DAPR_PROGRAMS}
-        daprd_version = plane_version = dapr.version
-    else:
-        sidecar, plane = built(DAPRD, progress=progress), built(CONTROL_PLANE, progress=progress)
-        programs = {name: (str(plane), name) for name in DAPR_PROGRAMS} | {"daprd": (str(sidecar),)}
-        daprd_version, plane_version = DAPRD.version, CONTROL_PLANE.version
-    engine = opa.path if opa is not None else built(OPA, progress=progress)
-    versions = {
-        "daprd": str(daprd_version),
-        "control plane": str(plane_version),
-        "opa": str(opa.version if opa is not None else OPA.version),
-    }
-    return RuntimeBinaries(**programs, opa=(str(engine),), versions=versions)
+    daprd, opa = find_daprd(), find_opa()
+    sidecar = daprd or Found(built(DAPRD, progress=progress), DAPRD.version)
+    plane = str(built(CONTROL_PLANE, progress=progress))
+    engine = opa or Found(built(OPA, progress=progress), OPA.version)
+    return RuntimeBinaries(
+        daprd=(str(sidecar.path),),
+        sentry=(plane, "sentry"),
+        placement=(plane, "placement"),
+        scheduler=(plane, "scheduler"),
+        opa=(str(engine.path),),
+        versions={
+            "daprd": str(sidecar.version),
+            "control plane": str(CONTROL_PLANE.version),
+            "opa": str(engine.version),
+        },
+    )
 
 
 def show() -> list[dict[str, str]]:
@@ -68,9 +68,11 @@ def show() -> list[dict[str, str]]:
     Raises:
         RuntimeUnavailable: MESHGATE_DAPR or MESHGATE_OPA names something that does not serve.
     """
-    dapr, opa = find_dapr(), find_opa()
-    sidecar = Found(dapr.path / "daprd", dapr.version) if dapr is not None else None
-    return [_row("daprd", DAPRD, sidecar), _row("control plane", CONTROL_PLANE, dapr), _row("opa", OPA, opa)]
+    return [
+        _row("daprd", DAPRD, find_daprd()),
+        _row("control plane", CONTROL_PLANE, None),
+        _row("opa", OPA, find_opa()),
+    ]
 
 
 def _row(name: str, module: Module, found: Found | None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Looks for a Dapr and an OPA on this host that are new enough to be used as they are."""
+"""Looks for a daprd and an OPA on this host that are new enough to be used as they are."""
 
 import os
 import shutil
@@ -10,36 +10,33 @@ from meshgate_deploy.runtime.versions import Version, ask
 
 MIN_DAPR = Version(1, 18, 2)
 MIN_OPA = Version(1, 21, 3)  # earlier ones accept an unsigned bundle (GHSA-g2pf-6v5v-qcc8)
-DAPR_PROGRAMS = ("daprd", "sentry", "placement", "scheduler")
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What lies on this host: a program (OPA) or the folder of several (Dapr)."""
+    """A program that lies on this host."""
 
     path: Path
     version: Version
 
 
-def find_dapr() -> Found | None:
-    """The folder of a whole Dapr: `MESHGATE_DAPR`, `~/.dapr/bin`, or where PATH has daprd.
+def find_daprd() -> Found | None:
+    """The sidecar: `MESHGATE_DAPR`'s, `~/.dapr/bin`'s, or the one on PATH.
 
-    Only daprd can say its version (`sentry --version` does not exist); the other three are taken
-    to be of the same release, because they lie in the same folder. A folder without a control
-    plane, as a container-based `dapr init` leaves it, is not used.
+    The control plane is never taken from there: the stores and health ports of Dapr's own are open to
+    whoever may connect (docs/adr/0003-runtime-binaries.md).
 
     Raises:
         RuntimeUnavailable: MESHGATE_DAPR names a folder that does not serve.
     """
     named = os.environ.get("MESHGATE_DAPR")
     if named:
-        return _demanded_dapr(Path(named).expanduser().absolute())
+        return _demanded_daprd(Path(named).expanduser().absolute())
     on_path = shutil.which("daprd")
-    folders = [Path.home() / ".dapr" / "bin", *([Path(on_path).absolute().parent] if on_path else [])]
-    for folder in folders:
-        version = _dapr_version(folder)
+    for path in (Path.home() / ".dapr" / "bin" / "daprd", *([Path(on_path).absolute()] if on_path else [])):
+        version = _daprd_version(path)
         if version is not None and version >= MIN_DAPR:
-            return Found(folder, version)
+            return Found(path, version)
     return None
 
 
@@ -66,22 +63,18 @@ def find_opa() -> Found | None:
     return None
 
 
-def _demanded_dapr(folder: Path) -> Found:
-    version = _dapr_version(folder)
+def _demanded_daprd(folder: Path) -> Found:
+    version = _daprd_version(folder / "daprd")
     if version is not None and version >= MIN_DAPR:
-        return Found(folder, version)
-    absent = [name for name in DAPR_PROGRAMS if not os.access(folder / name, os.X_OK)]
+        return Found(folder / "daprd", version)
     raise RuntimeUnavailable(
         f"MESHGATE_DAPR={folder} cannot be used",
-        why=f"it does not hold {', '.join(absent)}"
-        if absent
-        else f"its daprd calls itself {version or 'nothing readable'}; {MIN_DAPR} or newer is needed",
-        next_step="name a folder with all of Dapr, or unset MESHGATE_DAPR to have it built",
+        why=f"its daprd calls itself {version or 'nothing readable'}; {MIN_DAPR} or newer is needed"
+        if os.access(folder / "daprd", os.X_OK)
+        else "it does not hold daprd",
+        next_step="name a folder with a newer daprd, or unset MESHGATE_DAPR to have it built",
     )
 
 
-def _dapr_version(folder: Path) -> Version | None:
-    """The version of a folder that holds all four programs, else None."""
-    if not all(os.access(folder / name, os.X_OK) for name in DAPR_PROGRAMS):
-        return None
-    return ask([str(folder / "daprd"), "--version"])
+def _daprd_version(path: Path) -> Version | None:
+    return ask([str(path), "--version"]) if os.access(path, os.X_OK) else None

