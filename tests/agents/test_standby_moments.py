@@ -1,5 +1,6 @@
 """A program that stands ready, where something else happens at that very moment."""
 
+import dataclasses
 import os
 import signal
 import threading
@@ -198,6 +199,23 @@ def test_after_a_pause_it_is_tried_again(clerk, monkeypatch) -> None:  # noqa: F
     desk.task("r3")
     desk.stands()
     assert len(desk.said) == len(pauses), "it is the first vain one again"
+
+
+def test_one_that_could_not_be_begun_is_tried_again(clerk, monkeypatch) -> None:  # noqa: F811
+    """No folder was to be had for its socket, three times; after a pause there is one."""
+    monkeypatch.setattr(standbys, "PAUSE_SECONDS", 0.05)
+    desk = clerk()
+    ours, gone = desk.plays._standbys, desk.tmp / "g"
+    ours._settings = dataclasses.replace(ours._settings, socket_dir=gone)
+    for number in range(1, standbys.MAX_FAULTS + 1):
+        desk.task(f"r{number}")
+        eventually(lambda number=number: ours._faults == number, "none was tried", desk.said)
+    eventually(lambda: "stands ready in the next 0.05 s" in "".join(desk.said), "nothing was said")
+    assert ours._one is None
+    gone.mkdir(mode=0o700)
+    desk.task("r")
+    pid = desk.stands()
+    assert desk.task("rr") == f"hello by {pid}"
 
 
 def test_only_the_program_itself_is_handed_a_task(clerk) -> None:  # noqa: F811
