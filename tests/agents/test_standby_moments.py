@@ -250,3 +250,54 @@ def test_the_word_that_it_left_comes_too_late_for_another_attempt() -> None:
 
 class _Me:
     pid = os.getpid()
+
+
+SET_UP = """
+from pathlib import Path
+
+from crewai.agents.agent_executor import AgentExecutor
+from crewai.knowledge.source.string_knowledge_source import StringKnowledgeSource
+
+initial = AgentExecutor._create_initial_state
+
+
+def made(self):
+    (HERE / f"set-up-{os.getpid()}").touch()
+    return initial(self)
+
+
+AgentExecutor._create_initial_state = made
+
+
+class Noted(StringKnowledgeSource):
+    def add(self):
+        (HERE / f"stored-{os.getpid()}").touch()
+
+
+plain = crew
+
+
+def crew() -> Crew:
+    made = plain()
+    if (HERE / "knows").exists():
+        made.agents[0].knowledge_sources = [Noted(content="c")]
+    return made
+"""
+
+
+def marked(desk, what: str) -> set[int]:
+    return {int(path.name.rpartition("-")[2]) for path in desk.tmp.glob(f"{what}-*")}
+
+
+def test_its_agent_is_set_up_before_there_is_a_task(clerk) -> None:  # noqa: F811
+    """Its executor is there; where it knows of sources, which would be stored, with the task alone."""
+    desk = clerk()
+    add(desk, SET_UP)
+    desk.task("r1")
+    pid = desk.stands()
+    assert pid in marked(desk, "set-up")
+    (desk.tmp / "knows").touch()
+    assert desk.task("r2") == f"hello by {pid}"
+    pid = desk.stands()
+    assert pid not in marked(desk, "set-up")
+    assert pid not in marked(desk, "stored")

@@ -169,10 +169,8 @@ def _is_hierarchical(crew: Any) -> bool:
 
 
 def _agents(crew: Any) -> "list[Any]":
-    """All of a crew, each once."""
-    listed = [*crew.agents, crew.manager_agent, *(task.agent for task in crew.tasks)]
-    found: dict[int, Any] = {id(agent): agent for agent in listed if agent is not None}
-    return list(found.values())
+    found: list[Any] = _ours("executors").agents(crew)
+    return found
 
 
 def _is_of(agent: Any, role: str) -> bool:
@@ -239,24 +237,14 @@ def _prepared(crew: Any, agent: Any, task: Any, asked: Asked) -> Any:
 
     Only agents that work in this process are made ready. A coworker is handed no tools: it has its own.
     """
-    from crewai.crews.utils import setup_agents
-
-    crew.checkpoint = False  # it is no state of the crew: that one's process writes them
-    for one in _agents(crew):
-        one.checkpoint = None
-    here = [one for one in _agents(crew) if _works_here(one)]
+    executors = _ours("executors")
+    executors.set_up(crew, executors.here(crew))
     managed = _is_hierarchical(crew) and agent is crew.manager_agent
-    setup = [one for one in here if one is not crew.manager_agent]
-    setup_agents(crew, setup, crew.embedder, crew.function_calling_llm, crew.step_callback)
     if managed:
         crew._create_manager_agent()  # noqa: SLF001
     if asked.index is None:
         return None
     return crew._prepare_tools(agent, task, task.tools or agent.tools or [])  # noqa: SLF001
-
-
-def _works_here(agent: Any) -> bool:
-    return _ours("colleagues").elsewhere(agent) is None
 
 
 def _ours(name: str) -> Any:
