@@ -33,6 +33,7 @@ class Asked:
     context: "str | None"
     colleagues: "dict[str, dict[str, str]]"
     expects: "list[str]"
+    tools: "list[str] | str"
 
 
 def main() -> None:
@@ -74,8 +75,26 @@ def _check(agent: Any, task: Any, asked: Asked, own: Any) -> None:
             "unheard",
             f"the asking process has {', '.join(missing)}, which is not set where its crew is built",
         )
+    _compare(agent, task, asked)
     if _ours("memories").is_withheld(agent):
         _decline("no_memory", f"agent {asked.agent!r} may not write where its memory lies; see `writable`")
+
+
+def _compare(agent: Any, task: Any, asked: Asked) -> None:
+    """The tools here with those of the asking process, before CrewAI adds its own."""
+    held_tools, who = _ours("held_tools"), f"agent {asked.agent!r} of crew {asked.crew!r}"
+    held = held_tools.of(agent, task, index=asked.index)
+    lacking = held_tools.lacks(asked.tools, held)
+    if lacking:
+        _decline(
+            "no_tool",
+            f"the process that asks built {who} with {lacking}, and this one without: the task would be done "
+            "with less than its crew gives it. Have the module make the same tools in both: give this agent "
+            "what they are made from (`env`, `secrets` of the manifest), and add none to one that is built",
+        )
+    more = held_tools.has_more(asked.tools, held)
+    if more:
+        sys.stderr.write(f"meshgate: {who} has {more} here, and not in the process that asks\n")
 
 
 def _asked(given: Any) -> Asked:
@@ -88,7 +107,7 @@ def _asked(given: Any) -> Asked:
     if not isinstance(persona, dict) or not isinstance(task, dict):
         _decline("unreadable", "the delegation has no persona or no task")
     index, others = task.get("index"), _personas(given.get("colleagues", {}))
-    expects = given.get("expects", [])
+    expects, tools = given.get("expects", []), given.get("tools", [])
     names = _ours("personas").NAMES
     found = [
         texts(given, "crew", "agent"),
@@ -96,11 +115,12 @@ def _asked(given: Any) -> Asked:
         texts({"name": "", **task}, "name", "description", "expected_output"),
     ]
     sound = isinstance(context, (str, type(None))) and _is_index(index) and _is_texts(expects)
+    sound = sound and _ours("held_tools").is_told(tools)
     if None in found or others is None or not sound:
         _decline("unreadable", "the delegation does not have the form that was agreed")
     (crew, agent), told, (name, description, expected) = found
     own = dict(zip(names, told, strict=True))
-    return Asked(crew, agent, own, index, name, description, expected, context, others, expects)
+    return Asked(crew, agent, own, index, name, description, expected, context, others, expects, tools)
 
 
 def _personas(given: Any) -> "dict[str, dict[str, str]] | None":
