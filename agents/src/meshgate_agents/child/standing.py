@@ -10,7 +10,7 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from . import attempt, colleagues, executors, memories
+from . import attempt, colleagues, memories
 from .channel import Channel
 from .framing import Message
 
@@ -42,11 +42,14 @@ def learn(answer: Message) -> None:
     _told.stands = answer.get("standby") is True
 
 
-def crew(build: "Callable[[str], Any]", channel: Channel) -> "tuple[Any, Any]":
+def crew(
+    build: "Callable[[str], Any]", prepare: "Callable[[Any], None]", channel: Channel
+) -> "tuple[Any, Any]":
     """The crew, built from its reference, and the task that came then; twice None where it is not to stand.
 
     Args:
         build: makes the crew of a reference.
+        prepare: makes of it ready what needs no task.
         channel: where the task comes from.
     """
     found = colleagues.only_crew() if _told.stands else None
@@ -59,7 +62,7 @@ def crew(build: "Callable[[str], Any]", channel: Channel) -> "tuple[Any, Any]":
     made = build(reference)
     if memories.has_any(made):
         channel.ask({"op": "remembers"})  # ends this program
-    executors.prepare(made)
+    prepare(made)
     answer = channel.ask({"op": "task", "read": watched.end()})
     attempt.learn(answer)
     colleagues.works_for(name)

@@ -167,11 +167,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An attempt: its fencing number, 0 for none yet, and how many so far failed.
-
-    Attributes:
-        first: the run's first, of which and before which nothing is on record.
-    """
+    """An attempt: its fencing number, 0 for none yet; how many so far failed; if it is the run's first."""
 
     number: int
     failures: int = 0

@@ -41,7 +41,9 @@ def main() -> None:
     root = meshgate_kickoff.project()
     importlib.import_module("crewai")  # the launcher's answer to its report says who we are
     channel, colleagues = _ours("channel").from_environment(), _ours("colleagues")
-    built, given = _ours("standing").crew(lambda named: meshgate_kickoff.runnable(named, root), channel)
+    built, given = _ours("standing").crew(
+        lambda named: meshgate_kickoff.runnable(named, root), _ours("executors").prepare, channel
+    )
     asked = _asked(meshgate_kickoff.given() if built is None else given)
     reference, own = colleagues.reference_of(asked.crew), colleagues.own(asked.crew, asked.agent)
     if not reference:
