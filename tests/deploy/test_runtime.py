@@ -383,7 +383,7 @@ def test_a_named_dapr_that_does_not_serve_is_an_error(host: Host, monkeypatch, v
 
 @pytest.mark.parametrize("variable", ["MESHGATE_DAPR", "MESHGATE_OPA"])
 @pytest.mark.parametrize("named", ["~no-such-user/bin", "/dev/null", " ", "folders"])
-def test_a_variable_that_names_nonsense_is_an_error(host: Host, monkeypatch, variable: str, named: str) -> None:
+def test_a_variable_that_names_nonsense_is_an_error(host: Host, monkeypatch, variable, named) -> None:
     """A user who does not exist, a device, a blank, folders where programs should be: said, not raised."""
     (host.home / "folders" / "daprd").mkdir(parents=True)
     monkeypatch.setenv(variable, str(host.home / named) if named == "folders" else named)
