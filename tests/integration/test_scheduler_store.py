@@ -1,6 +1,7 @@
 """The Scheduler's store on its folder: one at a time, and clear words when the folder does not serve."""
 
 import contextlib
+import shutil
 import signal
 import subprocess
 import time
@@ -124,6 +125,21 @@ def test_a_damaged_folder_is_named_and_left(used: Path, tmp_path: Path, part: st
         assert "goroutine" not in said
     kept = [file for file in path.parent.iterdir() if file.read_bytes()[:16] == b"\xa5" * 16]
     assert kept
+
+
+def test_a_database_without_its_log_is_damage(used: Path, tmp_path: Path) -> None:
+    """It would be started on by etcd, which drops what is written."""
+    shutil.rmtree(_member(used) / "wal")
+    with _running(used, tmp_path / "log") as started:
+        assert "the folder is damaged (its write-ahead log is gone)" in started.refused()
+
+
+def test_a_start_cut_short_before_its_log_goes_on(used: Path, tmp_path: Path) -> None:
+    """A folder with a database that was never written, as when the power went at the first start."""
+    shutil.rmtree(_member(used) / "wal")
+    (_member(used) / "snap" / "db").write_bytes(b"")
+    with _running(used, tmp_path / "log") as started:
+        eventually(started.ready, "scheduler ready")
 
 
 def test_a_file_where_the_folder_should_be_is_named(folder: Path, tmp_path: Path) -> None:

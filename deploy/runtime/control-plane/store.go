@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -184,11 +185,33 @@ func startEtcd(config *embed.Config) (etcd *embed.Etcd, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := database.Close(); err != nil {
+		written, err := wasWritten(database)
+		if err := errors.Join(err, database.Close()); err != nil {
 			return nil, err
+		}
+		// etcd would begin a new log, and pass over all that is written until that is as long as the old one.
+		logs, err := filepath.Glob(filepath.Join(config.Dir, "member", "wal", "*.wal"))
+		if err != nil {
+			return nil, err
+		}
+		if written && len(logs) == 0 {
+			return nil, damaged("its write-ahead log is gone")
 		}
 	}
 	return embed.StartEtcd(config)
+}
+
+// wasWritten tells a database in use from one whose first start was cut short, before there was a log.
+func wasWritten(database *bbolt.DB) (bool, error) {
+	written := false
+	err := database.View(func(transaction *bbolt.Tx) error {
+		if meta := transaction.Bucket([]byte("meta")); meta != nil {
+			index := meta.Get([]byte("consistent_index"))
+			written = len(bytes.Trim(index, "\x00")) > 0
+		}
+		return nil
+	})
+	return written, err
 }
 
 func damaged(cause any) error {
