@@ -1,5 +1,6 @@
 """How an attempt begins: it lives while it reads, and it is whoever saw the run last that begins it."""
 
+import dataclasses
 import sys
 import threading
 
@@ -41,6 +42,28 @@ def test_an_attempt_that_reads_its_journal_gives_signs_of_life(store, plays, bea
     store.add("r")
     assert ended(plays.play("r")) == "completed"
     assert store.runs["r"]["attempt"] == 1
+
+
+def test_the_first_attempt_of_a_run_has_no_journal_to_ask_for(store, plays, monkeypatch, tmp_path) -> None:  # noqa: F811
+    """Every later one has; after each the run is looked at again: another worker may have been at it."""
+    asked, real, look = [], store.start_attempt, store.read_run
+    looks: list[int] = []
+
+    def start_attempt(**of):
+        begun = real(**of)
+        return dataclasses.replace(begun, first=begun.number == 1)
+
+    def read_run(run_id):
+        looks.append(store.runs[run_id]["attempt"])
+        return look(run_id)
+
+    monkeypatch.setattr(store, "start_attempt", start_attempt)
+    monkeypatch.setattr(store, "read_run", read_run)
+    monkeypatch.setattr(store, "journal", lambda run_id, attempt: asked.append(attempt) or [])
+    once = f"import os, pathlib; p = pathlib.Path({str(tmp_path / 'once')!r})\n"
+    store.add("r", sys.executable, "-c", once + "p.exists() or (p.touch(), os.kill(os.getpid(), 9))")
+    assert ended(plays.play("r")) == "completed"
+    assert (store.runs["r"]["attempt"], asked, looks) == (2, [2], [0, 1, 2])
 
 
 def test_a_run_lost_while_it_is_read_starts_nothing(store, plays, beats, monkeypatch, tmp_path) -> None:  # noqa: F811

@@ -1,5 +1,6 @@
 """A program that stands ready, where something else happens at that very moment."""
 
+import dataclasses
 import os
 import signal
 import threading
@@ -52,6 +53,11 @@ threading.Thread(target=ends, daemon=True).start()
 HOLDS = """
 while (HERE / "hold").exists():
     time.sleep(0.01)
+"""
+
+FOR_A_WHILE = """
+if (HERE / "in-vain").exists():
+    desk_tools.lookup.run(order="1")
 """
 
 
@@ -153,6 +159,65 @@ def test_what_a_task_remembered_is_known_to_the_next(clerk) -> None:  # noqa: F8
     assert "has a memory" in one.unfit()
 
 
+def vain_ones(desk, count: int) -> None:
+    """Tasks, each of which finds one that stands there in vain, or none."""
+    add(desk, FOR_A_WHILE)
+    (desk.tmp / "in-vain").touch()
+    for number in range(count):
+        desk.task(f"v{number}")
+        assert desk.vain()
+
+
+def test_several_vain_ones_are_followed_by_a_pause(clerk, monkeypatch) -> None:  # noqa: F811
+    """Tasks that come meanwhile are done by fresh programs, and cost no more than those."""
+    monkeypatch.setattr(standbys, "PAUSE_SECONDS", 600)
+    desk = clerk()
+    vain_ones(desk, standbys.MAX_FAULTS)
+    begun = len(desk.imported)
+    for number in range(3):
+        assert desk.task(f"r{number}").startswith("hello by ")
+        assert desk.plays._standbys._timer.interval > 500
+    assert "no program stands ready in the next 600 s: it asks to call" in desk.said[-1]
+    assert len([text for text in desk.said if "no program stands ready" in text]) == 1
+    assert (len(desk.imported), desk.plays._standbys._one) == (begun + 3, None)
+
+
+def test_after_a_pause_it_is_tried_again(clerk, monkeypatch) -> None:  # noqa: F811
+    """Each pause is longer, up to a bound; the first that is fit ends them."""
+    monkeypatch.setattr(standbys, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(standbys, "MAX_DOUBLINGS", 1)
+    desk = clerk()
+    vain_ones(desk, standbys.MAX_FAULTS + 2)
+    (desk.tmp / "in-vain").unlink()
+    desk.task("r1")
+    pauses = [text.split(" s: ")[0] for text in desk.said if "no program stands ready" in text]
+    assert pauses == [f"no program stands ready in the next {one}" for one in ("0.05", "0.1", "0.1")]
+    pid = desk.stands()
+    assert desk.task("r2") == f"hello by {pid}"
+    os.kill(desk.stands(), signal.SIGKILL)
+    eventually(lambda: desk.plays._standbys._one._why, "nobody noticed")
+    desk.task("r3")
+    desk.stands()
+    assert len(desk.said) == len(pauses), "it is the first vain one again"
+
+
+def test_one_that_could_not_be_begun_is_tried_again(clerk, monkeypatch) -> None:  # noqa: F811
+    """No folder was to be had for its socket, three times; after a pause there is one."""
+    monkeypatch.setattr(standbys, "PAUSE_SECONDS", 0.05)
+    desk = clerk()
+    ours, gone = desk.plays._standbys, desk.tmp / "g"
+    ours._settings = dataclasses.replace(ours._settings, socket_dir=gone)
+    for number in range(1, standbys.MAX_FAULTS + 1):
+        desk.task(f"r{number}")
+        eventually(lambda number=number: ours._faults == number, "none was tried", desk.said)
+    eventually(lambda: "stands ready in the next 0.05 s" in "".join(desk.said), "nothing was said")
+    assert ours._one is None
+    gone.mkdir(mode=0o700)
+    desk.task("r")
+    pid = desk.stands()
+    assert desk.task("rr") == f"hello by {pid}"
+
+
 def test_only_the_program_itself_is_handed_a_task(clerk) -> None:  # noqa: F811
     """A process that its modules started and that reports, or asks, in its place: never answered."""
     desk = clerk()
@@ -185,3 +250,54 @@ def test_the_word_that_it_left_comes_too_late_for_another_attempt() -> None:
 
 class _Me:
     pid = os.getpid()
+
+
+SET_UP = """
+from pathlib import Path
+
+from crewai.agents.agent_executor import AgentExecutor
+from crewai.knowledge.source.string_knowledge_source import StringKnowledgeSource
+
+initial = AgentExecutor._create_initial_state
+
+
+def made(self):
+    (HERE / f"set-up-{os.getpid()}").touch()
+    return initial(self)
+
+
+AgentExecutor._create_initial_state = made
+
+
+class Noted(StringKnowledgeSource):
+    def add(self):
+        (HERE / f"stored-{os.getpid()}").touch()
+
+
+plain = crew
+
+
+def crew() -> Crew:
+    made = plain()
+    if (HERE / "knows").exists():
+        made.agents[0].knowledge_sources = [Noted(content="c")]
+    return made
+"""
+
+
+def marked(desk, what: str) -> set[int]:
+    return {int(path.name.rpartition("-")[2]) for path in desk.tmp.glob(f"{what}-*")}
+
+
+def test_its_agent_is_set_up_before_there_is_a_task(clerk) -> None:  # noqa: F811
+    """Its executor is there; where it knows of sources, which would be stored, with the task alone."""
+    desk = clerk()
+    add(desk, SET_UP)
+    desk.task("r1")
+    pid = desk.stands()
+    assert pid in marked(desk, "set-up")
+    (desk.tmp / "knows").touch()
+    assert desk.task("r2") == f"hello by {pid}"
+    pid = desk.stands()
+    assert pid not in marked(desk, "set-up")
+    assert pid not in marked(desk, "stored")

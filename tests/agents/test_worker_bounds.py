@@ -242,7 +242,7 @@ def test_a_run_that_another_worker_took_up_meanwhile_is_left_to_it(store, plays,
             if not looks:
                 store.runs["r"] |= {"attempt": 7, "state": "running"}
                 monkeypatch.setattr(store, "read_run", seen)
-            yield
+            yield True
 
     read = store.read_run
 

@@ -218,6 +218,8 @@ def test_a_delegation_is_an_entry_of_the_catalogue(split):
         {"task": {**TASK, "index": None}},
         {"crew": "night", "agent": "clerk"},
         {"expects": ["step_callback", "llm_call_completed"]},
+        {"tools": ["lookup", "delete files"]},
+        {"tools": "0123456789abcdef" * 4},
     ],
 )
 def test_a_task_of_a_colleague_fits_its_schema(split, change):
@@ -250,6 +252,12 @@ def test_a_task_of_a_colleague_fits_its_schema(split, change):
         {"expects": ["a", "a"]},
         {"expects": ["x" * 257]},
         {"expects": [str(n) for n in range(1001)]},
+        {"tools": "lookup"},
+        {"tools": "0" * 65},
+        {"tools": [7]},
+        {"tools": ["a", "a"]},
+        {"tools": ["x" * 65]},
+        {"tools": [str(n) for n in range(101)]},
         {"crew": "night", "agent": "clerk", "colleagues": {"triage_analyst": PERSONA}},
     ],
 )

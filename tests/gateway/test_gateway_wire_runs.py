@@ -37,7 +37,17 @@ def test_an_attempt_begins_after_the_one_that_was_seen(wire: Wire) -> None:
         code, reason = refused(lambda ask, timeout: [wire.runs("desk").StartAttempt(ask)], asked)
         assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "attempt_superseded")
     asked = pb.StartAttemptRequest(run_id="run-1", launcher_instance="l4", after=1)
-    assert wire.runs("desk").StartAttempt(asked).attempt == 2
+    begun = wire.runs("desk").StartAttempt(asked)
+    assert (begun.attempt, begun.first) == (2, False)
+
+
+def test_who_begins_a_run_is_told_that_it_has_no_journal(wire: Wire) -> None:
+    """Of its first attempt, also where that is answered again; after it each attempt has one to read."""
+    asked = pb.StartAttemptRequest(run_id="run-1", launcher_instance="l1")
+    begun = wire.runs("desk").StartAttempt(asked)
+    assert (begun.attempt, begun.first) == (1, True)
+    asked = pb.StartAttemptRequest(run_id="run-1", launcher_instance="l2")
+    assert not wire.runs("desk").StartAttempt(asked).first
 
 
 def digest(name: str) -> str:

@@ -27,6 +27,9 @@ OVER = ("completed", "failed", "cancelled")
 AGENTS = ("triage-analyst", "billing")
 PROJECT = {
     "desk.py": '''
+        import os
+        from pathlib import Path
+
         from crewai import Agent, Crew, Task
         from crewai.tools import tool
 
@@ -44,6 +47,8 @@ PROJECT = {
 
 
         triage_analyst = Agent(role="Triage Analyst", goal="g", backstory="b", tools=[tickets])
+        if dict(os.environ).get("MESHGATE_APP") == "desk" and Path(__file__).with_name("more").exists():
+            triage_analyst.tools.append(refund)
         billing = Agent(role="Billing Clerk", goal="g", backstory="b", tools=[refund], allow_delegation=True)
         read = Task(description="read", expected_output="a list", agent=triage_analyst)
         pay = Task(description="pay", expected_output="a list", agent=billing)
@@ -221,6 +226,34 @@ def _playing(mesh: LiveMesh, *apps: str) -> dict[str, Any] | None:
     shown: dict[str, Any] = mesh.asked("ps")
     busy = {row["name"] for row in shown["processes"] if row.get("programs")}
     return shown if busy >= set(apps) else None
+
+
+def test_a_tool_that_the_agents_process_lacks_is_said(mesh: LiveMesh) -> None:
+    """The crew's process alone makes it: the task is declined, in words that its run has too."""
+    before = len(mesh.records(kind="decision"))
+    (mesh.root / "more").touch()
+    try:
+        assert mesh.command("runs", "start", "desk", "--run-id", "lacking").returncode == 0
+        runs = eventually(lambda: _over(mesh, "lacking"), "the run has ended", seconds=SECONDS)
+    finally:
+        (mesh.root / "more").unlink()
+    assert runs["lacking"]["state"] == "failed"
+    (asked,) = mesh.records(kind="decision")[before:]
+    assert asked["tool"] == "agent:triage-analyst"
+    line = "its crew is built without a tool that the asking process has for this task"
+    declined = [row["run_id"] for row in runs.values() if row["state"] == "failed"]
+    assert len(declined) == 2
+    for run_id in declined:
+        assert line in mesh.command("runs", "show", run_id).stdout
+    assert "built agent 'triage_analyst' of crew 'desk' with refund, and this one without" in (
+        mesh.command("logs", "triage-analyst").stdout
+    )
+
+
+def _over(mesh: LiveMesh, run_id: str) -> dict[str, Any] | None:
+    """All runs, once this one is over."""
+    runs = {row["run_id"]: row for row in mesh.asked("runs", "list")}
+    return runs if runs[run_id]["state"] in OVER else None
 
 
 def test_id_shows_the_certificate_that_a_process_really_uses(mesh: LiveMesh) -> None:

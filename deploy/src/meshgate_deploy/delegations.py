@@ -15,6 +15,8 @@ MAX_CHARACTERS = 262_144  # of one text: the gateway takes no larger arguments i
 MAX_NAME_CHARACTERS = 4096
 MAX_EXPECTED = 1000  # a callback, and types of events that are listened to; CrewAI has some 150
 MAX_EXPECTED_CHARACTERS = 256
+MAX_TOOLS = 100  # names; of more a digest is told
+MAX_TOOL_CHARACTERS = 64
 MAX_TASKS = 10_000  # the index of a task in its crew
 
 
@@ -50,7 +52,7 @@ def arguments_schema(agents: Sequence[Colleague], isolated: Sequence[Colleague])
         ),
         context={"type": ["string", "null"], "maxLength": MAX_CHARACTERS},
     )
-    schema["properties"]["expects"] = _expects()
+    schema["properties"] |= {"expects": _expects(), "tools": _tools()}
     others = [_others(one, isolated) for one in agents]
     if any(others):  # what is not required, and of the crew's other agents alone
         schema["properties"]["colleagues"] = _personas({key for keys in others for key in keys})
@@ -77,6 +79,13 @@ def _expects() -> dict[str, Any]:
     """What is set in the asking process and must be in the agent's: not required, left out when empty."""
     names = {"type": "string", "maxLength": MAX_EXPECTED_CHARACTERS}
     return {"type": "array", "maxItems": MAX_EXPECTED, "uniqueItems": True, "items": names}
+
+
+def _tools() -> dict[str, Any]:
+    """What the agent holds for the task in the asking process: not required, left out when it is nothing."""
+    names = {"type": "string", "maxLength": MAX_TOOL_CHARACTERS}
+    listed = {"type": "array", "maxItems": MAX_TOOLS, "uniqueItems": True, "items": names}
+    return {"anyOf": [listed, {"type": "string", "pattern": "^[0-9a-f]{64}$"}]}
 
 
 def _personas(keys: set[str]) -> dict[str, Any]:

@@ -27,10 +27,10 @@ from meshgate_deploy.manifest import Manifest
 from meshgate_deploy.processes import Command, Processes, alive
 from meshgate_deploy.state import State
 
-# The last three are what CrewAI imports with an agent's first task.
+# The last four are what is imported with an agent's first task.
 MODULES = (
     "crewai", "crewai_tools", "crewai.llms.providers.openai.completion", "crewai.skills.tool",
-    "crewai.hooks.contexts", "crewai.llms.cache",
+    "crewai.hooks.contexts", "crewai.llms.cache", "openai.resources.chat",
 )  # fmt: skip
 PYTHON = re.compile(r"python[0-9.]*\Z")
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.1, 30.0

@@ -255,12 +255,14 @@ class StartAttemptRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., launcher_instance: _Optional[str] = ..., after: _Optional[int] = ...) -> None: ...
 
 class StartAttemptResponse(_message.Message):
-    __slots__ = ("attempt", "failures")
+    __slots__ = ("attempt", "failures", "first")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     FAILURES_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
     attempt: int
     failures: int
-    def __init__(self, attempt: _Optional[int] = ..., failures: _Optional[int] = ...) -> None: ...
+    first: bool
+    def __init__(self, attempt: _Optional[int] = ..., failures: _Optional[int] = ..., first: _Optional[bool] = ...) -> None: ...
 
 class Step(_message.Message):
     __slots__ = ("key", "scope", "turn", "kind")

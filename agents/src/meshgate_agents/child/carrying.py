@@ -1,6 +1,6 @@
 """What of a task cannot be carried over to another process: said before anything is asked."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from . import colleagues, expectations, memories, personas
@@ -9,13 +9,20 @@ from . import colleagues, expectations, memories, personas
 OWN_SETTINGS = ("output_pydantic", "output_json", "response_model", "markdown", "converter_cls")
 
 
-def hindrance(agent: Any, task: Any, *, index: "int | None", to: "colleagues.Colleague | None") -> str:
+def hindrance(
+    agent: Any,
+    task: Any,
+    *,
+    index: "int | None",
+    to: "colleagues.Colleague | None",
+    tools: "Sequence[Any]" = (),
+) -> str:
     """Why a task cannot be carried over, and what to do; empty when it can."""
-    return next(_hindrances(agent, task, index, to), "")
+    return next(_hindrances(agent, task, index, to, tools), "")
 
 
 def _hindrances(
-    agent: Any, task: Any, index: "int | None", to: "colleagues.Colleague | None"
+    agent: Any, task: Any, index: "int | None", to: "colleagues.Colleague | None", tools: "Sequence[Any]"
 ) -> Iterator[str]:
     crew = _crew(agent)
     if getattr(task, "human_input", False):
@@ -29,7 +36,7 @@ def _hindrances(
     if _streams():
         yield "its output is streamed while it is made; kick off without stream"
     yield from _kept_apart(agent, crew, to)
-    held = _own_settings(agent, task) if index is None else []
+    held = _own_settings(agent, task, tools) if index is None else []
     if held:
         yield f"the task is none of its crew's, so that its {', '.join(held)} would be lost; make it one"
     unknown = None if index is None else personas.unknown(agent, task, to)
@@ -70,10 +77,10 @@ def _checkpoints_within(agent: Any, crew: Any) -> "list[str]":
     return [one for one in wanted if one not in outside]
 
 
-def _own_settings(agent: Any, task: Any) -> "list[str]":
+def _own_settings(agent: Any, task: Any, tools: "Sequence[Any]") -> "list[str]":
     held = [name for name in OWN_SETTINGS if getattr(task, name, None)]
     agents = getattr(agent, "tools", None) or ()  # CrewAI gives a task without tools its agent's
-    extra = [tool for tool in task.tools or () if not any(tool is one for one in agents)]
+    extra = [tool for tool in (*(task.tools or ()), *tools) if not any(tool is one for one in agents)]
     return [*held, "tools"] if extra else held
 
 

@@ -8,11 +8,11 @@ import asyncio
 import functools
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import carrying, colleagues, delegated_forms, expectations, own_tools, personas, progress
+from . import carrying, colleagues, delegated_forms, expectations, held_tools, own_tools, personas, progress
 from .channel import Channel, end_process
 from .framing import Message
 from .scopes import current, delegation_step
@@ -104,7 +104,7 @@ def _replacement(original: Callable[..., Any], channel: Channel) -> Callable[...
 
     def prepared(agent: Any, args: "tuple[Any, ...]", kwargs: "dict[str, Any]") -> "Asked | None":
         given = signature.bind(agent, *args, **kwargs).arguments
-        return prepare(agent, given["task"], given.get("context"))
+        return prepare(agent, given["task"], given.get("context"), given.get("tools") or ())
 
     @functools.wraps(original)
     def sync(agent: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -125,8 +125,14 @@ def _replacement(original: Callable[..., Any], channel: Channel) -> Callable[...
     return awaited if asyncio.iscoroutinefunction(original) else sync
 
 
-def prepare(agent: Any, task: Any, context: "str | None") -> "Asked | None":
+def prepare(agent: Any, task: Any, context: "str | None", tools: "Sequence[Any]" = ()) -> "Asked | None":
     """The request for an agent that works elsewhere; None for one that works here.
+
+    Args:
+        agent: who is to do it.
+        task: what.
+        context: what came before.
+        tools: handed along with the task.
 
     Raises:
         DelegationRefused: it cannot be carried over.
@@ -135,7 +141,7 @@ def prepare(agent: Any, task: Any, context: "str | None") -> "Asked | None":
     if to is None:
         return None
     index = carrying.index_of(agent, task)
-    hindrance = carrying.hindrance(agent, task, index=index, to=to)
+    hindrance = carrying.hindrance(agent, task, index=index, to=to, tools=tools)
     if hindrance:
         raise DelegationRefused(f"agent {str(agent.role)!r} works in app {to.app!r}: {hindrance}")
     arguments = _arguments(agent, task, context, to=to, index=index)
@@ -169,6 +175,7 @@ def _arguments(
     """All that travels. A task with no index is a coworker's, to which CrewAI gives nobody to ask in turn."""
     told = {} if index is None else personas.told(agent, task, to)
     expected = expectations.of(agent)
+    held = held_tools.told(held_tools.of(agent, task, index=index))
     return {
         "crew": to.crew,
         "agent": to.agent,
@@ -182,6 +189,7 @@ def _arguments(
         "context": None if context is None else str(context),
         **({"colleagues": told} if told else {}),
         **({"expects": expected} if expected else {}),
+        **({"tools": held} if held else {}),
     }
 
 

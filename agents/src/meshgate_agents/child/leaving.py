@@ -43,7 +43,9 @@ def leave() -> NoReturn:
 
 def _write_out() -> None:
     """What files of this process still hold, from the top down: text, what is made of it, bytes."""
-    opened = [one for one in gc.get_objects() if issubclass(type(one), io.IOBase)]
+    known = gc.get_objects()
+    kinds = {kind for kind in set(map(type, known)) if issubclass(kind, io.IOBase)}  # few, of many objects
+    opened = [one for one in known if type(one) in kinds]
     own = {id(one): type(one).__module__ != "_io" for one in opened}  # a class in Python has last words
     for one in sorted(opened, key=lambda one: (not isinstance(one, io.TextIOWrapper), not own[id(one)])):
         with suppress(OSError, ValueError):

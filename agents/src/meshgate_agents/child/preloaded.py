@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from . import first_call
 from .homes import Homes
 
 STORAGE = "CREWAI_STORAGE_DIR"
@@ -74,6 +75,7 @@ class Preloaded:
                 with contextlib.suppress(ImportError):
                     importlib.import_module(module)
             _complete()
+        first_call.build()  # reads a program's variables, and keeps none
         self._read |= _settings()
         self._storage_names = _where_kept(self._storage)
         self._homes.look()

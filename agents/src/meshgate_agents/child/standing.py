@@ -10,7 +10,7 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from . import attempt, colleagues, memories
+from . import attempt, colleagues, executors, memories
 from .channel import Channel
 from .framing import Message
 
@@ -59,6 +59,7 @@ def crew(build: "Callable[[str], Any]", channel: Channel) -> "tuple[Any, Any]":
     made = build(reference)
     if memories.has_any(made):
         channel.ask({"op": "remembers"})  # ends this program
+    executors.prepare(made)
     answer = channel.ask({"op": "task", "read": watched.end()})
     attempt.learn(answer)
     colleagues.works_for(name)

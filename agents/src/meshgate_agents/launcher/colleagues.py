@@ -21,6 +21,10 @@ DECLINED = {
     "hindered": "the task holds what cannot be carried over",
     "no_form": "gave what is neither text nor an object of a class that the task names",
     "unheard": "its crew is built without a step callback or an event listener that the asking process has",
+    "no_tool": (
+        "its crew is built without a tool that the asking process has for this task; its log names the tool "
+        "and says what to do"
+    ),
     "no_memory": "its process may not write where the memory of its crew lies",
     "too_large": "gave a result that is too large",
 }

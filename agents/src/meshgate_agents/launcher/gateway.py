@@ -167,10 +167,15 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An attempt: its fencing number, 0 for none yet, and how many so far failed."""
+    """An attempt: its fencing number, 0 for none yet, and how many so far failed.
+
+    Attributes:
+        first: the run's first, of which and before which nothing is on record.
+    """
 
     number: int
     failures: int = 0
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +267,7 @@ class GrpcGateway:
         """See Gateway."""
         request = broker_pb2.StartAttemptRequest(run_id=run_id, launcher_instance=instance, after=after)
         begun = self._ask(self._runs.StartAttempt, request)
-        return Begun(begun.attempt, begun.failures)
+        return Begun(begun.attempt, begun.failures, begun.first)
 
     def journal(self, *, run_id: str, attempt: int) -> list[Entry]:
         """See Gateway."""

@@ -164,7 +164,7 @@ class Launch:
                 if begun is not None:
                     attempt = Attempt(self._run_id, begun.number)
                     spent = self._spent(begun)
-                    return self._given_up(attempt, spent) if spent else self._play(attempt)
+                    return self._given_up(attempt, spent) if spent else self._play(attempt, first=begun.first)
             if self._supervisor.rest(pause):  # held up: it takes nobody's place meanwhile
                 raise LauncherError("cancelled by a signal while the run was held up")
             pause = min(2 * pause, LONGEST_POLL_SECONDS)
@@ -196,7 +196,7 @@ class Launch:
         with suppress(LauncherError):
             self._gateway.end_attempt(run_id=attempt.run_id, attempt=attempt.number, end=end)
 
-    def _play(self, attempt: Attempt) -> Played:
+    def _play(self, attempt: Attempt, *, first: bool) -> Played:
         """One attempt: read the journal, start the child, wait for its end. It lives from its beginning."""
         standby: Standby | None = None
         session = Session(
@@ -213,7 +213,7 @@ class Launch:
         self._supervisor.expect()
         try:
             threading.Thread(target=self._watch, args=(attempt, session, over), daemon=True).start()
-            entries = self._journal(attempt)
+            entries = self._journal(attempt, first=first)
             session.recall(entries)
             standby = None if self._crashes else self._standby()  # nobody knows what failed
             ending = self._child(session, attempt, standby)
@@ -237,8 +237,10 @@ class Launch:
             self._say(REFUSED)
         return Played.of(attempt, ending, session)
 
-    def _journal(self, attempt: Attempt) -> list[Entry]:
-        entries = self._ask(lambda: self._gateway.journal(run_id=self._run_id, attempt=attempt.number))
+    def _journal(self, attempt: Attempt, *, first: bool) -> list[Entry]:
+        """What is on record, which of a first attempt is nothing."""
+        ask = lambda: self._gateway.journal(run_id=self._run_id, attempt=attempt.number)  # noqa: E731
+        entries = [] if first else self._ask(ask)
         known = f"; {len(entries)} finished steps in the journal" if entries else ""
         self._say(f"run {self._run_id}, attempt {attempt.number}, as {self._settings.spiffe_id}{known}")
         return entries

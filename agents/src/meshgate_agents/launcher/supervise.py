@@ -16,6 +16,7 @@ from meshgate_agents.launcher.children import Child, Children
 from meshgate_agents.launcher.errors import AttemptEnded, Stopping
 
 GRACE_SECONDS = 10.0  # from a forwarded signal to SIGKILL
+AFTER_SECONDS = 0.05  # from a program's last word to a look at what it left behind
 TICK_SECONDS = 0.2  # how often a grace is looked at
 FAILED = 125  # exit status of a failure of ours, as env(1) and docker(1) use it
 _ENDED, _LEFT = 0, -1  # no signal has these numbers
@@ -163,8 +164,10 @@ class Supervisor:
             except queue.Empty:
                 continue
             if event == _LEFT and self._fatal is None and kill_at is None:
-                # That sweeps too.
-                threading.Thread(target=self._children.abandon, args=(child,), daemon=True).start()
+                # That sweeps too, and not while whoever gave the task waits for this process to say so.
+                later = threading.Timer(AFTER_SECONDS, self._children.abandon, args=(child,))
+                later.daemon = True
+                later.start()
                 return 0
             ended = ended or event == _ENDED
             self._hear(event)

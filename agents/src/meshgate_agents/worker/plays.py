@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 from meshgate_agents.launcher import orders
@@ -268,7 +270,7 @@ class Plays:
             children=self._children,
             note=note,
             last=Begun(known.attempt, known.failures),
-            place=lambda: self._place(run_id, known),
+            place=partial(self._place, run_id, known, count()),
             away=Absence(self._pools(known)[0]),
             announcement=self._announcement,
             printed=printed,
@@ -287,7 +289,7 @@ class Plays:
                 self._launches.pop(run_id, None)
 
     @contextmanager
-    def _place(self, run_id: str, known: Known) -> Iterator[int | None]:
+    def _place(self, run_id: str, known: Known, looks: Iterator[int]) -> Iterator[int | None]:
         """Waits for its turn. A run whose next loss is its last begins alone: others' faults are not its.
 
         Gives the run's attempt as it is then: whoever begins another first has the run.
@@ -298,7 +300,10 @@ class Plays:
         with ExitStack() as held:
             if self._on_last_chance(known) and self._on_last_chance(self.known(run_id)):
                 held.enter_context(self._alone(run_id, known))
-            held.enter_context(self._pools(known)[0].slot(self._stop))
+            waited = held.enter_context(self._pools(known)[0].slot(self._stop))
+            if not next(looks) and not waited and not known.attempt:
+                yield known.attempt  # it was seen just now, and whoever began an attempt since has the run
+                return
             now = self.known(run_id)
             if now and now.state == "running" and not now.forsaken and now.attempt > known.attempt:
                 raise RunOver(

@@ -22,17 +22,18 @@ class Slots:
         self._changed = threading.Condition()
 
     @contextmanager
-    def slot(self, stop: threading.Event) -> Iterator[None]:
-        """A slot while it lasts.
+    def slot(self, stop: threading.Event) -> Iterator[bool]:
+        """A slot while it lasts; gives whether it had to be waited for.
 
         Raises:
             Stopping: `stop` was set first.
         """
-        ticket = object()
+        ticket, waited = object(), False
         with self._changed:
             self._waiting.append(ticket)
             try:
                 while (self._waiting[0] is not ticket or self._free <= 0) and not stop.is_set():
+                    waited = True
                     self._changed.wait(POLL_SECONDS)
                 if stop.is_set():
                     raise Stopping("the worker ends")
@@ -41,7 +42,7 @@ class Slots:
                 self._waiting.remove(ticket)
                 self._changed.notify_all()
         try:
-            yield
+            yield waited
         finally:
             with self._changed:
                 self._free += 1

@@ -1,6 +1,7 @@
 """The program that stands ready for an agent's next task: when one is begun, taken, and given up."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,7 +14,9 @@ REST_SECONDS = 1.0  # after a task began: it has the processor, and takes longer
 LONGEST_SECONDS = (
     300.0  # for what was read or fetched while its crew was built, and cannot be looked at again
 )
-MAX_FAULTS = 3  # in a row; then a crew is one that is not built before there is a task
+MAX_FAULTS = 3  # in a row; then each next one is begun after a pause, as what failed may pass or be mended
+PAUSE_SECONDS = 60.0  # the first; each is twice as long as the one before
+MAX_DOUBLINGS = 6  # an hour, and four minutes
 
 
 class Standbys:
@@ -37,7 +40,7 @@ class Standbys:
         self._one: Standby | None = None
         self._timer: threading.Timer | None = None
         self._beginning = False
-        self._faults = 0
+        self._faults, self._not_before = 0, 0.0
         self._over = not settings.standby
 
     def take(self, program: Program) -> Standby | None:
@@ -48,9 +51,9 @@ class Standbys:
         if program.given is None or replace(program, given=None, env=program.env or None) != self._program:
             return None
         one = self._leave(None)
-        if one is not None and self._is_fit(one):
-            return one
-        return None
+        fit = one is not None and self._is_fit(one)
+        self._ask_for_next()
+        return one if fit else None
 
     def end(self) -> None:
         """Ends the one that is there, and begins none any more."""
@@ -61,7 +64,7 @@ class Standbys:
             one.end()
 
     def _leave(self, only: Standby | None) -> Standby | None:
-        """Takes the one that is there, or only that one; the next is due after a rest."""
+        """Takes the one that is there, or only that one."""
         with self._lock:
             one = self._one
             if only is not None and one is not only:
@@ -70,10 +73,18 @@ class Standbys:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = None
-            if only is None and not self._over:
-                self._timer = self._later(REST_SECONDS, self._begin)
             self._on_change(None)
         return one
+
+    def _ask_for_next(self) -> None:
+        """It is due after a rest, and after a pause where several were vain."""
+        with self._lock:
+            if self._over or self._one is not None:
+                return  # one was begun while the last was looked at
+            if self._timer is not None:
+                self._timer.cancel()
+            left = self._not_before - time.monotonic()
+            self._timer = self._later(max(REST_SECONDS, left), self._begin)
 
     def _later(self, seconds: float, work: Callable[[], None]) -> threading.Timer:
         timer = threading.Timer(seconds, work)
@@ -85,7 +96,8 @@ class Standbys:
         why = one.unfit()
         changed = "" if why else one.changed()
         if not why and not changed:
-            self._faults = 0
+            with self._lock:
+                self._faults, self._not_before = 0, 0.0
             return True
         one.end()
         if changed:
@@ -95,11 +107,14 @@ class Standbys:
         return False
 
     def _fault(self, why: str) -> None:
-        self._faults += 1
-        if self._faults == MAX_FAULTS:
-            with self._lock:
-                self._over = True
-            self._note(f"no program stands ready for the next task any more: {why}")
+        with self._lock:
+            self._faults += 1
+            past = self._faults - MAX_FAULTS
+            if past < 0:
+                return
+            pause = PAUSE_SECONDS * 2 ** min(past, MAX_DOUBLINGS)
+            self._not_before = time.monotonic() + pause
+        self._note(f"no program stands ready in the next {pause:g} s: {why}")
 
     def _begin(self) -> None:
         with self._lock:

@@ -137,7 +137,10 @@ def _run(
         raise RuntimeUnavailable(
             f"building {module.label} failed (go {command[1]} ended with {process.returncode})",
             why="\n".join(lines[-_SHOWN_LINES:]),
-            next_step="with network access try again, or copy the cache of a machine of the same kind",
+            next_step=(
+                "with network access try again, "
+                "or copy the cache of a machine of the same kind where it worked"
+            ),
         )
 
 

@@ -185,7 +185,8 @@ class RunsServicer(services.RunsServicer):
             after = request.after if request.HasField("after") else None
             asked = {"run_id": request.run_id, "launcher": request.launcher_instance}
             run = self._runs.start_attempt(peer, after=after, **asked)
-            return pb.StartAttemptResponse(attempt=run.attempt, failures=run.crashes + run.lost)
+            failures, first = run.crashes + run.lost, run.attempt == 1  # each step is of an attempt
+            return pb.StartAttemptResponse(attempt=run.attempt, failures=failures, first=first)
 
         return self._guard(context, serve)
 

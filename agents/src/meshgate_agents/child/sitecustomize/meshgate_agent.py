@@ -33,6 +33,7 @@ class Asked:
     context: "str | None"
     colleagues: "dict[str, dict[str, str]]"
     expects: "list[str]"
+    tools: "list[str] | str"
 
 
 def main() -> None:
@@ -72,8 +73,26 @@ def _check(agent: Any, task: Any, asked: Asked, own: Any) -> None:
             "unheard",
             f"the asking process has {', '.join(missing)}, which is not set where its crew is built",
         )
+    _compare(agent, task, asked)
     if _ours("memories").is_withheld(agent):
         _decline("no_memory", f"agent {asked.agent!r} may not write where its memory lies; see `writable`")
+
+
+def _compare(agent: Any, task: Any, asked: Asked) -> None:
+    """The tools here with those of the asking process, before CrewAI adds its own."""
+    held_tools, who = _ours("held_tools"), f"agent {asked.agent!r} of crew {asked.crew!r}"
+    held = held_tools.of(agent, task, index=asked.index)
+    lacking = held_tools.lacks(asked.tools, held)
+    if lacking:
+        _decline(
+            "no_tool",
+            f"the process that asks built {who} with {lacking}, and this one without: the task would be done "
+            "with less than its crew gives it. Have the module make the same tools in both: give this agent "
+            "what they are made from (`env`, `secrets` of the manifest), and add none to one that is built",
+        )
+    more = held_tools.has_more(asked.tools, held)
+    if more:
+        sys.stderr.write(f"meshgate: {who} has {more} here, and not in the process that asks\n")
 
 
 def _asked(given: Any) -> Asked:
@@ -86,7 +105,7 @@ def _asked(given: Any) -> Asked:
     if not isinstance(persona, dict) or not isinstance(task, dict):
         _decline("unreadable", "the delegation has no persona or no task")
     index, others = task.get("index"), _personas(given.get("colleagues", {}))
-    expects = given.get("expects", [])
+    expects, tools = given.get("expects", []), given.get("tools", [])
     names = _ours("personas").NAMES
     found = [
         texts(given, "crew", "agent"),
@@ -94,11 +113,12 @@ def _asked(given: Any) -> Asked:
         texts({"name": "", **task}, "name", "description", "expected_output"),
     ]
     sound = isinstance(context, (str, type(None))) and _is_index(index) and _is_texts(expects)
+    sound = sound and _ours("held_tools").is_told(tools)
     if None in found or others is None or not sound:
         _decline("unreadable", "the delegation does not have the form that was agreed")
     (crew, agent), told, (name, description, expected) = found
     own = dict(zip(names, told, strict=True))
-    return Asked(crew, agent, own, index, name, description, expected, context, others, expects)
+    return Asked(crew, agent, own, index, name, description, expected, context, others, expects, tools)
 
 
 def _personas(given: Any) -> "dict[str, dict[str, str]] | None":
@@ -149,10 +169,8 @@ def _is_hierarchical(crew: Any) -> bool:
 
 
 def _agents(crew: Any) -> "list[Any]":
-    """All of a crew, each once."""
-    listed = [*crew.agents, crew.manager_agent, *(task.agent for task in crew.tasks)]
-    found: dict[int, Any] = {id(agent): agent for agent in listed if agent is not None}
-    return list(found.values())
+    found: list[Any] = _ours("executors").agents(crew)
+    return found
 
 
 def _is_of(agent: Any, role: str) -> bool:
@@ -219,24 +237,14 @@ def _prepared(crew: Any, agent: Any, task: Any, asked: Asked) -> Any:
 
     Only agents that work in this process are made ready. A coworker is handed no tools: it has its own.
     """
-    from crewai.crews.utils import setup_agents
-
-    crew.checkpoint = False  # it is no state of the crew: that one's process writes them
-    for one in _agents(crew):
-        one.checkpoint = None
-    here = [one for one in _agents(crew) if _works_here(one)]
+    executors = _ours("executors")
+    executors.set_up(crew, executors.here(crew))
     managed = _is_hierarchical(crew) and agent is crew.manager_agent
-    setup = [one for one in here if one is not crew.manager_agent]
-    setup_agents(crew, setup, crew.embedder, crew.function_calling_llm, crew.step_callback)
     if managed:
         crew._create_manager_agent()  # noqa: SLF001
     if asked.index is None:
         return None
     return crew._prepare_tools(agent, task, task.tools or agent.tools or [])  # noqa: SLF001
-
-
-def _works_here(agent: Any) -> bool:
-    return _ours("colleagues").elsewhere(agent) is None
 
 
 def _ours(name: str) -> Any:
