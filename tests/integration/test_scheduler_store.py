@@ -129,6 +129,10 @@ def test_a_damaged_folder_is_named_and_left(used: Path, tmp_path: Path, part: st
 
 def test_a_database_without_its_log_is_damage(used: Path, tmp_path: Path) -> None:
     """It would be started on by etcd, which drops what is written."""
+    with _running(used, tmp_path / "ended.log") as ended:
+        eventually(ended.ready, "scheduler ready")
+        ended.process.send_signal(signal.SIGTERM)  # so that the database has all that the log has
+        assert ended.process.wait(5) == 0
     shutil.rmtree(_member(used) / "wal")
     with _running(used, tmp_path / "log") as started:
         assert "the folder is damaged (its write-ahead log is gone)" in started.refused()
