@@ -381,6 +381,25 @@ def test_a_named_dapr_that_does_not_serve_is_an_error(host: Host, monkeypatch, v
     assert ("1.18.2 or newer is needed" if version else "does not hold daprd") in caught.value.why
 
 
+@pytest.mark.parametrize("variable", ["MESHGATE_DAPR", "MESHGATE_OPA"])
+@pytest.mark.parametrize("named", ["~no-such-user/bin", "/dev/null", " ", "folders"])
+def test_a_variable_that_names_nonsense_is_an_error(host: Host, monkeypatch, variable, named) -> None:
+    """A user who does not exist, a device, a blank, folders where programs should be: said, not raised."""
+    (host.home / "folders" / "daprd").mkdir(parents=True)
+    monkeypatch.setenv(variable, str(host.home / named) if named == "folders" else named)
+    with pytest.raises(runtime.RuntimeUnavailable) as caught:
+        runtime.show()
+    assert caught.value.what.startswith(f"{variable}=")
+    if variable == "MESHGATE_DAPR":
+        assert caught.value.why == "it does not hold daprd"
+
+
+def test_folders_named_like_programs_are_passed_over(host: Host) -> None:
+    """In ~/.dapr/bin, where nobody named them."""
+    (host.home / ".dapr" / "bin" / "daprd").mkdir(parents=True)
+    assert found.find_daprd() is None
+
+
 def test_an_opa_that_takes_unsigned_bundles_is_not_used(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """1.21.2 on PATH is passed over; named by MESHGATE_OPA it is an error."""
     old = _answers(host.bin / "opa", "Version: 1.21.2")

@@ -22,6 +22,7 @@ replace (
 
 require (
 	github.com/dapr/dapr v1.18.3
+	go.etcd.io/bbolt v1.4.0
 	go.etcd.io/etcd/api/v3 v3.5.30
 	go.etcd.io/etcd/server/v3 v3.5.30
 )
@@ -115,7 +116,6 @@ require (
 	github.com/tmc/grpc-websocket-proxy v0.0.0-20220101234140-673ab2c3ae75 // indirect
 	github.com/x448/float16 v0.8.4 // indirect
 	github.com/xiang90/probing v0.0.0-20221125231312-a49e3df8f510 // indirect
-	go.etcd.io/bbolt v1.4.0 // indirect
 	go.etcd.io/etcd/client/pkg/v3 v3.5.30 // indirect
 	go.etcd.io/etcd/client/v2 v2.305.30 // indirect
 	go.etcd.io/etcd/client/v3 v3.5.30 // indirect

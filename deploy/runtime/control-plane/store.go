@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -17,6 +18,8 @@ import (
 	"github.com/dapr/dapr/pkg/healthz"
 	"github.com/dapr/dapr/pkg/security"
 	"github.com/dapr/kit/logger"
+	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver"
@@ -28,11 +31,15 @@ const (
 	defragPause   = 10 * time.Minute // as often as Dapr looks
 	slowApply     = 5 * time.Second  // as Dapr: below it etcd logs each write of a slow disk
 	socketEntropy = 16               // bytes
+	lockLimit     = 5 * time.Second  // a killed process is gone long before
+	lockPause     = 50 * time.Millisecond
 
 	// The only member has nobody to wait for before it elects itself; etcd asks for five ticks at least.
 	tickMilliseconds     = 20
 	electionMilliseconds = 100
 )
+
+var errStopped = errors.New("the scheduler's store ended by itself")
 
 // store is the Scheduler's etcd, for this process alone.
 //
@@ -43,6 +50,7 @@ const (
 // Scheduler uses it as if it was an etcd elsewhere.
 type store struct {
 	etcd     *embed.Etcd
+	lock     *os.File
 	endpoint string
 	failed   chan error
 	stop     func()
@@ -55,33 +63,38 @@ func openStore(ctx context.Context, opts *options.Options, health healthz.Health
 	if err != nil {
 		return nil, err
 	}
-	etcd, err := embed.StartEtcd(config)
+	lock, err := lockFolder(ctx, filepath.Dir(config.Dir))
 	if err != nil {
-		return nil, fmt.Errorf("starting etcd on %s: %w", config.Dir, err)
+		return nil, err
+	}
+	etcd, err := startEtcd(config)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("starting etcd on %s: %w", config.Dir, err), lock.Close())
 	}
 	select {
 	case <-etcd.Server.ReadyNotify():
-	case err = <-etcd.Err():
+	case <-etcd.Server.StopNotify():
+		err = errStopped
 	case <-time.After(startLimit):
 		err = fmt.Errorf("etcd on %s was not ready within %s", config.Dir, startLimit)
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	if err != nil {
-		etcd.Close()
-		return nil, err
-	}
-	listener, err := listenToMyself()
 	if err == nil {
 		err = endLeases(ctx, etcd.Server)
 	}
+	var listener net.Listener
+	if err == nil {
+		listener, err = listenToMyself()
+	}
 	if err != nil {
 		etcd.Close()
-		return nil, err
+		return nil, errors.Join(err, lock.Close())
 	}
 	service := v3rpc.Server(etcd.Server, nil, nil)
 	opened := &store{
 		etcd:     etcd,
+		lock:     lock,
 		endpoint: "unix:" + listener.Addr().String(),
 		failed:   make(chan error, 1),
 		stop:     service.Stop,
@@ -121,8 +134,93 @@ func storeConfig(opts *options.Options) (*embed.Config, error) {
 	return config, nil
 }
 
+// lockFolder makes this process the only one on the Scheduler's folder, until the file is closed. etcd's own
+// lock would have a second one wait in silence and deaf to signals; its predecessor gets a moment to be gone.
+func lockFolder(ctx context.Context, folder string) (*os.File, error) {
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return nil, fmt.Errorf("the scheduler's folder: %w", err)
+	}
+	file, err := os.OpenFile(filepath.Join(folder, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("the scheduler's folder: %w", err)
+	}
+	limit := time.Now().Add(lockLimit)
+	for {
+		err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return file, nil
+		}
+		if errors.Is(err, syscall.EWOULDBLOCK) && time.Now().After(limit) {
+			err = fmt.Errorf("another scheduler works on %s: end it first", folder)
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			return nil, errors.Join(err, file.Close())
+		}
+		select {
+		case <-time.After(lockPause):
+		case <-ctx.Done():
+			return nil, errors.Join(ctx.Err(), file.Close())
+		}
+	}
+}
+
+// startEtcd is embed.StartEtcd, with an error where that panics: on damaged files, in part in a goroutine of
+// its own, so the database is opened here before.
+func startEtcd(config *embed.Config) (etcd *embed.Etcd, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = damaged(cause)
+		}
+	}()
+	path := filepath.Join(config.Dir, "member", "snap", "db")
+	if _, missing := os.Stat(path); missing == nil {
+		database, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockLimit})
+		if errors.Is(err, bbolterrors.ErrTimeout) {
+			return nil, errors.New("another process has its database open: end that first")
+		}
+		if errors.Is(err, bbolterrors.ErrInvalid) || errors.Is(err, bbolterrors.ErrChecksum) ||
+			errors.Is(err, bbolterrors.ErrVersionMismatch) {
+			return nil, damaged(err)
+		}
+		if err != nil {
+			return nil, err
+		}
+		written, err := wasWritten(database)
+		if err := errors.Join(err, database.Close()); err != nil {
+			return nil, err
+		}
+		// etcd would begin a new log, and pass over all that is written until that is as long as the old one.
+		logs, err := filepath.Glob(filepath.Join(config.Dir, "member", "wal", "*.wal"))
+		if err != nil {
+			return nil, err
+		}
+		if written && len(logs) == 0 {
+			return nil, damaged("its write-ahead log is gone")
+		}
+	}
+	return embed.StartEtcd(config)
+}
+
+// wasWritten tells a database in use from one whose first start was cut short, before there was a log.
+func wasWritten(database *bbolt.DB) (bool, error) {
+	written := false
+	err := database.View(func(transaction *bbolt.Tx) error {
+		if meta := transaction.Bucket([]byte("meta")); meta != nil {
+			index := meta.Get([]byte("consistent_index"))
+			written = len(bytes.Trim(index, "\x00")) > 0
+		}
+		return nil
+	})
+	return written, err
+}
+
+func damaged(cause any) error {
+	return fmt.Errorf("the folder is damaged (%v): put a copy of it in its place, or move it away and lose "+
+		"the timers and reminders in it", cause)
+}
+
 // endLeases ends what an earlier Scheduler still held when it was killed, above all its place among the
-// schedulers, which would keep this one waiting for 20 s. Nobody else can be alive: etcd locks its files.
+// schedulers, which would keep this one waiting for 20 s. Nobody else can be alive: the folder is locked.
 func endLeases(ctx context.Context, server *etcdserver.EtcdServer) error {
 	held, err := server.LeaseLeases(ctx, &etcdserverpb.LeaseLeasesRequest{})
 	if err != nil {
@@ -150,8 +248,8 @@ func (s *store) keep(ctx context.Context, log logger.Logger) error {
 		select {
 		case err := <-s.failed:
 			return fmt.Errorf("the scheduler's store: %w", err)
-		case err := <-s.etcd.Err():
-			return fmt.Errorf("the scheduler's store: %w", err)
+		case <-s.etcd.Server.StopNotify(): // etcd's own channel of errors is about ports, and there are none
+			return errStopped
 		case <-tick.C:
 			backend := s.etcd.Server.Backend()
 			if backend.Size() < 2*backend.SizeInUse() {
@@ -169,6 +267,7 @@ func (s *store) keep(ctx context.Context, log logger.Logger) error {
 func (s *store) close() {
 	s.stop()
 	s.etcd.Close()
+	_ = s.lock.Close() // ends with the process in any case
 }
 
 // ownListener accepts connections that this process made, and closes all others unread.

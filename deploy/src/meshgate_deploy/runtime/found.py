@@ -1,5 +1,6 @@
 """Looks for a daprd and an OPA on this host that are new enough to be used as they are."""
 
+import contextlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ def find_daprd() -> Found | None:
     """
     named = os.environ.get("MESHGATE_DAPR")
     if named:
-        return _demanded_daprd(Path(named).expanduser().absolute())
+        return _demanded_daprd(_absolute(named))
     on_path = shutil.which("daprd")
     for path in (Path.home() / ".dapr" / "bin" / "daprd", *([Path(on_path).absolute()] if on_path else [])):
         version = _daprd_version(path)
@@ -50,7 +51,7 @@ def find_opa() -> Found | None:
     candidate = named or shutil.which("opa")
     if not candidate:
         return None
-    path = Path(candidate).expanduser().absolute()
+    path = _absolute(candidate)
     version = ask([str(path), "version"], before="Version: ")
     if version is not None and version >= MIN_OPA:
         return Found(path, version)
@@ -70,11 +71,22 @@ def _demanded_daprd(folder: Path) -> Found:
     raise RuntimeUnavailable(
         f"MESHGATE_DAPR={folder} cannot be used",
         why=f"its daprd calls itself {version or 'nothing readable'}; {MIN_DAPR} or newer is needed"
-        if os.access(folder / "daprd", os.X_OK)
+        if _is_program(folder / "daprd")
         else "it does not hold daprd",
         next_step="name a folder with a newer daprd, or unset MESHGATE_DAPR to have it built",
     )
 
 
 def _daprd_version(path: Path) -> Version | None:
-    return ask([str(path), "--version"]) if os.access(path, os.X_OK) else None
+    return ask([str(path), "--version"]) if _is_program(path) else None
+
+
+def _is_program(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.X_OK)
+
+
+def _absolute(named: str) -> Path:
+    path = Path(named)
+    with contextlib.suppress(RuntimeError):  # `~name` of a user who does not exist: a path like any other
+        path = path.expanduser()
+    return path.absolute()
