@@ -10,6 +10,7 @@ asked for next.
 what is shared, so it falls with every further process that is forked from the same. Not pinned.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -98,7 +99,10 @@ def _held(mesh: Mesh) -> Sizes:
             SIDECAR: sidecar["pid"], STANDBY: standing,
             **{row["name"]: row["pid"] for row in status["fork_servers"]},
         }  # fmt: skip
-        waiting = [_size(pid) for pid in _spare(status)]
+        waiting = []
+        for pid in _spare(status):
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # one that was just replaced
+                waiting.append(_size(pid))
         spare = (sum(size[0] for size in waiting), sum(size[1] for size in waiting))
         return {**{name: _size(pid) for name, pid in pids.items() if pid}, SPARE: spare}
     finally:
