@@ -260,6 +260,8 @@ def test_an_operator_forks_and_nobody_else(wire) -> None:
     assert (made.run.origin_step, made.run.state) == (1, "pending")
     (row,) = admin.ShowRun(pb.ShowRunRequest(run_id="fork-1")).steps
     assert (row.copied, row.attempt, row.state) == (True, 0, "replied")
+    begun = wire.runs("desk").StartAttempt(pb.StartAttemptRequest(run_id="fork-1", launcher_instance="l9"))
+    assert (begun.attempt, begun.first) == (1, False)  # what was copied is its journal
 
 
 def test_a_foreign_app_cannot_take_a_fork_over(wire) -> None:

@@ -185,7 +185,8 @@ class RunsServicer(services.RunsServicer):
             after = request.after if request.HasField("after") else None
             asked = {"run_id": request.run_id, "launcher": request.launcher_instance}
             run = self._runs.start_attempt(peer, after=after, **asked)
-            failures, first = run.crashes + run.lost, run.attempt == 1  # each step is of an attempt
+            failures = run.crashes + run.lost
+            first = run.attempt == 1 and not run.origin_run  # each step is of an attempt, or was copied
             return pb.StartAttemptResponse(attempt=run.attempt, failures=failures, first=first)
 
         return self._guard(context, serve)
