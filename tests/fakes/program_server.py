@@ -1,6 +1,7 @@
 """A fork server of programs as the supervisor has it, for launchers that a test starts."""
 
 import contextlib
+import ctypes
 import os
 import subprocess
 import sys
@@ -8,11 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from meshgate_agents.launcher.environment import OFF, ON, SITE_FOLDER
+from meshgate_agents.launcher.peers import PR_SET_CHILD_SUBREAPER, become_subreaper
 from meshgate_deploy import program_servers
 from meshgate_deploy.program_servers import ProgramServer
 from meshgate_identities import attestation
 
 READY_SECONDS = 60.0
+PR_GET_CHILD_SUBREAPER = 37
 
 
 @contextlib.contextmanager
@@ -58,12 +61,25 @@ os.execv(sys.argv[1], sys.argv[1:])
 def _started(
     command: tuple[str, ...], env: Mapping[str, str], folder: Path, descriptors: tuple[int, int]
 ) -> Callable[[], None]:
-    with (folder / "server.log").open("ab") as log:
+    with (folder / "server.log").open("ab") as log, _no_subreaper():
         subprocess.run(
             [sys.executable, "-I", "-S", "-c", APART, *command], env=dict(env), cwd=folder, check=True,
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=descriptors,
         )  # fmt: skip
     return lambda: None  # it ends when its control is closed
+
+
+@contextlib.contextmanager
+def _no_subreaper() -> Iterator[None]:
+    """An orphan of this process is nobody's meanwhile, also where an earlier test made it a subreaper."""
+    libc, was = ctypes.CDLL(None), ctypes.c_int()
+    libc.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(was), 0, 0, 0)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+    try:
+        yield
+    finally:
+        if was.value:
+            become_subreaper()
 
 
 def admitted(server: ProgramServer | None, argv: Sequence[str], *, cwd: Path) -> subprocess.Popen[str]:
