@@ -271,7 +271,7 @@ def test_a_run_that_is_held_up_is_looked_at_ever_more_rarely(monkeypatch) -> Non
         settings=settings, gateway=Remembering(), program=Program(command=("x",)), children=Children()
     )
     monkeypatch.setattr(launch, "_begin", lambda _: next(held))
-    monkeypatch.setattr(launch, "_play", lambda attempt: attempt.number)
+    monkeypatch.setattr(launch, "_play", lambda attempt, first: attempt.number)
     monkeypatch.setattr(launch._supervisor, "rest", rests.append)
     assert launch._next() == 1
     assert rests == [1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0]
