@@ -275,11 +275,17 @@ class Noted(StringKnowledgeSource):
         (HERE / f"stored-{os.getpid()}").touch()
 
 
+class Own(Agent):
+    pass
+
+
 plain = crew
 
 
 def crew() -> Crew:
     made = plain()
+    if (HERE / "own").exists():
+        made.agents[0].__class__ = Own
     if (HERE / "knows").exists():
         made.agents[0].knowledge_sources = [Noted(content="c")]
     return made
@@ -290,14 +296,15 @@ def marked(desk, what: str) -> set[int]:
     return {int(path.name.rpartition("-")[2]) for path in desk.tmp.glob(f"{what}-*")}
 
 
-def test_its_agent_is_set_up_before_there_is_a_task(clerk) -> None:  # noqa: F811
-    """Its executor is there; where it knows of sources, which would be stored, with the task alone."""
+@pytest.mark.parametrize("more", ["knows", "own"])
+def test_its_agent_is_set_up_before_there_is_a_task(clerk, more) -> None:  # noqa: F811
+    """Its executor is there; with sources, which would be stored, or a class of its own, with the task alone."""
     desk = clerk()
     add(desk, SET_UP)
     desk.task("r1")
     pid = desk.stands()
     assert pid in marked(desk, "set-up")
-    (desk.tmp / "knows").touch()
+    (desk.tmp / more).touch()
     assert desk.task("r2") == f"hello by {pid}"
     pid = desk.stands()
     assert pid not in marked(desk, "set-up")
