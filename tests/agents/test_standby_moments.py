@@ -298,7 +298,7 @@ def marked(desk, what: str) -> set[int]:
 
 @pytest.mark.parametrize("more", ["knows", "own"])
 def test_its_agent_is_set_up_before_there_is_a_task(clerk, more) -> None:  # noqa: F811
-    """Its executor is there; with sources, which would be stored, or a class of its own, only with the task."""
+    """Its executor is there; with sources, which would be stored, or a class of its own, once it has one."""
     desk = clerk()
     add(desk, SET_UP)
     desk.task("r1")
